@@ -53,7 +53,7 @@ static void give_logits(const lora__exec *e, const char *logits, int64_t row)
 }
 
 /* Adapters of the rows in a chunk: head rows ascend, so a run of the batch is a run here. */
-static int64_t cut_runs(const lora__exec *e, const int32_t *list, int64_t n, lora__run *out)
+static int64_t cut_runs(const lora__exec *e, const int32_t *list, int64_t n, lora__stretch *out)
 {
 	const lora__runs *r = e->rows->runs;
 	int64_t k = 0, made = 0;
@@ -74,7 +74,7 @@ static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t
 	const lora__node *node = e->node;
 	const int32_t *list = r->head_rows + at;
 	size_t each = lora__dtype_size(e->real), wide = each * (size_t)node->i[1];
-	lora__run cut[CHUNK_MAX];
+	lora__stretch cut[CHUNK_MAX];
 	lora__runs runs = { cut, r->runs && ((const lora__runs *)r->runs)->n ? cut_runs(e, list, n, cut) : 0 };
 	for (int64_t j = 0; j < n; j++) {
 		memcpy(p->h + wide * (size_t)j, (const char *)e->in[0].data + wide * (size_t)list[j], wide);

@@ -68,9 +68,9 @@ static lora_status add_runs(lora_model *m, const lora_batch *a, int64_t s, int64
 	if (k < -1 || k >= a->n_adapters)
 		return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "batch", "adapter_rows[%lld] is %d, there are %lld adapters", (long long)s, (int)k, (long long)a->n_adapters);
 	const lora_adapter *who = k < 0 ? NULL : a->adapters[k];
-	lora__run *last = b->runs.n ? &b->run[b->runs.n - 1] : NULL;
+	lora__stretch *last = b->runs.n ? &b->run[b->runs.n - 1] : NULL;
 	if (last && last->adapter == who) last->n += n;
-	else b->run[b->runs.n++] = (lora__run){ first, n, who, 0 };
+	else b->run[b->runs.n++] = (lora__stretch){ first, n, who, 0 };
 	return LORA_OK;
 }
 

@@ -136,7 +136,7 @@ struct lora__batchmem {
 	int32_t *ids, *positions, *columns, *segments, *labels, *head_rows;
 	int64_t *logit_row;
 	double  *loss;
-	lora__run *run;
+	lora__stretch *run;
 	lora__runs runs;
 	size_t   cap_rows, cap_segments;
 	int64_t  n_rows, n_segments, n_labels, max_position;

@@ -116,7 +116,7 @@ static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__fe
 		const lora__feed *f = &feeds[k];
 		int32_t *g = b->segments + 4 * k;
 		g[0] = (int32_t)r, g[1] = (int32_t)f->n, g[2] = (int32_t)(f->slot * cache->capacity), g[3] = (int32_t)(f->past + f->n);
-		b->run[b->runs.n++] = (lora__run){ r, f->n, f->adapter, f->adapter == NULL };
+		b->run[b->runs.n++] = (lora__stretch){ r, f->n, f->adapter, f->adapter == NULL };
 		for (int64_t i = 0; i < f->n; i++, r++) {
 			if (f->tokens[i] < 0 || f->tokens[i] >= m->vocab)
 				return lora__fail(m->s.ctx, LORA_E_SHAPE, "generate", "token %d, the vocabulary has %lld", (int)f->tokens[i], (long long)m->vocab);

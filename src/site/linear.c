@@ -42,8 +42,8 @@ static lora__site_call narrow(const lora__site_call *c, char *saved, size_t save
 static lora_status each_slot(lora__site *s, const lora__site_call *c, lora__runs runs, int backward)
 {
 	char *saved = c->saved;
-	const lora__run every = { 0, c->n, NULL, 1 };
-	const lora__run *list = runs.n ? runs.run : &every;
+	const lora__stretch every = { 0, c->n, NULL, 1 };
+	const lora__stretch *list = runs.n ? runs.run : &every;
 	int64_t n_runs = runs.n ? runs.n : 1;
 	for (size_t i = 0; i < s->n_chain; i++) {
 		lora__slot *slot = s->chain[i];

@@ -89,8 +89,8 @@ void        lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot)
 int         lora__site_trains(const lora__site *s); /* an attached slot wants gradients */
 
 /* A stretch of rows and who acts on it. */
-typedef struct lora__run { int64_t first, n; const lora_adapter *adapter; int all; } lora__run;
-typedef struct lora__runs { const lora__run *run; int64_t n; } lora__runs; /* n = 0: every slot on every row */
+typedef struct lora__stretch { int64_t first, n; const lora_adapter *adapter; int all; } lora__stretch;
+typedef struct lora__runs { const lora__stretch *run; int64_t n; } lora__runs; /* n = 0: every slot on every row */
 
 size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n);
 size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n);

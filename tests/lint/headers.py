@@ -45,7 +45,7 @@ class Struct:
 
 def comment_before(text, at):
     """The comment that ends right before position at, as plain lines."""
-    head = text[:at].rstrip()
+    head = re.sub(r"typedef int32_t lora_\w+;$", "", text[:at].rstrip()).rstrip()  # the type of the constants that follow
     if not head.endswith("*/"):
         return []
     body = head[head.rindex("/*") + 2:-2]

@@ -90,6 +90,7 @@ LORA_API lora_status lora_settings_from_json(lora_settings *s, const char *json,
 /* Write all pairs as a JSON object, keys sorted.
  * buf      at least size bytes; may be NULL when size is 0
  * needed   bytes including the final NUL; may be NULL
+ *          size 0 with needed set only asks for the size
  * Errors   LORA_E_LIMIT buf is too small (needed is set, buf untouched); LORA_E_MEMORY
  * Thread   exclusive(settings)
  * Since    0.1 */

@@ -43,7 +43,8 @@ static void put_line(const char *kind, const char *what, const char *message)
 	flockfile(stderr);
 	fprintf(stderr, "lora: %s: ", kind);
 	/* a message of the library often begins with the path already */
-	if (what && *what && strncmp(message, what, strlen(what))) {
+	size_t n = what ? strlen(what) : 0;
+	if (n && (strncmp(message, what, n) || (message[n] != ':' && message[n] != '/'))) {
 		put_clean(stderr, what);
 		fputs(": ", stderr);
 	}

@@ -3,6 +3,7 @@
 #ifndef LORA_FORMAT_SAFETENSORS_H
 #define LORA_FORMAT_SAFETENSORS_H
 
+#include "base/json.h"
 #include "base/map.h"
 #include "format/file.h"
 #include "tensor/dtype.h"

@@ -132,7 +132,7 @@ static int move_files(const char *from, const char *to)
 	for (int config = 0; config < 2 && !status; config++) {
 		rewinddir(d);
 		for (struct dirent *e; !status && (e = readdir(d));) {
-			if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "adapter_config.json") != config) continue;
+			if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || (strcmp(e->d_name, "adapter_config.json") == 0) != config) continue;
 			char *a = path_join(from, e->d_name), *b = path_join(to, e->d_name);
 			if (!a || !b) status = FAILED;
 			else if (rename(a, b)) status = fail_system(b, "cannot put the finished file in place");

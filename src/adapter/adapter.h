@@ -1,0 +1,98 @@
+/* Adapters: the struct behind lora_adapter, and the descriptor of an adapter kind. A kind is one file plus one line in list.h. */
+#ifndef LORA_ADAPTER_ADAPTER_H
+#define LORA_ADAPTER_ADAPTER_H
+
+#include "base/rng.h"
+#include "format/safetensors.h"
+#include "lora/adapter.h"
+#include "site/site.h"
+
+enum { LORA__MAX_ROLES = 4 };
+
+/* Sizes that a role's shape is made of. */
+enum { LORA__DIM_RANK = 1, LORA__DIM_IN = 2, LORA__DIM_OUT = 3 };
+
+/* One tensor that a kind keeps per site. leaf is PEFT's name behind the module path. */
+typedef struct lora__role { const char *leaf; int8_t rank; int8_t dim[2]; } lora__role;
+
+/* One adapter on one site. slot must be first: the site sees that part. */
+typedef struct lora__part {
+	lora__slot slot;
+	int64_t    rank;
+	double     scaling;  /* the adapter's own scale at this site: lora_alpha / r, or lora_alpha / sqrt(r) */
+	double     dropout;
+	float     *param[LORA__MAX_ROLES]; /* into the adapter's flat params */
+	char      *grad[LORA__MAX_ROLES];  /* into the adapter's flat grads; real */
+} lora__part;
+
+enum { LORA__KIND_LINEAR = 1, LORA__KIND_MERGEABLE = 2, LORA__KIND_IDENTITY_AT_INIT = 4 };
+
+/* Member of family "adapter". */
+typedef struct lora__kind {
+	lora__member         m;         /* params: every PEFT key that it reads or carries */
+	const char          *peft_type; /* "LORA" */
+	uint32_t             flags;
+	const lora__role    *roles;     /* NULL leaf ends */
+	const lora__slot_ops *ops;
+	/* Set rank, scaling and dropout of one site from the settings. */
+	lora_status (*configure)(lora_context *ctx, const lora_settings *s, lora__part *p);
+	/* Fresh parameters from the site's own stream. */
+	lora_status (*init)(lora_context *ctx, const lora_settings *s, lora__part *p, lora__rng *r);
+	/* Settings that PEFT has and this library does not do yet, when set to something: LORA_E_UNSUPPORTED naming the key. */
+	lora_status (*refuse)(lora_context *ctx, const lora_settings *s);
+} lora__kind;
+
+#define LORA__KIND(name) extern const lora__kind lora__kind_##name;
+#include "adapter/list.h"
+#undef LORA__KIND
+extern const lora__kind *const lora__kinds[]; /* NULL-ended */
+const lora__kind *lora__kind_find(const char *name);
+const lora__kind *lora__kind_of_peft(const char *peft_type);
+
+/* A parameter tensor of an adapter, in saving order. */
+typedef struct lora__ptensor { char *name; int64_t part; int32_t role, rank; int64_t shape[2]; size_t offset, n; } lora__ptensor;
+
+struct lora_adapter {
+	lora_context     *ctx;
+	atomic_int        refs;
+	lora__sites      *sites; /* holds a reference */
+	const lora__kind *kind;
+	lora_settings    *settings; /* all PEFT keys, as given or opened; unknown keys of a file are carried in extra */
+	json_t           *extra;
+	char             *name;
+	uint64_t          id;
+	lora__part       *parts;
+	size_t            n_parts;
+	lora__ptensor    *tensors;
+	size_t            n_tensors;
+	float            *params;  /* all parameters in one block, tensor after tensor */
+	char             *grads;   /* gradients in the same order, dtype sites->real */
+	size_t            n_params;
+	int               attached, merged, trainable;
+	double            scale;       /* of the attachment */
+	double            merge_scale; /* of the merge: opts->scale times the attached scale (1 when not attached) */
+	uint64_t          merge_key;   /* digest of parameters and scale while merged: orders the sum */
+};
+
+/* Sites that target_modules, exclude_modules, layers_to_transform and layers_pattern choose, as PEFT does. chosen[n sites] is filled with
+ * 0 or 1. LORA_E_NOTFOUND with near names when nothing matches. */
+lora_status lora__target_sites(lora_context *ctx, const lora__sites *sites, const lora_settings *s, char *chosen, size_t *n_chosen);
+/* PEFT's pattern lookup for rank_pattern and alpha_pattern: the first key k with name ~ (.*\.)?(k)$; NULL when none. */
+lora_status lora__pattern_value(lora_context *ctx, const json_t *map, const char *name, const json_t **out);
+/* Full match of a regular expression (PCRE2, with limits against exponential patterns). */
+lora_status lora__regex_match(lora_context *ctx, const char *pattern, const char *what, const char *text, int *yes);
+
+/* Parts, tensors, parameter and gradient memory for the chosen sites; parameters zero. Takes settings over on success. */
+lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_settings *settings, const char *name, const char *chosen,
+                              lora_adapter **out);
+void        lora__adapter_retain(lora_adapter *a);
+void        lora__adapter_release(lora_adapter *a);
+int64_t     lora__adapter_part_of(const lora_adapter *a, const lora__site *site); /* -1 = none */
+
+/* Opening a PEFT directory or its two files in memory, and saving one (load.c, save.c). */
+lora_status lora__adapter_load(lora__sites *sites, const char *config, size_t config_bytes, const lora__tensors *tensors, const lora_settings *options,
+                               lora_adapter **out);
+lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_settings *options);
+extern const lora__member lora__adapter_open_member, lora__adapter_save_member;
+
+#endif

@@ -1,0 +1,57 @@
+/* Graph: an architecture's forward as a list of ops, and the plan that runs it: the reverse list, what is kept and what is recomputed,
+ * lifetimes in one arena. Plans are made for a number of rows; running one allocates nothing. */
+#ifndef LORA_GRAPH_GRAPH_H
+#define LORA_GRAPH_GRAPH_H
+
+#include "ops/op.h"
+#include "site/site.h"
+
+typedef struct lora__value { int64_t cols; int32_t producer, n_uses; } lora__value;
+
+typedef struct lora__graph {
+	lora_context *ctx;
+	lora__node   *nodes;
+	size_t        n_nodes, cap_nodes;
+	lora__value  *values;
+	size_t        n_values, cap_values;
+	int32_t       n_layers;
+} lora__graph;
+
+void lora__graph_init(lora__graph *g, lora_context *ctx);
+void lora__graph_free(lora__graph *g);
+/* Append an op; out_cols[k] is the width of output k. Returns the node (valid until the next add) or NULL when memory is out. */
+lora__node *lora__graph_add(lora__graph *g, const lora__op *op, int32_t layer, int32_t n_in, const int32_t *in, int32_t n_out,
+                            const int64_t *out_cols);
+
+typedef enum { LORA__PLAN_INFER = 0, LORA__PLAN_TRAIN = 1, LORA__PLAN_CHECKPOINT = 2 } lora__plan_mode;
+
+typedef struct lora__step {
+	int32_t node; /* -1: copy buffer in[0] to out[0] */
+	int8_t  backward;
+	int32_t in[LORA__MAX_IN], out[LORA__MAX_OUT];    /* buffers, -1 = none */
+	int32_t din[LORA__MAX_IN], dout[LORA__MAX_OUT];
+	double  din_beta[LORA__MAX_IN];
+	int32_t saved;
+} lora__step;
+
+typedef struct lora__buffer { int64_t cols; size_t bytes, offset; int32_t first, last; } lora__buffer;
+
+typedef struct lora__plan {
+	lora__plan_mode mode;
+	int64_t         rows;       /* capacity */
+	uint64_t        generation; /* of the sites, when it was made */
+	lora__step     *steps;
+	size_t          n_steps, cap_steps;
+	lora__buffer   *buffers;
+	size_t          n_buffers, cap_buffers;
+	size_t          scratch_offset, arena_bytes;
+} lora__plan;
+
+/* Plan for up to rows rows. TRAIN keeps what backward reads; CHECKPOINT keeps block boundaries only and runs each block's forward again. */
+lora_status lora__plan_make(const lora__graph *g, lora_dtype real, lora__plan_mode mode, int64_t rows, lora__plan *out);
+void        lora__plan_free(lora_context *ctx, lora__plan *p);
+
+/* Run all steps with rows->n <= plan->rows. arena: plan->arena_bytes, 64-byte aligned. */
+lora_status lora__plan_run(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena);
+
+#endif

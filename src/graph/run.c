@@ -1,0 +1,39 @@
+/* Running a plan: step after step, views over the arena. */
+#include <string.h>
+
+#include "graph/graph.h"
+
+static lora_view view(const lora__plan *p, int32_t b, lora_dtype real, int64_t rows, char *arena)
+{
+	if (b < 0) return (lora_view){ .data = NULL };
+	return lora__view2(arena + p->buffers[b].offset, real, rows, p->buffers[b].cols, p->buffers[b].cols);
+}
+
+static lora_status run_step(const lora__graph *g, const lora__plan *p, const lora__step *s, lora_dtype real, const lora__rowinfo *rows, char *arena)
+{
+	if (s->node < 0) return lora__copy(g->ctx, view(p, s->out[0], real, rows->n, arena), view(p, s->in[0], real, rows->n, arena));
+	const lora__node *n = &g->nodes[s->node];
+	lora__exec e = { .ctx = g->ctx, .real = real, .node = n, .rows = rows, .row_capacity = p->rows };
+	for (int i = 0; i < n->n_in; i++) {
+		e.in[i] = view(p, s->in[i], real, rows->n, arena);
+		e.din[i] = view(p, s->din[i], real, rows->n, arena);
+		e.din_beta[i] = s->din_beta[i];
+	}
+	for (int i = 0; i < n->n_out; i++) {
+		e.out[i] = view(p, s->out[i], real, rows->n, arena);
+		e.dout[i] = view(p, s->dout[i], real, rows->n, arena);
+	}
+	e.saved = s->saved >= 0 ? arena + p->buffers[s->saved].offset : NULL;
+	e.scratch = arena + p->scratch_offset;
+	return s->backward ? n->op->backward(&e) : n->op->forward(&e);
+}
+
+lora_status lora__plan_run(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena)
+{
+	if (rows->n == 0) return LORA_OK;
+	for (size_t i = 0; i < p->n_steps; i++) {
+		lora_status st = run_step(g, p, &p->steps[i], real, rows, arena);
+		if (st) return st;
+	}
+	return LORA_OK;
+}

@@ -1,0 +1,167 @@
+/* The calls with which an architecture lists its forward: look up (or make) a weight, check its shape, append an op. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "model/model.h"
+
+enum { NAME_MAX_BYTES = 256 };
+
+static void full_name(const lora__builder *b, const char *format, const char *suffix, char *out)
+{
+	const char *d = strstr(format, "%d");
+	if (d) snprintf(out, NAME_MAX_BYTES, "%.*s%d%s%s", (int)(d - format), format, (int)b->layer, d + 2, suffix);
+	else snprintf(out, NAME_MAX_BYTES, "%s%s", format, suffix);
+}
+
+/* Fresh weights: N(0, range) for matrices, ones for norms, zeros for biases; stream keyed by the weight's number. */
+static lora__weight *make(lora__builder *b, const char *name, int32_t rank, const int64_t *shape, double mean)
+{
+	lora_model *m = b->m;
+	uint64_t n = (uint64_t)shape[0], bytes;
+	if (rank == 2 && !lora__mul_u64(n, (uint64_t)shape[1], &n)) n = UINT64_MAX;
+	size_t each = lora__dtype_size(b->fresh_dtype);
+	if (!lora__mul_u64(n, each, &bytes) || bytes > (1ull << 42)) {
+		b->status = lora__fail_at(m->s.ctx, LORA_E_LIMIT, "model", name, -1, "weight %s is too large", name);
+		return NULL;
+	}
+	char *data = lora__alloc(m->s.ctx, bytes);
+	if (!data) return b->status = LORA_E_MEMORY, NULL;
+	lora__rng r;
+	lora__rng_init(&r, lora__rng_key(b->seed, LORA__RNG_WEIGHTS, m->n_weights));
+	for (uint64_t i = 0; i < n; i++) {
+		double v = rank == 2 ? b->init_range * lora__rng_normal(&r) : mean;
+		lora__convert(data + i * each, b->fresh_dtype, &v, LORA_F64, 1);
+	}
+	lora__weight *w = NULL;
+	b->status = lora__model_add_weight(m, name, b->fresh_dtype, rank, shape, data, 1, &w);
+	if (b->status) lora__free(m->s.ctx, data);
+	return w;
+}
+
+static lora__weight *get(lora__builder *b, const char *format, const char *suffix, int64_t d0, int64_t d1, double mean)
+{
+	char name[NAME_MAX_BYTES];
+	int64_t shape[2] = { d0, d1 };
+	int32_t rank = d1 ? 2 : 1;
+	if (b->status) return NULL;
+	full_name(b, format, suffix, name);
+	if (b->fresh) return make(b, name, rank, shape, mean);
+	lora__weight *w = lora__model_weight(b->m, name);
+	lora_context *ctx = b->m->s.ctx;
+	if (!w) {
+		b->status = lora__fail_at(ctx, LORA_E_NOTFOUND, "model", name, -1, "the model has no tensor %s", name);
+		return NULL;
+	}
+	if (w->rank != rank || w->shape[0] != d0 || (d1 && w->shape[1] != d1)) {
+		b->status = lora__fail_at(ctx, LORA_E_SHAPE, "model", name, -1, "tensor %s has shape [%lld%s%lld], config.json asks for [%lld%s%lld]", name,
+			(long long)w->shape[0], w->rank > 1 ? "," : "", (long long)(w->rank > 1 ? w->shape[1] : w->rank), (long long)d0, d1 ? "," : "", (long long)d1);
+		return NULL;
+	}
+	if (!lora__dtype_is_float(w->dtype)) {
+		b->status = lora__fail_at(ctx, LORA_E_DTYPE, "model", name, -1, "tensor %s is %s; F32, F16 and BF16 weights are supported", name,
+			lora__dtype_name(w->dtype));
+		return NULL;
+	}
+	return w;
+}
+
+static lora_view view(const lora__weight *w)
+{
+	if (!w) return (lora_view){ .data = NULL };
+	return w->rank == 2 ? lora__view2(w->data, w->dtype, w->shape[0], w->shape[1], w->shape[1]) : lora__view1(w->data, w->dtype, w->shape[0]);
+}
+
+static lora__node *append(lora__builder *b, const lora__op *op, int32_t n_in, const int32_t *in, int32_t n_out, int64_t cols)
+{
+	if (b->status) return NULL;
+	lora__node *n = lora__graph_add(&b->m->graph, op, b->layer, n_in, in, n_out, &cols);
+	if (!n) b->status = LORA_E_MEMORY;
+	return n;
+}
+
+static int64_t cols_of(const lora__builder *b, int32_t v) { return v < 0 ? 0 : b->m->graph.values[v].cols; }
+static int32_t value_of(const lora__node *n) { return n ? n->out[0] : -1; }
+
+int32_t lora__b_embed(lora__builder *b, const char *name, double factor)
+{
+	lora__weight *w = get(b, name, ".weight", b->m->vocab, b->m->hidden, 0);
+	lora__node *n = append(b, &lora__op_embed, 0, NULL, 1, b->m->hidden);
+	if (n) n->w[0] = view(w), n->f[0] = factor;
+	return value_of(n);
+}
+
+int32_t lora__b_rmsnorm(lora__builder *b, int32_t x, const char *name, double eps, double offset)
+{
+	lora__weight *w = get(b, name, ".weight", cols_of(b, x), 0, 1.0 - offset);
+	lora__node *n = append(b, &lora__op_rmsnorm, 1, &x, 1, cols_of(b, x));
+	if (n) n->w[0] = view(w), n->f[0] = eps, n->f[1] = offset;
+	return value_of(n);
+}
+
+static lora__site *site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias, const char *tied_to)
+{
+	char full[NAME_MAX_BYTES];
+	lora__site *s = NULL;
+	lora__weight *w = get(b, tied_to ? tied_to : name, ".weight", out, in, 0);
+	if (!w) return NULL;
+	size_t number = (size_t)(w - b->m->weights); /* the list may move when the bias is added */
+	full_name(b, name, "", full);
+	lora_site_info d = { .struct_size = sizeof d, .dtype = w->dtype, .name = full, .out = out, .in = in, .data = (void *)(uintptr_t)w->data,
+		.flags = w->owned ? 0 : LORA_SITE_MAPPED, .layer = b->layer };
+	lora_view c = view(bias ? get(b, name, ".bias", out, 0, 0) : NULL);
+	if (b->status == LORA_OK) b->status = lora__sites_add(&b->m->s, &d, &s);
+	if (b->status) return NULL;
+	s->bias = c;
+	if (!tied_to) b->m->weights[number].site = s->index;
+	return s;
+}
+
+int32_t lora__b_linear(lora__builder *b, int32_t x, const char *name, int64_t out, int bias)
+{
+	lora__site *s = site(b, name, out, cols_of(b, x), bias, NULL);
+	lora__node *n = append(b, &lora__op_linear, 1, &x, 1, out);
+	if (n) n->site = s;
+	return value_of(n);
+}
+
+int32_t lora__b_rope(lora__builder *b, int32_t x, int64_t heads, int64_t head_dim)
+{
+	lora__node *n = append(b, &lora__op_rope, 1, &x, 1, cols_of(b, x));
+	if (n) n->i[0] = heads, n->i[1] = head_dim, n->i[2] = b->m->rotary.rot;
+	return value_of(n);
+}
+
+int32_t lora__b_attention(lora__builder *b, int32_t q, int32_t k, int32_t v, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
+                          double scale, double softcap)
+{
+	int32_t in[3] = { q, k, v };
+	lora__node *n = append(b, &lora__op_attention, 3, in, 1, heads * head_dim);
+	if (!n) return -1;
+	n->i[0] = heads, n->i[1] = kv_heads, n->i[2] = head_dim, n->i[3] = 1, n->i[4] = window, n->i[5] = b->layer;
+	n->f[0] = scale, n->f[1] = softcap;
+	return n->out[0];
+}
+
+int32_t lora__b_gated(lora__builder *b, int32_t gate, int32_t up, int64_t activation)
+{
+	int32_t in[2] = { gate, up };
+	lora__node *n = append(b, &lora__op_gated, up < 0 ? 1 : 2, in, 1, cols_of(b, gate));
+	if (n) n->i[0] = activation, n->i[1] = cols_of(b, gate);
+	return value_of(n);
+}
+
+int32_t lora__b_add(lora__builder *b, int32_t x, int32_t y)
+{
+	int32_t in[2] = { x, y };
+	return value_of(append(b, &lora__op_add, 2, in, 1, cols_of(b, x)));
+}
+
+void lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap)
+{
+	lora__site *s = site(b, name, b->m->vocab, cols_of(b, h), 0, tied_to);
+	lora__node *n = append(b, &lora__op_head, 1, &h, 0, 0);
+	if (!n) return;
+	s->is_head = 1;
+	n->site = s, n->i[0] = b->m->vocab, n->i[1] = cols_of(b, h), n->f[0] = softcap;
+}

@@ -1,0 +1,2 @@
+/* Members of family "architecture": one file plus one line. */
+LORA__ARCH(llama)

@@ -1,0 +1,147 @@
+/* A pass over a batch: rows, plan, run, loss. And decoding with a cache, which runs the same list. */
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "model/model.h"
+
+/* Ask for huge pages: a page touched for the first time is dear on virtual machines. */
+static void advise_huge(char *p, size_t bytes)
+{
+	const size_t huge = (size_t)2 << 20;
+	uintptr_t first = ((uintptr_t)p + huge - 1) & ~(uintptr_t)(huge - 1), end = ((uintptr_t)p + bytes) & ~(uintptr_t)(huge - 1);
+#ifdef MADV_HUGEPAGE
+	if (end > first) madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+	(void)first, (void)end;
+#endif
+}
+
+static lora_status reserve_arena(lora_model *m, size_t bytes)
+{
+	if (bytes <= m->arena_bytes) return LORA_OK;
+	char *p = lora__alloc(m->s.ctx, bytes);
+	if (!p) return LORA_E_MEMORY;
+	advise_huge(p, bytes);
+	lora__free(m->s.ctx, m->arena);
+	m->arena = p, m->arena_bytes = bytes;
+	return LORA_OK;
+}
+
+lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, const lora__plan **out)
+{
+	lora_context *ctx = m->s.ctx;
+	lora__plan *best = NULL;
+	for (int i = 0; i < m->n_plans;) {
+		lora__plan *p = &m->plans[i];
+		if (p->generation != m->s.generation) {
+			lora__plan_free(ctx, p);
+			*p = m->plans[--m->n_plans];
+			continue;
+		}
+		if (p->mode == mode && p->rows >= rows && p->rows <= 4 * rows + 64 && (!best || p->rows < best->rows)) best = p;
+		i++;
+	}
+	if (!best) {
+		if (m->n_plans == LORA__PLAN_CACHE) {
+			lora__plan_free(ctx, &m->plans[0]);
+			memmove(m->plans, m->plans + 1, (LORA__PLAN_CACHE - 1) * sizeof *m->plans);
+			m->n_plans--;
+		}
+		lora__plan p;
+		lora_status st = lora__plan_make(&m->graph, m->s.real, mode, rows < 1 ? 1 : rows, &p);
+		if (st) return st;
+		p.generation = m->s.generation;
+		m->plans[m->n_plans] = p;
+		best = &m->plans[m->n_plans++];
+	}
+	*out = best;
+	return reserve_arena(m, best->arena_bytes);
+}
+
+static int any_trains(const lora_model *m)
+{
+	for (size_t i = 0; i < m->s.n; i++)
+		if (lora__site_trains(m->s.list[i])) return 1;
+	return 0;
+}
+
+/* Rows that the head computes: all when logits are wanted, else the labelled ones. */
+static int64_t choose_head_rows(struct lora__batchmem *b, int all)
+{
+	int64_t n = 0;
+	for (int64_t r = 0; r < b->n_rows; r++)
+		if (all || b->labels[r] >= 0) b->head_rows[n++] = (int32_t)r;
+	return n;
+}
+
+static lora_status sum_loss(lora_model *m, lora__pass *p, int64_t n_head)
+{
+	p->loss_sum = 0;
+	for (int64_t i = 0; i < n_head; i++) p->loss_sum += m->batch->loss[i];
+	return isfinite(p->loss_sum) ? LORA_OK : lora__fail(m->s.ctx, LORA_E_NUMERIC, "model", "the loss is not finite");
+}
+
+lora_status lora__model_pass(lora_model *m, lora__pass *p)
+{
+	lora_status st = lora__batch_prepare(m, p->batch);
+	if (st) return st;
+	struct lora__batchmem *b = m->batch;
+	int backward = p->backward && any_trains(m) && b->n_labels;
+	const lora__plan *plan;
+	p->n_labels = b->n_labels, p->n_rows = b->n_rows, p->loss_sum = 0;
+	if (p->logits) memset(p->logits, 0, sizeof(float) * (size_t)(p->batch->n_sequences * p->batch->length * m->vocab));
+	if (b->n_rows == 0) return LORA_OK;
+	if ((st = lora__rotary_reserve(m, b->max_position + 1))) return st;
+	lora__plan_mode mode = !backward ? LORA__PLAN_INFER : p->checkpoint ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN;
+	if ((st = lora__model_plan(m, mode, b->n_rows, &plan))) return st;
+	int64_t n_head = choose_head_rows(b, p->logits != NULL);
+	lora__rowinfo rows = { .n = b->n_rows, .n_segments = b->n_segments, .ids = b->ids, .positions = b->positions, .columns = b->columns,
+		.segments = b->segments, .labels = b->n_labels ? b->labels : NULL, .head_rows = b->head_rows, .n_head_rows = n_head, .logit_row = b->logit_row,
+		.logits = p->logits, .cos = m->rotary.cos, .sin = m->rotary.sin, .n_positions = m->rotary.n_positions, .loss = b->loss,
+		.grad_scale = p->mean && b->n_labels ? p->grad_scale / (double)b->n_labels : p->grad_scale, .runs = p->batch->adapter_rows ? &b->runs : NULL,
+		.train = p->train, .key = p->key };
+	st = lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
+	return st || !b->n_labels ? st : sum_loss(m, p, n_head);
+}
+
+static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__feed *feeds, int64_t n_feeds, int64_t total)
+{
+	lora_status st = lora__batch_reserve(m, (size_t)total, (size_t)n_feeds);
+	if (st) return st;
+	struct lora__batchmem *b = m->batch;
+	int64_t r = 0;
+	b->runs.n = 0, b->runs.run = b->run, b->n_segments = n_feeds, b->max_position = 0;
+	for (int64_t k = 0; k < n_feeds; k++) {
+		const lora__feed *f = &feeds[k];
+		int32_t *g = b->segments + 4 * k;
+		g[0] = (int32_t)r, g[1] = (int32_t)f->n, g[2] = (int32_t)(f->slot * cache->capacity), g[3] = (int32_t)(f->past + f->n);
+		b->run[b->runs.n++] = (lora__stretch){ r, f->n, f->adapter, f->adapter == NULL };
+		for (int64_t i = 0; i < f->n; i++, r++) {
+			if (f->tokens[i] < 0 || f->tokens[i] >= m->vocab)
+				return lora__fail(m->s.ctx, LORA_E_SHAPE, "generate", "token %d, the vocabulary has %lld", (int)f->tokens[i], (long long)m->vocab);
+			b->ids[r] = f->tokens[i], b->positions[r] = b->columns[r] = (int32_t)(f->past + i);
+		}
+		if (f->past + f->n - 1 > b->max_position) b->max_position = f->past + f->n - 1;
+		b->head_rows[k] = (int32_t)(r - 1);
+		b->logit_row[r - 1] = k;
+	}
+	b->n_rows = r;
+	return LORA_OK;
+}
+
+lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__feed *feeds, int64_t n_feeds, float *logits)
+{
+	int64_t total = 0;
+	const lora__plan *plan;
+	for (int64_t k = 0; k < n_feeds; k++) total += feeds[k].n;
+	lora_status st = decode_rows(m, cache, feeds, n_feeds, total);
+	if (st == LORA_OK) st = lora__rotary_reserve(m, m->batch->max_position + 1);
+	if (st == LORA_OK) st = lora__model_plan(m, LORA__PLAN_INFER, total, &plan);
+	if (st) return st;
+	struct lora__batchmem *b = m->batch;
+	lora__rowinfo rows = { .n = total, .n_segments = n_feeds, .ids = b->ids, .positions = b->positions, .columns = b->columns, .segments = b->segments,
+		.head_rows = b->head_rows, .n_head_rows = n_feeds, .logit_row = b->logit_row, .logits = logits, .cos = m->rotary.cos, .sin = m->rotary.sin,
+		.n_positions = m->rotary.n_positions, .cache = cache, .loss = b->loss, .runs = &b->runs };
+	return lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
+}

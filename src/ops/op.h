@@ -1,0 +1,94 @@
+/* Operations of a model's forward list. An op has its forward and its backward side by side in one file, written on backend primitives; the
+ * graph layer owns every buffer. A member of family "op" is one file here (or in graph/ when it needs sites) plus one line in list.h. */
+#ifndef LORA_OPS_OP_H
+#define LORA_OPS_OP_H
+
+#include "backend/backend.h"
+
+struct lora__op;
+struct lora__site;
+
+enum { LORA__MAX_IN = 4, LORA__MAX_OUT = 3 };
+
+/* One op in the list. in[] and out[] are value numbers of the graph. */
+typedef struct lora__node {
+	const struct lora__op *op;
+	int32_t            n_in, n_out;
+	int32_t            in[LORA__MAX_IN], out[LORA__MAX_OUT];
+	lora_view          w[2];  /* frozen weights: norm weight, embedding table, ... */
+	struct lora__site *site;
+	int64_t            i[8];
+	double             f[4];
+	int32_t            layer; /* block of the model, -1 outside: unit of recomputation */
+} lora__node;
+
+/* Keys and values of earlier tokens, [slots * capacity, width] per layer, real. */
+typedef struct lora__cache { char **k, **v; int64_t n_layers, slots, capacity, width; } lora__cache;
+
+/* What is known about the rows of a pass: one row per unpadded token, sequence after sequence. */
+typedef struct lora__rowinfo {
+	int64_t        n;          /* rows */
+	int64_t        n_segments;
+	const int32_t *ids;        /* [n] */
+	const int32_t *positions;  /* [n] */
+	const int32_t *columns;    /* [n] column in the padded batch */
+	const int32_t *segments;   /* [n_segments,4] first query, queries, first key, keys */
+	const int32_t *labels;     /* [n] label that the row predicts, -1 = none; NULL = no labels */
+	const int32_t *head_rows;  /* rows that the head computes */
+	int64_t        n_head_rows;
+	const int64_t *logit_row;  /* [n] row of the caller's logits; NULL = not wanted */
+	float         *logits;
+	const void    *cos, *sin;  /* rotary tables [n_positions, rot/2], real */
+	int64_t        n_positions;
+	const lora__cache *cache;  /* decoding: new keys and values are appended at key row first_new[segment] */
+	double         grad_scale; /* factor of the summed token losses */
+	double        *loss;       /* [n_head_rows] */
+	const void    *runs;       /* lora__runs of the site layer */
+	int            train;      /* dropout on */
+	uint64_t       key;        /* dropout key of the step */
+} lora__rowinfo;
+
+/* What an op sees while it runs. Views have the pass's row count. */
+typedef struct lora__exec {
+	lora_context        *ctx;
+	lora_dtype           real;
+	const lora__node    *node;
+	const lora__rowinfo *rows;
+	lora_view in[LORA__MAX_IN], out[LORA__MAX_OUT];
+	lora_view din[LORA__MAX_IN], dout[LORA__MAX_OUT]; /* din.data NULL = not wanted */
+	double    din_beta[LORA__MAX_IN];                 /* 0 overwrite, 1 add */
+	char     *saved, *scratch;
+	int64_t   row_capacity; /* rows that saved was laid out for */
+} lora__exec;
+
+enum {
+	LORA__KEEP_IN0 = 1, LORA__KEEP_IN1 = 2, LORA__KEEP_IN2 = 4, LORA__KEEP_IN3 = 8,
+	LORA__KEEP_OUT0 = 16, LORA__KEEP_OUT1 = 32,
+	LORA__OP_INPLACE = 1, /* out[0] may share in[0]'s buffer, and din[0] dout[0]'s */
+	LORA__OP_SUM = 2,     /* out = sum of inputs: gradients pass through unchanged */
+	LORA__OP_LOSS = 4     /* last op: in a backward pass only its backward runs, which does the forward too */
+};
+
+typedef struct lora__op {
+	lora__member m;
+	uint32_t     flags;
+	uint32_t (*keeps)(const lora__node *n);                                /* LORA__KEEP_*: what backward reads; NULL = nothing */
+	size_t (*saved_bytes)(const lora__node *n, lora_dtype real, int64_t rows);   /* small things kept for backward; NULL = none */
+	size_t (*scratch_bytes)(const lora__node *n, lora_dtype real, int64_t rows); /* NULL = none */
+	lora_status (*forward)(lora__exec *e);
+	lora_status (*backward)(lora__exec *e); /* NULL: no gradient passes (embedding) */
+} lora__op;
+
+extern const lora__op *const lora__ops[]; /* NULL-ended */
+
+#define LORA__OP(name) extern const lora__op lora__op_##name;
+#include "ops/list.h"
+#undef LORA__OP
+
+static inline lora_call lora__prim(int32_t prim, int32_t n_views)
+{
+	lora_call c = { .struct_size = sizeof c, .prim = prim, .n_views = n_views };
+	return c;
+}
+
+#endif

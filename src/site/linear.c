@@ -1,0 +1,86 @@
+/* One adapted linear layer: y[n,out] = x[n,in] W^T + b + sum of slots; backward dx = dy W + slots' shares. The base is frozen: it never gets
+ * a gradient. Rows may be dealt out to different adapters in runs; each slot then sees only its rows. */
+#include "site/site.h"
+
+static size_t padded(size_t n) { return (n + 63) & ~(size_t)63; }
+
+size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n)
+{
+	size_t total = 0;
+	for (size_t i = 0; i < s->n_chain; i++) total += padded(s->chain[i]->ops->saved_bytes(s->chain[i], real, n));
+	return total;
+}
+
+size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n)
+{
+	size_t most = 0;
+	for (size_t i = 0; i < s->n_chain; i++) {
+		size_t b = padded(s->chain[i]->ops->scratch_bytes(s->chain[i], real, n)) + padded(s->chain[i]->ops->saved_bytes(s->chain[i], real, n));
+		if (b > most) most = b;
+	}
+	return most;
+}
+
+static lora_view rows_of(lora_view v, int64_t first, int64_t n)
+{
+	if (v.data) v.data = (char *)v.data + first * v.stride[0] * (int64_t)lora__dtype_size(v.dtype);
+	v.size[0] = n;
+	return v;
+}
+
+/* The call narrowed to rows first .. first+n, with saved memory at its place for these rows. */
+static lora__site_call narrow(const lora__site_call *c, char *saved, size_t saved_row, int64_t first, int64_t n)
+{
+	lora__site_call d = *c;
+	d.n = n;
+	d.x = rows_of(c->x, first, n), d.y = rows_of(c->y, first, n), d.dy = rows_of(c->dy, first, n), d.dx = rows_of(c->dx, first, n);
+	d.saved = saved ? saved + saved_row * (size_t)first : NULL;
+	d.first_row = c->first_row + first;
+	return d;
+}
+
+static lora_status each_slot(lora__site *s, const lora__site_call *c, lora__runs runs, int backward)
+{
+	char *saved = c->saved;
+	const lora__stretch every = { 0, c->n, NULL, 1 };
+	const lora__stretch *list = runs.n ? runs.run : &every;
+	int64_t n_runs = runs.n ? runs.n : 1;
+	for (size_t i = 0; i < s->n_chain; i++) {
+		lora__slot *slot = s->chain[i];
+		size_t row = slot->ops->saved_bytes(slot, c->real, 1); /* linear in rows by contract */
+		for (int64_t k = 0; k < n_runs && !slot->merged; k++) {
+			if (!list[k].n || (!list[k].all && list[k].adapter != slot->adapter)) continue;
+			lora__site_call d = narrow(c, saved, row, list[k].first, list[k].n);
+			lora_status st = backward ? slot->ops->backward(slot, &d) : slot->ops->forward(slot, &d);
+			if (st) return st;
+		}
+		if (saved) saved += padded(slot->ops->saved_bytes(slot, c->real, c->saved_rows));
+	}
+	return LORA_OK;
+}
+
+static lora_status add_bias(lora__site *s, const lora__site_call *c)
+{
+	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_BIAS, .n_views = 2 };
+	call.v[0] = c->y, call.v[1] = s->bias;
+	return lora__run(c->ctx, &call);
+}
+
+lora_status lora__site_forward(lora__site *s, const lora__site_call *c, lora__runs runs, int base)
+{
+	lora_status st = LORA_OK;
+	if (c->n == 0) return LORA_OK;
+	if (base) {
+		st = lora__gemm(c->ctx, 1.0, c->x, lora__view_t(lora__site_weight(s)), 0.0, c->y);
+		if (st == LORA_OK && s->bias.data) st = add_bias(s, c);
+	}
+	return st ? st : each_slot(s, c, runs, 0);
+}
+
+lora_status lora__site_backward(lora__site *s, const lora__site_call *c, lora__runs runs, int base)
+{
+	lora_status st = LORA_OK;
+	if (c->n == 0) return LORA_OK;
+	if (base && c->dx.data) st = lora__gemm(c->ctx, 1.0, c->dy, lora__site_weight(s), c->dx_beta, c->dx);
+	return st ? st : each_slot(s, c, runs, 1);
+}

@@ -1,0 +1,101 @@
+/* Sites: adaptable weights W[out,in], y = x W^T + b, with the adapters attached to each. The narrow waist of the house: architectures make
+ * sites, adapter kinds fill them, merges rewrite them, backends compute them; none of these knows another. */
+#ifndef LORA_SITE_SITE_H
+#define LORA_SITE_SITE_H
+
+#include "backend/backend.h"
+#include "base/map.h"
+#include "lora/model.h"
+
+struct lora__site;
+struct lora__merged;
+
+/* One call on one site or one of its slots. x, dx are [n,in]; y, dy are [n,out]; activations are of dtype real. */
+typedef struct lora__site_call {
+	lora_context *ctx;
+	lora_dtype    real;
+	int64_t       n;
+	lora_view     x, y;       /* forward: y is overwritten (base) or added to (slots) */
+	lora_view     dy, dx;     /* backward: dx.data NULL = not wanted */
+	double        dx_beta;    /* base only: 0 overwrites dx, 1 adds to it; slots always add */
+	char         *saved;      /* forward to backward, lora__site_saved_bytes(); NULL = nothing is kept and backward recomputes */
+	int64_t       saved_rows; /* rows that saved was laid out for */
+	char         *scratch;    /* lora__site_scratch_bytes() */
+	int           train;      /* dropout is on */
+	uint64_t      key;        /* dropout key of this step */
+	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
+} lora__site_call;
+
+/* One adapter on one site. The adapter layer embeds this as the first member of its own struct. */
+typedef struct lora__slot {
+	const struct lora__slot_ops *ops;
+	lora_adapter                *adapter;
+	struct lora__site           *site;
+	double                       attach_scale; /* of lora_adapter_attach() */
+	int                          trainable;
+	int                          merged; /* the delta is in the weight: the slot does not act */
+} lora__slot;
+
+typedef struct lora__slot_ops {
+	size_t (*saved_bytes)(const lora__slot *s, lora_dtype real, int64_t n);
+	size_t (*scratch_bytes)(const lora__slot *s, lora_dtype real, int64_t n);
+	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
+	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
+	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
+	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
+} lora__slot_ops;
+
+typedef struct lora__site {
+	char        *name;
+	int32_t      layer;
+	int32_t      index;
+	int64_t      out, in;
+	lora_dtype   dtype;
+	uint32_t     flags;       /* LORA_SITE_* */
+	int          is_head;     /* output embedding: not part of all-linear */
+	const void  *base;        /* the weight as opened, or the host's pointer */
+	void        *data;        /* the weight as it is now: base, or own memory while something is merged */
+	lora_view    bias;        /* data NULL = none */
+	lora__slot **chain;       /* attached slots in order of attachment */
+	size_t       n_chain, cap_chain;
+	struct lora__merged *merged; /* merge layer: undo record and set of merged slots; NULL = nothing merged */
+} lora__site;
+
+/* All sites of a model: the part of a model that adapters see. First member of struct lora_model. */
+typedef struct lora__sites {
+	lora_context *ctx;
+	atomic_int    refs;
+	lora__site  **list;
+	size_t        n, cap;
+	lora__map     by_name;
+	lora_dtype    real;       /* dtype of activations and of adapter gradients */
+	uint64_t      generation; /* counts changes that make plans stale */
+	void (*destroy)(struct lora__sites *s); /* frees the whole model */
+	const char *const *default_targets; /* PEFT's target_modules when none are given, NULL-ended; NULL = every site but the head */
+} lora__sites;
+
+lora_status lora__sites_add(lora__sites *s, const lora_site_info *d, lora__site **out);
+void        lora__sites_free(lora__sites *s); /* sites and tables, not s itself */
+void        lora__sites_retain(lora__sites *s);
+void        lora__sites_release(lora__sites *s);
+lora__site *lora__sites_find(const lora__sites *s, const char *name);
+int32_t     lora__site_layer_of(const char *name); /* first number between dots, or -1 */
+
+size_t    lora__site_bytes(const lora__site *s);
+lora_view lora__site_weight(const lora__site *s); /* [out,in], strides say how it is stored */
+
+lora_status lora__site_attach(lora__sites *all, lora__site *s, lora__slot *slot);
+void        lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot);
+int         lora__site_trains(const lora__site *s); /* an attached slot wants gradients */
+
+/* A stretch of rows and who acts on it. */
+typedef struct lora__stretch { int64_t first, n; const lora_adapter *adapter; int all; } lora__stretch;
+typedef struct lora__runs { const lora__stretch *run; int64_t n; } lora__runs; /* n = 0: every slot on every row */
+
+size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n);
+size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n);
+/* base: 1 = also the base product and bias (overwrites y); 0 = only add the adapters' share. */
+lora_status lora__site_forward(lora__site *s, const lora__site_call *c, lora__runs runs, int base);
+lora_status lora__site_backward(lora__site *s, const lora__site_call *c, lora__runs runs, int base);
+
+#endif

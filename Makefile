@@ -41,7 +41,7 @@ $(B)/%.o: src/%.c $(B)/flags
 	$(cc) -c $< -o $@
 $(B)/flags: FORCE
 	@mkdir -p $(@D); echo '$(cc)' | cmp -s - $@ || echo '$(cc)' >$@
-$(B)/backend/naive/%.o: CFLAGS += -O3
+$(B)/backend/naive/%.o: CFLAGS += -O3 -fno-trapping-math -fno-math-errno # both leave every value as it is
 $(L)/liblora.a: $(OBJ)
 	@mkdir -p $(@D)
 	rm -f $@ && $(AR) crsD $@ $^

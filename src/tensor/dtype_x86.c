@@ -82,12 +82,21 @@ AVX512 static void f32_to_bf16_avx512(uint16_t *d, const float *s, size_t n)
 static const lora__bulk avx2 = { f16_to_f32_avx2, f32_to_f16_avx2, bf16_to_f32_avx2, f32_to_bf16_avx2 };
 static const lora__bulk avx512 = { f16_to_f32_avx512, f32_to_f16_avx512, bf16_to_f32_avx512, f32_to_bf16_avx512 };
 
-static int level(void)
+static int probe(void)
 {
 	unsigned a = 0, b = 0, c = 0, d = 0; /* clang has no name for F16C */
 	if (!__builtin_cpu_supports("avx2") || !__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C)) return 0;
 	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
 	       __builtin_cpu_supports("avx512vl") ? 2 : 1;
+}
+
+/* Asked once: CPUID traps on virtual machines and costs many microseconds there. Threads that race write the same number. */
+static int level(void)
+{
+	static atomic_int known; /* level + 1 */
+	int k = atomic_load_explicit(&known, memory_order_relaxed);
+	if (!k) atomic_store_explicit(&known, k = probe() + 1, memory_order_relaxed);
+	return k - 1;
 }
 
 const lora__bulk *lora__bulk_at(int i)

@@ -27,9 +27,10 @@ static double measure(lora_context *ctx, int64_t m, int64_t n, int64_t k, int tr
 	char *b = malloc((size_t)(n * k) * size);
 	double best = 1e9, t0 = now();
 	for (int64_t i = 0; i < m * k; i++) a[i] = (float)(i % 17) - 8;
-	for (int64_t i = 0; i < n * k; i++) {
-		float x = (float)(i % 13) - 6;
-		lora__convert(b + (size_t)i * size, type, &x, LORA_F32, 1);
+	for (int64_t i = 0; i < n; i++) {
+		float row[8192];
+		for (int64_t j = 0; j < k; j++) row[j] = (float)((i + j) % 13) - 6;
+		lora__convert(b + (size_t)(i * k) * size, type, row, LORA_F32, (size_t)k);
 	}
 	lora_view bv = trans_b ? lora__view_t(lora__view2(b, type, n, k, k)) : lora__view2(b, type, k, n, n);
 	for (int run = 0; run < 3 || (now() - t0 < 1.0 && run < 200); run++) {

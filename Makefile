@@ -115,6 +115,7 @@ $(B)/tests/%.o: tests/%.c $(B)/flags
 	$(call step,CC)
 	$(Q)$(cc) -Itests -c $< -o $@
 .SECONDEXPANSION:
+$(B)/tests/test_faults: $(B)/tests/torture/world.o
 $(TST): $(B)/tests/test_%: $(B)/tests/test_%.o $$(call parts,$$*) $(L)/liblora.a
 	$(call step,LD)
 	$(Q)$(ld) -o $@ $(filter %.o,$^) $(L)/liblora.a $(check_libs) $(libs)
@@ -144,7 +145,7 @@ coverage:                                                ## lines and branches c
 	@$(sub) FLAVOR=cov check-programs || true
 	@$(PYTHON) tests/lint/coverage.py build/cov
 torture: programs                                        ## every allocation of every public call fails once
-	@LORA_TORTURE=all CK_DEFAULT_TIMEOUT=0 $(B)/tests/test_torture
+	@LORA_TORTURE=all CK_DEFAULT_TIMEOUT=0 $(B)/tests/test_torture && LORA_TORTURE=all CK_DEFAULT_TIMEOUT=0 $(B)/tests/test_faults
 headers:                                                 ## every public header alone, as C99 and C++11
 	@CC="$(CC)" CXX="$(CXX)" sh tests/headers/headers.sh
 lint:                                                    ## layers, docstrings, banned functions, lengths, names

@@ -1,0 +1,35 @@
+/* lora plot: runs read from logs, and their drawing as SVG and on the terminal. */
+#ifndef LORA_CLI_CHART_H
+#define LORA_CLI_CHART_H
+
+#include "cli/cli.h"
+
+typedef struct series {
+	double *x, *y;
+	size_t  n, room;
+} series;
+
+typedef struct run_log {
+	char  *name;
+	series loss, smooth, eval, lr;
+} run_log;
+
+typedef struct axis {
+	double low, high, step; /* ticks at multiples of step */
+} axis;
+
+/* runlog.c */
+int  runs_read(const args *a, run_log **out, size_t *n);
+void runs_free(run_log *runs, size_t n);
+void series_range(const series *s, double *low, double *high);
+
+/* axis.c: low and high moved out to a whole tick; at most about n ticks */
+axis axis_make(double low, double high, int n);
+/* Label of a tick with as many digits as the steps of this axis need. */
+void axis_label(const axis *a, double value, char *buf, size_t size);
+
+/* svg.c, termplot.c */
+int svg_write(const char *path, const run_log *runs, size_t n);
+int terminal_plot(const run_log *runs, size_t n);
+
+#endif

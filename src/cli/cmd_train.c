@@ -1,0 +1,339 @@
+/* lora train: the training loop around lora_trainer_step. The position in the data is the number of micro-batches done, kept in the checkpoint
+ * as its cursor together with the number of skipped steps, from which the step follows. */
+#include "cli/commands.h"
+#include "cli/data.h"
+#include "cli/trainout.h"
+#include "cli/trainset.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CURSOR_BITS 40 /* micro-batches below, skipped steps above */
+
+typedef struct training {
+	const args     *a;
+	session         s;
+	train_plan      plan;
+	train_out       out;
+	dataset         data, validation;
+	lora_adapter   *adapter;
+	lora_optimizer *optimizer;
+	lora_trainer   *trainer;
+	lora_metrics    metrics;    /* of the last step */
+	int             metrics_new;
+	progress        bar;
+	json_t         *before;     /* train.json of the run that is resumed */
+	int64_t         done, skipped, step, saved_step, first_step;
+	int64_t         tokens;
+	double          start, loss;
+} training;
+
+/* ---- setting up ---- */
+
+static int make_adapter(training *t)
+{
+	const char    *init = t->a->init;
+	lora_settings *settings = NULL;
+	lora_status    result;
+	int            status;
+
+	if (!init && t->before) init = json_string_value(json_object_get(t->before, "init"));
+	if (init) {
+		if (lora_adapter_open(t->s.model, init, NULL, &t->adapter)) return fail_library(t->s.ctx, init);
+		status = plan_agrees(&t->plan, t->s.ctx, t->adapter, init);
+	} else {
+		if (!json_object_get(t->plan.adapter, "seed")) json_object_set_new(t->plan.adapter, "seed", json_integer(t->plan.seed));
+		status = plan_settings(&t->s, t->plan.adapter, &settings);
+		if (!status && (result = lora_adapter_create(t->s.model, t->plan.method, settings, &t->adapter)))
+			status = fail_setting(&t->s, result, t->plan.method);
+	}
+	lora_settings_destroy(settings);
+	if (!status && lora_adapter_attach(t->adapter, 1)) status = fail_library(t->s.ctx, "adapter");
+	return status;
+}
+
+static int make_trainer(training *t)
+{
+	lora_settings *optim = NULL, *trainer = NULL;
+	lora_status    result;
+	int            status;
+
+	json_object_set_new(t->plan.trainer, "max_steps", json_integer(t->plan.max_steps));
+	if (!json_object_get(t->plan.trainer, "seed")) json_object_set_new(t->plan.trainer, "seed", json_integer(t->plan.seed));
+	status = plan_settings(&t->s, t->plan.optim, &optim);
+	if (!status && (result = lora_optimizer_create(t->adapter, t->plan.optimizer, optim, &t->optimizer)))
+		status = fail_setting(&t->s, result, t->plan.optimizer);
+	if (!status) status = plan_settings(&t->s, t->plan.trainer, &trainer);
+	if (!status && (result = lora_trainer_create(t->s.model, t->adapter, t->optimizer, trainer, &t->trainer)))
+		status = fail_setting(&t->s, result, "trainer");
+	lora_settings_destroy(optim);
+	lora_settings_destroy(trainer);
+	return status;
+}
+
+static int open_data(training *t)
+{
+	train_plan  *p = &t->plan;
+	data_options o = { .batch_size = p->batch_size, .packing = p->packing, .completion_only = p->completion_only, .shuffle = 1, .seed = p->seed };
+	int          status;
+
+	if (p->sequence_length == UNSET) {
+		p->sequence_length = 512;
+		if (t->s.info.max_positions >= 2 && t->s.info.max_positions < 512) p->sequence_length = t->s.info.max_positions;
+	} else if (t->s.info.max_positions >= 2 && p->sequence_length > t->s.info.max_positions) {
+		return fail(USAGE, "sequence_length", "%lld is more than the model's %lld positions", (long long)p->sequence_length,
+		            (long long)t->s.info.max_positions);
+	}
+	o.sequence_length = p->sequence_length;
+	status = data_open(&t->data, &t->s, t->a->data, t->a->model, &o);
+	if (!status && p->validation) {
+		o.shuffle = 0;
+		o.packing = 0;
+		status = data_open(&t->validation, &t->s, p->validation, t->a->model, &o);
+	}
+	if (status) return status;
+	if (p->max_steps == UNSET) {
+		double epochs = isnan(p->epochs) ? t->data.slabs ? 1 : 3 : p->epochs;
+		double steps = ceil(epochs * (double)data_batches(&t->data) / (double)p->accumulation);
+		if (steps > 1e15) return fail(USAGE, "num_train_epochs", "makes too many steps");
+		p->max_steps = steps < 1 ? 1 : (int64_t)steps;
+	}
+	return OK;
+}
+
+static int32_t on_progress(void *user, const lora_metrics *m)
+{
+	training *t = user;
+	(void)m;
+	(void)t;
+	return stop_asked();
+}
+
+static int take_up(training *t)
+{
+	int64_t cursor = 0;
+	if (lora_trainer_resume(t->trainer, t->out.checkpoint, &cursor)) return fail_library(t->s.ctx, t->out.checkpoint);
+	t->done = cursor & ((INT64_C(1) << CURSOR_BITS) - 1);
+	t->skipped = cursor >> CURSOR_BITS;
+	t->step = t->done / t->plan.accumulation - t->skipped;
+	t->saved_step = t->first_step = t->step;
+	return train_out_continue(&t->out, t->step);
+}
+
+/* ---- running ---- */
+
+static int emit(training *t, json_t *line)
+{
+	int status = train_out_log(&t->out, line);
+	if (!status && t->a->json) return print_json(line);
+	json_decref(line);
+	return status;
+}
+
+static int save(training *t)
+{
+	if (t->saved_step == t->step && t->step > 0) return OK;
+	if (lora_trainer_save(t->trainer, t->out.checkpoint, t->done | t->skipped << CURSOR_BITS)) return fail_library(t->s.ctx, t->out.checkpoint);
+	t->saved_step = t->step;
+	return OK;
+}
+
+static int evaluate(training *t)
+{
+	double  sum = 0;
+	int64_t tokens = 0, n = data_batches(&t->validation);
+	for (int64_t i = 0; i < n && !stop_asked(); i++) {
+		lora_batch batch;
+		double     loss = 0;
+		int64_t    count = 0;
+		if (data_batch(&t->validation, i, &batch)) return FAILED;
+		if (lora_trainer_evaluate(t->trainer, &batch, 1, &loss, &count)) return fail_library(t->s.ctx, t->plan.validation);
+		sum += loss * (double)count;
+		tokens += count;
+	}
+	if (stop_asked()) return OK;
+	double  loss = tokens ? sum / (double)tokens : 0;
+	json_t *line = json_object();
+	json_object_set_new(line, "step", json_integer(t->step));
+	json_object_set_new(line, "eval_loss", json_number(loss));
+	json_object_set_new(line, "eval_perplexity", json_number(exp(loss)));
+	json_object_set_new(line, "eval_tokens", json_integer(tokens));
+	if (!t->a->json && !t->a->quiet) {
+		progress_end(&t->bar);
+		fprintf(stderr, "lora: step %lld: validation loss %.5g\n", (long long)t->step, loss);
+	}
+	return emit(t, line);
+}
+
+/* The optimizer has stepped. */
+static int after_step(training *t)
+{
+	const lora_metrics *m = &t->metrics;
+	char detail[96];
+
+	t->step = m->step;
+	t->tokens += m->tokens;
+	t->loss = m->loss;
+	double  rate = m->seconds > 0 ? (double)m->tokens / m->seconds : 0;
+	json_t *line = json_object();
+	json_object_set_new(line, "step", json_integer(m->step));
+	json_object_set_new(line, "loss", json_number(m->loss));
+	json_object_set_new(line, "lr", json_number(m->lr));
+	json_object_set_new(line, "grad_norm", json_number(m->grad_norm));
+	json_object_set_new(line, "tokens", json_integer(m->tokens));
+	json_object_set_new(line, "tokens_per_second", json_number(rate));
+	if (emit(t, line)) return FAILED;
+	snprintf(detail, sizeof detail, "loss %.4g  %.4g tokens/s ", m->loss, rate);
+	progress_show(&t->bar, t->step, detail);
+	if (t->plan.save_steps && t->step % t->plan.save_steps == 0 && save(t)) return FAILED;
+	if (t->plan.eval_steps && t->step % t->plan.eval_steps == 0 && t->step < t->plan.max_steps) return evaluate(t);
+	return OK;
+}
+
+static int train(training *t)
+{
+	int status = OK;
+	progress_start(&t->bar, "train", t->step, t->plan.max_steps);
+	while (!status && t->step < t->plan.max_steps && !stop_asked()) {
+		/* a step that is begun is finished */
+		lora_batch   batch;
+		lora_metrics m;
+		do {
+			memset(&m, 0, sizeof m);
+			m.struct_size = sizeof m;
+			if (data_batch(&t->data, t->done, &batch)) return FAILED;
+			lora_status result = lora_trainer_step(t->trainer, &batch, &m);
+			if (result && result != LORA_E_CANCELLED) {
+				progress_end(&t->bar);
+				return fail_library(t->s.ctx, t->a->data);
+			}
+			t->done++;
+		} while (t->done % t->plan.accumulation);
+		t->metrics = m;
+		if (m.skipped > t->skipped) warn("train", "a step was skipped: loss or gradient not finite (%lld so far)", (long long)m.skipped);
+		t->skipped = m.skipped;
+		if (m.updated) status = after_step(t);
+	}
+	progress_end(&t->bar);
+	return status;
+}
+
+static int totals(training *t, int stopped)
+{
+	lora_adapter_info info = { .struct_size = sizeof info };
+	double  seconds = seconds_now() - t->start;
+	int64_t peak = peak_memory();
+	char    n[32], took[32];
+
+	if (lora_adapter_get_info(t->adapter, &info)) info.n_parameters = 0;
+	if (t->a->json) {
+		json_t *line = json_object();
+		json_object_set_new(line, "done", json_boolean(!stopped));
+		if (stopped) json_object_set_new(line, "interrupted", json_true());
+		json_object_set_new(line, "steps", json_integer(t->step));
+		json_object_set_new(line, "tokens", json_integer(t->tokens));
+		json_object_set_new(line, "seconds", json_number(seconds));
+		json_object_set_new(line, "tokens_per_second", json_number(seconds > 0 ? (double)t->tokens / seconds : 0));
+		json_object_set_new(line, "final_loss", t->step > t->first_step ? json_number(t->loss) : json_null());
+		json_object_set_new(line, "skipped", json_integer(t->skipped));
+		json_object_set_new(line, "parameters", json_integer(info.n_parameters));
+		json_object_set_new(line, "peak_memory_bytes", json_integer(peak));
+		json_object_set_new(line, "output", json_text(t->out.dir, strlen(t->out.dir)));
+		return print_json(line);
+	}
+	human_time(seconds, took, sizeof took);
+	say("%s after step %lld of %lld: loss %.5g, %s tokens in %s, peak memory %.0f MiB\n", stopped ? "stopped" : "done", (long long)t->step,
+	    (long long)t->plan.max_steps, t->loss, format_count(t->tokens, n, sizeof n), took, (double)peak / 1048576);
+	if (stopped) say("go on with --resume\n");
+	else say("wrote %s\n", t->out.dir);
+	return OK;
+}
+
+static int prepare(training *t)
+{
+	const args *a = t->a;
+	json_t     *settings = NULL;
+	int         status = train_out_check(&t->out, a);
+	if (!status && a->resume) status = train_out_before(&t->out, &t->before);
+	if (!status) status = session_context(&t->s, a);
+	if (t->before) settings = json_object_get(t->before, "settings");
+	if (!status) status = plan_read(&t->plan, &t->s, a, settings);
+	if (!status) status = session_model(&t->s, a);
+	if (!status) status = open_data(t);
+	if (!status) status = make_adapter(t);
+	if (!status) status = make_trainer(t);
+	if (!status && lora_trainer_set_progress(t->trainer, on_progress, t)) status = fail_library(t->s.ctx, "trainer");
+	if (!status) status = a->resume ? take_up(t) : train_out_begin(&t->out, t->plan.given, a->init);
+	return status;
+}
+
+static int run(const args *a)
+{
+	training t;
+	int      status;
+
+	memset(&t, 0, sizeof t);
+	t.a = a;
+	if (!a->data) return fail(USAGE, "-d", "data is needed");
+	if (!a->output) return fail(USAGE, "-o", "says where to write the adapter, and is needed");
+	if (a->resume && a->init) return fail(USAGE, "--init", "cannot go with --resume");
+	if (!a->model) return fail(USAGE, "-m", "a model is needed");
+	status = prepare(&t);
+	if (!status) {
+		stop_politely();
+		t.start = seconds_now();
+		status = train(&t);
+		int stopped = t.step < t.plan.max_steps ? stop_asked() : 0;
+		if (!status && !stopped && t.plan.validation) status = evaluate(&t);
+		/* a reader of our lines that went away stops the run, but costs no work */
+		if (!status || t.step > t.first_step) {
+			int saved = save(&t);
+			status = status ? status : saved;
+		}
+		if (!status && !stopped) status = train_out_adapter(&t.out, t.s.ctx, t.adapter);
+		if (!status) status = totals(&t, stopped);
+		if (!status) status = stopped;
+	}
+	train_out_close(&t.out);
+	data_close(&t.validation);
+	data_close(&t.data);
+	lora_trainer_destroy(t.trainer);
+	lora_optimizer_destroy(t.optimizer);
+	lora_adapter_destroy(t.adapter);
+	plan_free(&t.plan);
+	json_decref(t.before);
+	session_close(&t.s);
+	return status;
+}
+
+const command command_train = {
+	"train", "-m MODEL -d DATA -o OUT [-c adapter_config.json] [--init ADAPTER] [--resume] [-s NAME=VALUE]...", "train an adapter",
+	"DATA  .txt: one text, cut into blocks of sequence_length tokens; .jsonl: one example per line with text, or prompt and\n"
+	"      completion, for classifiers text and label; .safetensors: input_ids [S,B,T], optional labels and attention_mask:\n"
+	"      step s takes slab s (k slabs when accumulating k).\n"
+	"OUT   becomes a PEFT directory when the run has come to its end; OUT/checkpoint holds the state for --resume, written every\n"
+	"      save_steps, at the end and on Ctrl-C; OUT/log.jsonl one line per step ('lora plot OUT' draws it); OUT/train.json the\n"
+	"      settings, so that --resume needs only -m, -d and -o.\n"
+	"\n"
+	"Settings (-s NAME=VALUE; those of -c count where -s says nothing)\n"
+	"  method            kind of adapter: lora; 'lora methods adapter lora' lists what it takes (r, lora_alpha, target_modules ...)\n"
+	"  optimizer         adamw; 'lora methods optimizer' (learning_rate, weight_decay, adam_beta1 ...)\n"
+	"  lr_scheduler_type, warmup_steps, warmup_ratio, max_grad_norm (0 = off), gradient_accumulation_steps,\n"
+	"  loss_average, gradient_checkpointing: 'lora methods trainer trainer'\n"
+	"  max_steps         steps in all; without it num_train_epochs counts\n"
+	"  num_train_epochs  3 as in transformers; 1 for .safetensors\n"
+	"  batch_size        8 sequences per step (.txt, .jsonl)\n"
+	"  sequence_length   512, or the model's positions when those are fewer\n"
+	"  packing           false; true joins the examples of a .jsonl and cuts them into full blocks\n"
+	"  loss_on           completion (the prompt of an example does not count), or all\n"
+	"  save_steps        500; 0 = only at the end\n"
+	"  validation        a file like DATA to evaluate on, every eval_steps (0 = only at the end)\n"
+	"  seed              0; of the adapter's start, dropout and the order of the examples\n"
+	"\n"
+	"JSON  per step: step, loss (before the update), lr, grad_norm, tokens, tokens_per_second; per evaluation: step, eval_loss,\n"
+	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, tokens_per_second, final_loss, skipped, parameters,\n"
+	"      peak_memory_bytes, output.\n"
+	"Ctrl-C finishes the step, writes a checkpoint and exits with 130; a second Ctrl-C ends at once.\n",
+	"model data output config init resume set force", 0, 0, run
+};

@@ -1,0 +1,123 @@
+/* lora: context, model, adapters and tokenizer as the options ask for them. */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void on_log(void *user, int32_t level, const char *module, const char *message)
+{
+	(void)user;
+	if (level <= LORA_LOG_WARN) warn(module, "%s", message);
+}
+
+int session_context(session *s, const args *a)
+{
+	lora_context_options opts;
+	lora_error           error;
+
+	memset(s, 0, sizeof *s);
+	memset(&error, 0, sizeof error);
+	error.struct_size = sizeof error;
+	if (lora_context_options_init(&opts, sizeof opts)) return fail(FAILED, "lora", "library and program do not fit each other");
+	opts.threads = a->threads == UNSET ? 0 : (int32_t)a->threads;
+	opts.backend = a->backend ? a->backend : "auto";
+	opts.log = on_log;
+	opts.error = &error;
+	if (lora_context_create(LORA_ABI, &opts, &s->ctx))
+		return fail(FAILED, a->backend ? a->backend : "context", "%s", error.message[0] ? error.message : "cannot be created");
+	return OK;
+}
+
+int session_model(session *s, const args *a)
+{
+	lora_settings *settings = NULL;
+	int            status = FAILED;
+
+	if (!a->model) return fail(USAGE, "-m", "a model is needed; usage: lora %s %s", a->cmd->name, a->cmd->usage);
+	if (lora_settings_create(s->ctx, &settings)) return fail_library(s->ctx, a->model);
+	if (a->dtype && lora_settings_set_string(settings, "dtype", a->dtype)) {
+		status = fail_library(s->ctx, "--dtype");
+		goto done;
+	}
+	lora_status result = lora_model_open(s->ctx, a->model, settings, &s->model);
+	if (result) {
+		status = fail_library(s->ctx, a->model);
+		if (result == LORA_E_ARGUMENT && a->dtype) status = USAGE;
+		goto done;
+	}
+	s->info.struct_size = sizeof s->info;
+	if (lora_model_get_info(s->model, &s->info)) {
+		status = fail_library(s->ctx, a->model);
+		goto done;
+	}
+	status = OK;
+done:
+	lora_settings_destroy(settings);
+	return status;
+}
+
+static int open_adapter(session *s, const args *a, size_t i, int attach)
+{
+	lora_settings *settings = NULL;
+	const char    *path = a->adapters[i].path;
+	char           name[32];
+	int            status = FAILED;
+
+	/* names must differ when several adapters act at once, and those in the files often don't */
+	snprintf(name, sizeof name, i ? "default%zu" : "default", i);
+	if (lora_settings_create(s->ctx, &settings) || lora_settings_set_string(settings, "name", name)) goto done;
+	if (lora_adapter_open(s->model, path, settings, &s->adapters[i])) goto done;
+	s->n_adapters = i + 1;
+	if (attach && lora_adapter_attach(s->adapters[i], a->adapters[i].scale)) goto done;
+	status = OK;
+done:
+	if (status) fail_library(s->ctx, path);
+	lora_settings_destroy(settings);
+	return status;
+}
+
+int session_adapters(session *s, const args *a, int attach)
+{
+	s->adapters = new_array(a->n_adapters, sizeof *s->adapters);
+	if (!s->adapters) return FAILED;
+	for (size_t i = 0; i < a->n_adapters; i++)
+		if (open_adapter(s, a, i, attach)) return FAILED;
+	return OK;
+}
+
+int session_tokenizer(session *s, const char *path)
+{
+	char *dir = NULL;
+	int   status = OK;
+	/* the tokenizer lies beside a model that is given as one file */
+	if (!path_is_dir(path) && path_has_suffix(path, ".safetensors")) {
+		dir = path_dir(path);
+		if (!dir) return FAILED;
+		path = dir;
+	}
+	if (lora_tokenizer_open(s->ctx, path, &s->tokenizer)) status = fail_library(s->ctx, path);
+	free(dir);
+	return status;
+}
+
+void session_close(session *s)
+{
+	lora_tokenizer_destroy(s->tokenizer);
+	for (size_t i = s->n_adapters; i > 0; i--) lora_adapter_destroy(s->adapters[i - 1]);
+	free(s->adapters);
+	lora_model_destroy(s->model);
+	lora_context_destroy(s->ctx);
+	memset(s, 0, sizeof *s);
+}
+
+json_t *family_member(lora_context *ctx, const char *family, const char *member)
+{
+	size_t  needed = 0;
+	json_t *result = NULL;
+	lora_status status = lora_family_describe(ctx, family, member, NULL, 0, &needed);
+	if (status != LORA_OK && status != LORA_E_LIMIT) return NULL;
+	char *text = new_bytes(needed + 1);
+	if (text && !lora_family_describe(ctx, family, member, text, needed + 1, &needed)) result = json_loads(text, 0, NULL);
+	free(text);
+	return result;
+}

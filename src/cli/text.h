@@ -1,0 +1,11 @@
+/* lora: text and token ids through the session's tokenizer. Arrays given back are new. */
+#ifndef LORA_CLI_TEXT_H
+#define LORA_CLI_TEXT_H
+
+#include "cli/cli.h"
+
+int encode_text(const session *s, const char *text, size_t n, int special, int32_t **ids, size_t *count);
+int decode_text(const session *s, const int32_t *ids, size_t count, char **text, size_t *n);
+json_t *json_ids(const int32_t *ids, size_t n);
+
+#endif

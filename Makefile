@@ -170,7 +170,7 @@ docs:                                                    ## the reference, extra
 docs-check: docs
 	@$(PYTHON) tests/lint/docs.py
 bench: all $(BENCH)                                      ## timings as CSV, with machine, commit and seed
-	@for b in $(BENCH); do $$b || exit 1; done
+	@for b in $(BENCH); do LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $$b $(BENCH_ARGS) || exit 1; done
 dist:                                                    ## source tarball of HEAD
 	@mkdir -p build; git archive --format=tar --prefix=liblora-$(VERSION)/ HEAD | gzip -n >build/liblora-$(VERSION).tar.gz; echo build/liblora-$(VERSION).tar.gz
 repro:                                                   ## build twice in two folders and compare, byte for byte

@@ -95,8 +95,8 @@ install: all                                             ## into $(prefix), hono
 	  -e 's|@includedir@|$(includedir:$(prefix)%=$${prefix}%)|' -e 's|@VERSION@|$(VERSION)|' pkgconfig/lora.pc.in >$(D)$(libdir)/pkgconfig/lora.pc
 	$(if $(CLI),$(ld) -o $(D)$(bindir)/lora $(CLI) -L$(L) -llora $(if $(filter /usr/lib%,$(libdir)),,-Wl$(comma)-rpath$(comma)$(libdir)) -ljansson -lz -lm)
 	for f in $(wildcard docs/man/*.1); do $(INSTALL) -m 644 $$f $(D)$(mandir)/man1 || exit 1; done
-	$(if $(wildcard src/cli/completion/lora.bash),$(INSTALL) -m 644 src/cli/completion/lora.bash $(D)$(datadir)/bash-completion/completions/lora)
-	$(if $(wildcard src/cli/completion/_lora),$(INSTALL) -m 644 src/cli/completion/_lora $(D)$(datadir)/zsh/site-functions/_lora)
+	$(if $(wildcard src/cli/completions/lora.bash),$(INSTALL) -m 644 src/cli/completions/lora.bash $(D)$(datadir)/bash-completion/completions/lora)
+	$(if $(wildcard src/cli/completions/_lora),$(INSTALL) -m 644 src/cli/completions/_lora $(D)$(datadir)/zsh/site-functions/_lora)
 uninstall:                                               ## take the installed files away again
 	rm -rf $(D)$(includedir)/lora $(D)$(libdir)/lora
 	rm -f $(D)$(libdir)/liblora.a $(D)$(libdir)/liblora.so $(D)$(libdir)/$(SONAME) $(D)$(libdir)/liblora.so.$(VERSION) \

@@ -1,4 +1,4 @@
-# liblora: build, test, install. `make help` lists the targets. Documentation: docs/building.md
+# liblora: build, test, install. `make help` lists the targets; docs/building.md explains them.
 VERSION := 0.1.0
 SOMAJOR := 0.1
 SONAME  := liblora.so.$(SOMAJOR)
@@ -12,53 +12,172 @@ exec_prefix ?= $(prefix)
 bindir      ?= $(exec_prefix)/bin
 libdir      ?= $(exec_prefix)/lib
 includedir  ?= $(prefix)/include
-mandir      ?= $(prefix)/share/man
+datadir     ?= $(prefix)/share
+mandir      ?= $(datadir)/man
 PKG_CONFIG  ?= pkg-config
+PYTHON      ?= python3
+INSTALL     ?= install
 CFLAGS      ?= -O2 -g
 
 flavor_asan  := -O1 -fsanitize=address -fno-omit-frame-pointer
 flavor_ubsan := -O1 -fsanitize=undefined -fno-sanitize-recover=all
 flavor_tsan  := -O1 -fsanitize=thread
 flavor_cov   := -O0 --coverage
+flavor_fuzz  := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 
+# Project flags first, the user's after them, so that a packager can override without dropping ours.
+Q    := $(if $(V),,@)
 warn := -Wall -Wextra -Wshadow -Wvla -Wdate-time
 cc = $(CC) -Iinclude -Isrc -MMD -MP -std=c11 -D_GNU_SOURCE $(warn) -fPIC -ffp-contract=off -fvisibility=hidden \
-     -ffile-prefix-map=$(CURDIR)=. -DLORA_LIBDIR='"$(libdir)"' -DLORA_VERSION_TEXT='"$(VERSION)"' $(CPPFLAGS) $(CFLAGS) $(flavor_$(FLAVOR))
+     -ffile-prefix-map=$(CURDIR)=. -DLORA_VERSION_TEXT='"$(VERSION)"' $(CPPFLAGS) $(CFLAGS) $(flavor_$(FLAVOR))
 ld = $(CC) $(CFLAGS) $(LDFLAGS) $(flavor_$(FLAVOR))
-libs := -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl -lpthread
+libs       := -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl -lpthread
+check_libs  = $(or $(shell $(PKG_CONFIG) --libs check 2>/dev/null),-lcheck -lsubunit -lrt)
+comma      := ,
+# Sub-makes use all cores when the user gave no -j.
+sub         = $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+step        = @mkdir -p $(@D)$(if $(V),,; echo "  $(1)	$@")
 
 SRC := $(sort $(filter-out src/cli/%,$(wildcard src/*/*.c)) $(wildcard src/backend/naive/*.c))
 OBJ := $(SRC:src/%.c=$(B)/%.o)
 CLI := $(patsubst src/%.c,$(B)/%.o,$(sort $(wildcard src/cli/*.c)))
-TST := $(patsubst tests/%.c,$(B)/tests/%,$(sort $(wildcard tests/test_*.c)))
+whole := $(if $(wildcard src/api/trainer*.c),,tests/test_torture.c tests/test_abi.c tests/test_faults.c)# until every public function is there
+TST := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(whole),$(sort $(wildcard tests/test_*.c))))
+# tests/test_x.c is linked with every tests/x/*.c, when there are any.
+parts = $(patsubst tests/%.c,$(B)/tests/%.o,$(sort $(wildcard tests/$(1)/*.c)))
+TSTOBJ := $(TST:=.o) $(foreach t,$(TST),$(call parts,$(patsubst test_%,%,$(notdir $(t)))))
+BENCH  := $(patsubst tests/%.c,$(B)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
 
-all: $(L)/liblora.a $(L)/liblora.so $(BIN)/lora plugins  ## libraries, plug-ins and the lora program
+all: $(L)/liblora.a $(L)/liblora.so $(if $(CLI),$(BIN)/lora) plugins  ## libraries, plug-ins and the lora program
 plugins:
-check: all $(TST:=.run)                                  ## build and run every test
 
+# ---- the library -------------------------------------------------------------------------------------------------
+$(OBJ) $(CLI) $(TSTOBJ): | build/deps.core
+build/deps.core: tests/deps.sh
+	@mkdir -p $(@D); CC="$(CC)" sh tests/deps.sh probe core && touch $@
 $(B)/%.o: src/%.c $(B)/flags
-	@mkdir -p $(@D)
-	$(cc) -c $< -o $@
-$(B)/flags: FORCE
+	$(call step,CC)
+	$(Q)$(cc) -c $< -o $@
+$(B)/flags: FORCE                                        # touched only when the flags change
 	@mkdir -p $(@D); echo '$(cc)' | cmp -s - $@ || echo '$(cc)' >$@
+$(B)/objects: FORCE                                      # ... when a source comes or goes
+	@mkdir -p $(@D); echo '$(OBJ) $(CLI)' | cmp -s - $@ || echo '$(OBJ) $(CLI)' >$@
+$(B)/libdir: FORCE                                       # ... when the plug-in directory changes
+	@mkdir -p $(@D); echo '$(libdir)' | cmp -s - $@ || echo '$(libdir)' >$@
+uses_libdir := $(patsubst src/%.c,$(B)/%.o,$(shell grep -ls LORA_LIBDIR $(SRC) /dev/null))
+$(uses_libdir): $(B)/libdir
+$(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 $(B)/backend/naive/%.o: CFLAGS += -O3
-$(L)/liblora.a: $(OBJ)
-	@mkdir -p $(@D)
-	rm -f $@ && $(AR) crsD $@ $^
-$(L)/liblora.so.$(VERSION): $(OBJ) src/lora.map
-	@mkdir -p $(@D)
-	$(ld) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=src/lora.map -Wl,--no-undefined-version \
+$(L)/liblora.a: $(OBJ) $(B)/objects
+	$(call step,AR)
+	$(Q)rm -f $@ && $(AR) crsD $@ $(OBJ)
+$(L)/liblora.so.$(VERSION): $(OBJ) $(B)/objects src/lora.map
+	$(call step,LD)
+	$(Q)$(ld) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=src/lora.map -Wl,--no-undefined-version \
 	  $(if $(filter release,$(FLAVOR)),-Wl$(comma)-z$(comma)defs) -o $@ $(OBJ) $(libs)
 $(L)/liblora.so: $(L)/liblora.so.$(VERSION)
-	ln -sf $(<F) $(L)/$(SONAME) && ln -sf $(SONAME) $@
-comma := ,
-$(BIN)/lora: $(CLI) $(L)/liblora.so
-	@mkdir -p $(@D)
-	$(ld) -o $@ $(CLI) -L$(L) -llora -Wl,-rpath,'$$ORIGIN/../../lib:$$ORIGIN/../lib' -ljansson -lz -lm
-$(B)/tests/%: tests/%.c $(L)/liblora.a
-	@mkdir -p $(@D)
-	$(cc) -Itests $< $(L)/liblora.a $(LDFLAGS) -lcheck -lsubunit -lrt $(libs) -o $@
-%.run: % ; $<
--include $(OBJ:.o=.d) $(CLI:.o=.d) $(TST:=.d)
-.PHONY: all plugins check FORCE
+	$(Q)ln -sf $(<F) $(L)/$(SONAME) && ln -sf $(SONAME) $@
+$(BIN)/lora: $(CLI) $(B)/objects $(L)/liblora.so
+	$(call step,LD)
+	$(Q)$(ld) -o $@ $(CLI) -L$(L) -llora -Wl,-rpath,'$$ORIGIN/../../lib:$$ORIGIN/../lib' -ljansson -lz -lm
+
+# ---- install -----------------------------------------------------------------------------------------------------
+D := $(DESTDIR)
+install: all                                             ## into $(prefix), honours DESTDIR, libdir, ...
+	$(INSTALL) -d $(D)$(bindir) $(D)$(libdir)/lora $(D)$(libdir)/pkgconfig $(D)$(includedir)/lora $(D)$(mandir)/man1 \
+	  $(D)$(datadir)/bash-completion/completions $(D)$(datadir)/zsh/site-functions
+	$(INSTALL) -m 644 include/lora/*.h $(D)$(includedir)/lora
+	$(INSTALL) -m 644 $(L)/liblora.a $(D)$(libdir)
+	$(INSTALL) -m 755 $(L)/liblora.so.$(VERSION) $(D)$(libdir)
+	ln -sf liblora.so.$(VERSION) $(D)$(libdir)/$(SONAME) && ln -sf $(SONAME) $(D)$(libdir)/liblora.so
+	for p in $(wildcard $(L)/lora/*.so); do $(INSTALL) -m 755 $$p $(D)$(libdir)/lora || exit 1; done
+	sed -e 's|@prefix@|$(prefix)|' -e 's|@exec_prefix@|$(exec_prefix:$(prefix)%=$${prefix}%)|' -e 's|@libdir@|$(libdir:$(prefix)%=$${prefix}%)|' \
+	  -e 's|@includedir@|$(includedir:$(prefix)%=$${prefix}%)|' -e 's|@VERSION@|$(VERSION)|' pkgconfig/lora.pc.in >$(D)$(libdir)/pkgconfig/lora.pc
+	$(if $(CLI),$(ld) -o $(D)$(bindir)/lora $(CLI) -L$(L) -llora $(if $(filter /usr/lib%,$(libdir)),,-Wl$(comma)-rpath$(comma)$(libdir)) -ljansson -lz -lm)
+	for f in $(wildcard docs/man/*.1); do $(INSTALL) -m 644 $$f $(D)$(mandir)/man1 || exit 1; done
+	$(if $(wildcard src/cli/completion/lora.bash),$(INSTALL) -m 644 src/cli/completion/lora.bash $(D)$(datadir)/bash-completion/completions/lora)
+	$(if $(wildcard src/cli/completion/_lora),$(INSTALL) -m 644 src/cli/completion/_lora $(D)$(datadir)/zsh/site-functions/_lora)
+uninstall:                                               ## take the installed files away again
+	rm -rf $(D)$(includedir)/lora $(D)$(libdir)/lora
+	rm -f $(D)$(libdir)/liblora.a $(D)$(libdir)/liblora.so $(D)$(libdir)/$(SONAME) $(D)$(libdir)/liblora.so.$(VERSION) \
+	  $(D)$(libdir)/pkgconfig/lora.pc $(D)$(bindir)/lora $(D)$(mandir)/man1/lora.1 \
+	  $(D)$(datadir)/bash-completion/completions/lora $(D)$(datadir)/zsh/site-functions/_lora
+clean:                                                   ## remove what was built
+	rm -rf build $(filter-out lib/README.md,$(wildcard lib/*))
+distclean: clean                                         ## remove also what the tests and Python left behind
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+help:                                                    ## this list
+	@echo "Targets:"; awk -F':.*##' '/^[a-z][a-z -]*:.*##/ { printf "  %-22s %s\n", $$1, $$2 }' Makefile $(wildcard tests/*/rules.mk src/*/*/rules.mk)
+	@echo "Variables: CC CFLAGS CPPFLAGS LDFLAGS prefix libdir DESTDIR FLAVOR=release|asan|ubsan|tsan|cov V=1"
+
+# ---- tests -------------------------------------------------------------------------------------------------------
+$(B)/tests/%.o: tests/%.c $(B)/flags
+	$(call step,CC)
+	$(Q)$(cc) -Itests -c $< -o $@
+.SECONDEXPANSION:
+$(TST): $(B)/tests/test_%: $(B)/tests/test_%.o $$(call parts,$$*) $(L)/liblora.a
+	$(call step,LD)
+	$(Q)$(ld) -o $@ $(filter %.o,$^) $(L)/liblora.a $(check_libs) $(libs)
+$(BENCH): %: %.o $(L)/liblora.a
+	$(call step,LD)
+	$(Q)$(ld) -o $@ $(filter %.o,$^) $(L)/liblora.a $(libs)
+programs: $(TST)
+run = CK_VERBOSITY=$(or $(CK_VERBOSITY),normal) sh tests/run.sh -j $(or $(JOBS),$(shell nproc)) -o $(B)/results
+gate = "$(1)=$(MAKE) --no-print-directory $(1)"
+fuzzed := $(if $(wildcard tests/fuzz/rules.mk),fuzz-regress)
+
+check:                                                   ## install what the tests need, build and run every test
+	@CC="$(CC)" sh tests/deps.sh install core check
+	@$(sub) all programs
+	+@$(run) $(TST) $(foreach g,$(fuzzed) headers lint abi docs-check size examples check-install,$(call gate,$(g)))
+check-quick: all programs                                ## the part that takes less than a minute
+	+@LORA_QUICK=1 $(run) $(TST) $(foreach g,headers lint,$(call gate,$(g)))
+check-programs: programs $(if $(fuzzed),all)             # the C tests alone, as the sanitizer flavours run them
+	+@$(run) $(TST) $(foreach g,$(fuzzed),$(call gate,$(g)))
+asan: ; @ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(sub) FLAVOR=asan check-programs  ## the C tests with AddressSanitizer
+ubsan: ; @UBSAN_OPTIONS=print_stacktrace=1 $(sub) FLAVOR=ubsan check-programs  ## ... with UndefinedBehaviorSanitizer
+tsan: ; @CK_FORK=no TSAN_OPTIONS=halt_on_error=1 $(sub) FLAVOR=tsan check-programs  ## ... with ThreadSanitizer
+valgrind: programs                                       ## ... under valgrind, the quick set
+	@sh tests/deps.sh tool valgrind
+	+@LORA_QUICK=1 CK_FORK=no CK_DEFAULT_TIMEOUT=0 RUN_UNDER="valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite" $(run) $(TST)
+coverage:                                                ## lines and branches covered, by folder
+	@$(sub) FLAVOR=cov check-programs || true
+	@$(PYTHON) tests/lint/coverage.py build/cov
+torture: programs                                        ## every allocation of every public call fails once
+	@LORA_TORTURE=all CK_DEFAULT_TIMEOUT=0 $(B)/tests/test_torture
+headers:                                                 ## every public header alone, as C99 and C++11
+	@CC="$(CC)" CXX="$(CXX)" sh tests/headers/headers.sh
+lint:                                                    ## layers, docstrings, banned functions, lengths, names
+	@$(PYTHON) tests/lint/lint.py
+format:                                                  ## clang-format over all C sources, in place
+	@sh tests/deps.sh tool clang-format
+	clang-format -i $(SRC) $(wildcard src/cli/*.c src/*/*.h src/*/*/*.h tests/*.c tests/*.h tests/*/*.c examples/*.c include/lora/*.h)
+abi: all                                                 ## exported names, constants, offsets, old headers (UPDATE=1 to record)
+	@CC="$(CC)" $(PYTHON) tests/abi/abi.py $(L) $(B)/abi $(if $(UPDATE),--update)
+size: all                                                ## size of the stripped library, and what it pulls in
+	@sh tests/size.sh $(L)/liblora.so.$(VERSION) $(B)
+check-install: all                                       ## install into a scratch root and build the examples from there
+	@CC="$(CC)" CXX="$(CXX)" MAKE="$(MAKE)" sh tests/check_install.sh $(B)/install
+examples: all                                            ## build and run every example
+	@CC="$(CC)" CXX="$(CXX)" PYTHON="$(PYTHON)" sh tests/examples.sh $(L) $(B)/examples
+demo:                                                    ## install what is missing, build, train, merge, unmerge, draw
+	@CC="$(CC)" sh tests/deps.sh install core
+	@$(sub) all
+	@CC="$(CC)" sh examples/demo/demo.sh $(L) $(BIN) build/demo
+docs:                                                    ## the reference, extracted from the headers, to build/docs
+	@mkdir -p build/docs; $(PYTHON) docs/reference.py >build/docs/reference.md && echo build/docs/reference.md
+docs-check: docs
+	@$(PYTHON) tests/lint/docs.py
+bench: all $(BENCH)                                      ## timings as CSV, with machine, commit and seed
+	@for b in $(BENCH); do $$b || exit 1; done
+dist:                                                    ## source tarball of HEAD
+	@mkdir -p build; git archive --format=tar --prefix=liblora-$(VERSION)/ HEAD | gzip -n >build/liblora-$(VERSION).tar.gz; echo build/liblora-$(VERSION).tar.gz
+repro:                                                   ## build twice in two folders and compare, byte for byte
+	@CC="$(CC)" MAKE="$(MAKE)" sh tests/repro.sh
+
+-include $(wildcard tests/fuzz/rules.mk src/backend/*/rules.mk)
+-include $(OBJ:.o=.d) $(CLI:.o=.d) $(TSTOBJ:.o=.d) $(BENCH:=.d)
+.PHONY: all plugins install uninstall clean distclean help programs check check-quick check-programs check-install asan ubsan tsan \
+        valgrind coverage fuzz fuzz-regress torture headers lint format abi size examples demo docs docs-check bench dist repro FORCE
+.SECONDARY:
 .DELETE_ON_ERROR:

@@ -1,0 +1,187 @@
+/* LoRA: y += s (xd A^T) B^T, s = lora_alpha / r (or lora_alpha / sqrt(r) with use_rslora), xd = dropout(x).
+ * A[r,in] starts uniform in +-1/sqrt(in), B[out,r] zero: a fresh adapter changes nothing.
+ * Backward (methods as in any LoRA code): z = s dy B; dB += s dy^T t; dA += z^T xd; dx += (z A) * mask, with t = xd A^T.
+ * Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; rsLoRA: Kalajdzievski 2023, arXiv:2312.03732; names and inits: PEFT's LoraConfig. */
+#include <math.h>
+#include <string.h>
+
+#include "adapter/adapter.h"
+
+enum { A = 0, B = 1 };
+
+static const lora__param params[] = {
+	{ "r", LORA__INT, "8", 1, 65536, NULL, "rank" },
+	{ "lora_alpha", LORA__FLOAT, "8", 0, 0, NULL, "scale is lora_alpha / r; may be negative or 0" },
+	{ "use_rslora", LORA__BOOL, "false", 0, 0, NULL, "scale is lora_alpha / sqrt(r)" },
+	{ "lora_dropout", LORA__FLOAT, "0.0", 0, 0.999999, NULL, "dropout of the adapter's input while training" },
+	{ "target_modules", LORA__NAMES, NULL, 0, 0, NULL, "names, a regular expression, or \"all-linear\"; null = PEFT's default of the architecture" },
+	{ "exclude_modules", LORA__NAMES, NULL, 0, 0, NULL, "names or a regular expression to leave out" },
+	{ "rank_pattern", LORA__INT_MAP, NULL, 0, 0, NULL, "rank by module name or pattern" },
+	{ "alpha_pattern", LORA__FLOAT_MAP, NULL, 0, 0, NULL, "lora_alpha by module name or pattern" },
+	{ "layers_to_transform", LORA__INTS, NULL, 0, 0, NULL, "only these layers" },
+	{ "layers_pattern", LORA__NAMES, NULL, 0, 0, NULL, "name in front of the layer number" },
+	{ "init_lora_weights", LORA__BOOL_STRING, "true", 0, 0, NULL, "true: A uniform, B zero; \"gaussian\": A normal / r, B zero; false: both uniform" },
+	{ "fan_in_fan_out", LORA__BOOL, "false", 0, 0, NULL, "carried: a site knows itself how it is stored" },
+	{ "bias", LORA__STRING, "none", 0, 0, NULL, "only \"none\"" },
+	{ "modules_to_save", LORA__ANY, NULL, 0, 0, NULL, "not supported yet: must be null" },
+	{ "use_dora", LORA__BOOL, "false", 0, 0, NULL, "not supported yet: must be false" },
+	{ "lora_bias", LORA__BOOL, "false", 0, 0, NULL, "not supported yet: must be false" },
+	{ "task_type", LORA__STRING, NULL, 0, 0, NULL, "carried" },
+	{ "base_model_name_or_path", LORA__STRING, NULL, 0, 0, NULL, "carried" },
+	{ "revision", LORA__STRING, NULL, 0, 0, NULL, "carried" },
+	{ "inference_mode", LORA__BOOL, "true", 0, 0, NULL, "carried" },
+	{ "peft_version", LORA__STRING, NULL, 0, 0, NULL, "carried" },
+	{ "name", LORA__STRING, "default", 0, 0, NULL, "name of the adapter" },
+	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh parameters" },
+	{ NULL }
+};
+
+static const lora__role roles[] = {
+	{ "lora_A.weight", 2, { LORA__DIM_RANK, LORA__DIM_IN } },
+	{ "lora_B.weight", 2, { LORA__DIM_OUT, LORA__DIM_RANK } },
+	{ NULL }
+};
+
+static lora_status refuse(lora_context *ctx, const lora_settings *s)
+{
+	static const struct { const char *key; const char *ok; } plain[] = { { "use_dora", "false" }, { "lora_bias", "false" }, { "use_qalora", "false" },
+		{ "ensure_weight_tying", "false" }, { "modules_to_save", "null" }, { "trainable_token_indices", "null" }, { "layer_replication", "null" },
+		{ "target_parameters", "null" }, { "alora_invocation_tokens", "null" }, { "arrow_config", "null" }, { "use_bdlora", "null" },
+		{ "velora_config", "null" }, { "monteclora_config", "null" }, { "kasa_config", "null" } };
+	for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+		const json_t *v = lora__get_json(s, plain[i].key);
+		if (!v || json_is_false(v) || (json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v))) continue;
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", plain[i].key, -1, "%s is set; this library supports only %s here", plain[i].key, plain[i].ok);
+	}
+	const json_t *bias = lora__get_json(s, "bias"), *init = lora__get_json(s, "init_lora_weights");
+	if (bias && (!json_is_string(bias) || strcmp(json_string_value(bias), "none")))
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", "bias", -1, "bias is not \"none\"; trained biases are not supported");
+	if (json_is_string(init) && strcmp(json_string_value(init), "gaussian"))
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", "init_lora_weights", -1, "init_lora_weights \"%s\" is not supported (true, false, \"gaussian\")",
+			lora__quote(json_string_value(init)).text);
+	return LORA_OK;
+}
+
+static lora_status configure(lora_context *ctx, const lora_settings *s, lora__part *p)
+{
+	const json_t *v;
+	const char *site = p->slot.site->name;
+	double alpha = lora__get_float(s, params, "lora_alpha");
+	p->rank = lora__get_int(s, params, "r");
+	lora_status st = lora__pattern_value(ctx, lora__get_json(s, "rank_pattern"), site, &v);
+	if (st == LORA_OK && v) p->rank = (int64_t)json_number_value(v);
+	if (st == LORA_OK) st = lora__pattern_value(ctx, lora__get_json(s, "alpha_pattern"), site, &v);
+	if (st == LORA_OK && v) alpha = json_number_value(v);
+	if (st) return st;
+	if (p->rank < 1 || p->rank > 65536)
+		return lora__fail_at(ctx, LORA_E_ARGUMENT, "adapter", site, -1, "rank %lld at %s, must be 1 to 65536", (long long)p->rank, site);
+	p->scaling = lora__get_bool(s, params, "use_rslora") ? alpha / sqrt((double)p->rank) : alpha / (double)p->rank;
+	p->dropout = lora__get_float(s, params, "lora_dropout");
+	if (!isfinite(p->scaling)) return lora__fail_at(ctx, LORA_E_NUMERIC, "adapter", site, -1, "lora_alpha / r is not finite at %s", site);
+	return LORA_OK;
+}
+
+static void fill_uniform(lora__rng *r, float *w, int64_t n, double bound)
+{
+	for (int64_t i = 0; i < n; i++) w[i] = (float)((2.0 * lora__rng_uniform(r) - 1.0) * bound);
+}
+
+static lora_status init(lora_context *ctx, const lora_settings *s, lora__part *p, lora__rng *r)
+{
+	(void)ctx;
+	const json_t *how = lora__get_json(s, "init_lora_weights");
+	int64_t in = p->slot.site->in, out = p->slot.site->out;
+	if (json_is_string(how)) {
+		for (int64_t i = 0; i < p->rank * in; i++) p->param[A][i] = (float)(lora__rng_normal(r) / (double)p->rank);
+		return LORA_OK;
+	}
+	fill_uniform(r, p->param[A], p->rank * in, 1.0 / sqrt((double)in)); /* kaiming_uniform(a = sqrt(5)), as torch's Linear */
+	if (json_is_false(how)) fill_uniform(r, p->param[B], out * p->rank, 1.0 / sqrt((double)p->rank));
+	return LORA_OK;
+}
+
+static lora__part *part(const lora__slot *s) { return (lora__part *)(uintptr_t)s; }
+static double scale(const lora__slot *s) { return part(s)->scaling * s->attach_scale; }
+static int drops(const lora__slot *s, const lora__site_call *c) { return c->train && part(s)->dropout > 0 && s->trainable; }
+
+static size_t saved_bytes(const lora__slot *s, lora_dtype real, int64_t n) { return lora__dtype_size(real) * (size_t)(n * part(s)->rank); }
+
+/* z[n,r], t[n,r] when it was not saved, xd[n,in] and one more [n,in] with dropout */
+static size_t scratch_bytes(const lora__slot *s, lora_dtype real, int64_t n)
+{
+	size_t each = lora__dtype_size(real), wide = part(s)->dropout > 0 ? (size_t)(n * s->site->in) : 0;
+	return each * (2 * (size_t)(n * part(s)->rank) + wide);
+}
+
+static lora_view view_a(const lora__slot *s) { return lora__view2(part(s)->param[A], LORA_F32, part(s)->rank, s->site->in, s->site->in); }
+static lora_view view_b(const lora__slot *s) { return lora__view2(part(s)->param[B], LORA_F32, s->site->out, part(s)->rank, part(s)->rank); }
+
+/* out = beta * out + dropout(x): the mask depends on step key, site and row number only. */
+static lora_status dropout(const lora__slot *s, const lora__site_call *c, lora_view x, lora_view out, double beta)
+{
+	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_DROPOUT, .n_views = 2 };
+	call.v[0] = out, call.v[1] = x;
+	call.i[0] = (int64_t)lora__rng_key(c->key, LORA__RNG_DROPOUT, (uint64_t)s->site->index);
+	call.i[1] = c->first_row;
+	call.f[0] = part(s)->dropout, call.f[1] = beta;
+	return lora__run(c->ctx, &call);
+}
+
+typedef struct pieces { lora_view t, z, xd; } pieces;
+
+static pieces cut(const lora__slot *s, const lora__site_call *c)
+{
+	int64_t r = part(s)->rank, in = s->site->in;
+	char *at = c->scratch;
+	size_t narrow = lora__dtype_size(c->real) * (size_t)(c->n * r);
+	pieces p;
+	p.z = lora__view2(at, c->real, c->n, r, r);
+	p.t = lora__view2(c->saved ? c->saved : at + narrow, c->real, c->n, r, r);
+	p.xd = drops(s, c) ? lora__view2(at + 2 * narrow, c->real, c->n, in, in) : c->x;
+	return p;
+}
+
+static lora_status shrink(const lora__slot *s, const lora__site_call *c, const pieces *p)
+{
+	lora_status st = drops(s, c) ? dropout(s, c, c->x, p->xd, 0.0) : LORA_OK;
+	return st ? st : lora__gemm(c->ctx, 1.0, p->xd, lora__view_t(view_a(s)), 0.0, p->t);
+}
+
+static lora_status forward(lora__slot *s, const lora__site_call *c)
+{
+	pieces p = cut(s, c);
+	lora_status st = shrink(s, c, &p);
+	return st ? st : lora__gemm(c->ctx, scale(s), p.t, lora__view_t(view_b(s)), 1.0, c->y);
+}
+
+static lora_status backward(lora__slot *s, const lora__site_call *c)
+{
+	pieces p = cut(s, c);
+	int64_t r = part(s)->rank, in = s->site->in, out = s->site->out;
+	lora_status st = lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p.z);
+	if (st == LORA_OK && s->trainable) {
+		lora_view da = lora__view2(part(s)->grad[A], c->real, r, in, in), db = lora__view2(part(s)->grad[B], c->real, out, r, r);
+		if (!c->saved) st = shrink(s, c, &p);
+		else if (drops(s, c)) st = dropout(s, c, c->x, p.xd, 0.0);
+		if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p.t, 1.0, db);
+		if (st == LORA_OK) st = lora__gemm(c->ctx, 1.0, lora__view_t(p.z), p.xd, 1.0, da);
+	}
+	if (st || !c->dx.data) return st;
+	if (!drops(s, c)) return lora__gemm(c->ctx, 1.0, p.z, view_a(s), 1.0, c->dx);
+	st = lora__gemm(c->ctx, 1.0, p.z, view_a(s), 0.0, p.xd);
+	return st ? st : dropout(s, c, p.xd, c->dx, 1.0);
+}
+
+/* D[first..first+n, in] += scale * scaling * B A, summed in F32 */
+static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, int64_t first, int64_t n, float *d)
+{
+	int64_t r = part(s)->rank, in = s->site->in;
+	lora_view b = lora__view2(part(s)->param[B] + first * r, LORA_F32, n, r, r);
+	return lora__gemm(ctx, factor * part(s)->scaling, b, view_a(s), 1.0, lora__view2(d, LORA_F32, n, in, in));
+}
+
+static const lora__slot_ops ops = { saved_bytes, scratch_bytes, forward, backward, delta };
+
+const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
+	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops,
+	.configure = configure, .init = init, .refuse = refuse };

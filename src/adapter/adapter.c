@@ -100,6 +100,11 @@ void lora__adapter_release(lora_adapter *a)
 {
 	if (atomic_fetch_sub(&a->refs, 1) != 1) return;
 	lora_context *ctx = a->ctx;
+	if (a->merged && a->unmerge(a)) {
+		lora__adapter_retain(a); /* its delta is in the weights: its parameters must stay */
+		return;
+	}
+	if (a->attached) lora__adapter_detach(a);
 	for (size_t i = 0; i < a->n_tensors; i++) lora__free(ctx, a->tensors[i].name);
 	lora__free(ctx, a->tensors);
 	lora__free(ctx, a->parts);
@@ -117,4 +122,31 @@ int64_t lora__adapter_part_of(const lora_adapter *a, const lora__site *site)
 	for (size_t i = 0; i < a->n_parts; i++)
 		if (a->parts[i].slot.site == site) return (int64_t)i;
 	return -1;
+}
+
+void lora__adapter_set_scale(lora_adapter *a, double scale)
+{
+	a->scale = scale;
+	for (size_t i = 0; i < a->n_parts; i++) a->parts[i].slot.attach_scale = scale;
+}
+
+lora_status lora__adapter_attach(lora_adapter *a, double scale)
+{
+	size_t n = 0;
+	lora_status st = LORA_OK;
+	for (; n < a->n_parts && st == LORA_OK; n++) st = lora__site_attach(a->sites, a->parts[n].slot.site, &a->parts[n].slot);
+	if (st) {
+		for (size_t i = 0; i < n; i++) lora__site_detach(a->sites, a->parts[i].slot.site, &a->parts[i].slot);
+		return st;
+	}
+	lora__adapter_set_scale(a, scale);
+	a->attached = 1;
+	return LORA_OK;
+}
+
+void lora__adapter_detach(lora_adapter *a)
+{
+	for (size_t i = 0; i < a->n_parts; i++) lora__site_detach(a->sites, a->parts[i].slot.site, &a->parts[i].slot);
+	lora__adapter_set_scale(a, 1.0);
+	a->attached = 0;
 }

@@ -3,7 +3,7 @@
 #define LORA_ADAPTER_ADAPTER_H
 
 #include "base/rng.h"
-#include "format/safetensors.h"
+#include "format/peft.h"
 #include "lora/adapter.h"
 #include "site/site.h"
 
@@ -38,8 +38,9 @@ typedef struct lora__kind {
 	lora_status (*configure)(lora_context *ctx, const lora_settings *s, lora__part *p);
 	/* Fresh parameters from the site's own stream. */
 	lora_status (*init)(lora_context *ctx, const lora_settings *s, lora__part *p, lora__rng *r);
-	/* Settings that PEFT has and this library does not do yet, when set to something: LORA_E_UNSUPPORTED naming the key. */
-	lora_status (*refuse)(lora_context *ctx, const lora_settings *s);
+	/* Settings that PEFT has and this library does not do yet, when set to something: LORA_E_UNSUPPORTED naming the key.
+	 * opening: the adapter comes from a file, so how it was initialised matters only where it changed the base. */
+	lora_status (*refuse)(lora_context *ctx, const lora_settings *s, int opening);
 } lora__kind;
 
 #define LORA__KIND(name) extern const lora__kind lora__kind_##name;
@@ -70,8 +71,7 @@ struct lora_adapter {
 	size_t            n_params;
 	int               attached, merged, trainable;
 	double            scale;       /* of the attachment */
-	double            merge_scale; /* of the merge: opts->scale times the attached scale (1 when not attached) */
-	uint64_t          merge_key;   /* digest of parameters and scale while merged: orders the sum */
+	lora_status (*unmerge)(lora_adapter *a); /* set by the merge layer while merged: the last release calls it */
 };
 
 /* Sites that target_modules, exclude_modules, layers_to_transform and layers_pattern choose, as PEFT does. chosen[n sites] is filled with
@@ -86,11 +86,16 @@ lora_status lora__regex_match(lora_context *ctx, const char *pattern, const char
 lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_settings *settings, const char *name, const char *chosen,
                               lora_adapter **out);
 void        lora__adapter_retain(lora_adapter *a);
+/* The last release unmerges and detaches first. When even unmerging has no memory, the adapter stays alive with its model. */
 void        lora__adapter_release(lora_adapter *a);
+/* Put on the chain of every site, or none; and off again. */
+lora_status lora__adapter_attach(lora_adapter *a, double scale);
+void        lora__adapter_detach(lora_adapter *a);
+void        lora__adapter_set_scale(lora_adapter *a, double scale);
 int64_t     lora__adapter_part_of(const lora_adapter *a, const lora__site *site); /* -1 = none */
 
 /* Opening a PEFT directory or its two files in memory, and saving one (load.c, save.c). */
-lora_status lora__adapter_load(lora__sites *sites, const char *config, size_t config_bytes, const lora__tensors *tensors, const lora_settings *options,
+lora_status lora__adapter_load(lora__sites *sites, const lora__peft_config *config, const lora__tensors *tensors, const lora_settings *options,
                                lora_adapter **out);
 lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_settings *options);
 extern const lora__member lora__adapter_open_member, lora__adapter_save_member;

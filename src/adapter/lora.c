@@ -42,7 +42,7 @@ static const lora__role roles[] = {
 	{ NULL }
 };
 
-static lora_status refuse(lora_context *ctx, const lora_settings *s)
+static lora_status refuse(lora_context *ctx, const lora_settings *s, int opening)
 {
 	static const struct { const char *key; const char *ok; } plain[] = { { "use_dora", "false" }, { "lora_bias", "false" }, { "use_qalora", "false" },
 		{ "ensure_weight_tying", "false" }, { "modules_to_save", "null" }, { "trainable_token_indices", "null" }, { "layer_replication", "null" },
@@ -56,7 +56,11 @@ static lora_status refuse(lora_context *ctx, const lora_settings *s)
 	const json_t *bias = lora__get_json(s, "bias"), *init = lora__get_json(s, "init_lora_weights");
 	if (bias && (!json_is_string(bias) || strcmp(json_string_value(bias), "none")))
 		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", "bias", -1, "bias is not \"none\"; trained biases are not supported");
-	if (json_is_string(init) && strcmp(json_string_value(init), "gaussian"))
+	/* inits that leave the base alone do not matter once the parameters are in a file; the others need their changed base */
+	static const char *const harmless[] = { "gaussian", "eva", "orthogonal", "mica" };
+	int known = 0;
+	for (int i = 0; i < (opening ? 4 : 1); i++) known |= json_is_string(init) && strcmp(json_string_value(init), harmless[i]) == 0;
+	if (json_is_string(init) && !known)
 		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", "init_lora_weights", -1, "init_lora_weights \"%s\" is not supported (true, false, \"gaussian\")",
 			lora__quote(json_string_value(init)).text);
 	return LORA_OK;

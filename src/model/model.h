@@ -49,8 +49,6 @@ struct lora_model {
 	size_t            arena_bytes;
 	struct lora__batchmem *batch; /* row tables of the last batch, reused */
 	uint64_t          digest;     /* of the base weights; 0 = not yet computed */
-	lora_adapter    **attached;   /* in order of attachment */
-	size_t            n_attached, cap_attached;
 };
 
 /* While an architecture lists its ops. The first failure sticks and later calls do nothing, so architecture files need no checks. */

@@ -32,7 +32,6 @@ static void destroy(lora__sites *s)
 	lora__sites_free(s);
 	if (m->has_file) lora__tensors_close(&m->file);
 	json_decref(m->config);
-	lora__free(ctx, m->attached);
 	lora__free(ctx, m->path);
 	lora__free(ctx, m->dir);
 	lora__free(ctx, m);

@@ -1,0 +1,140 @@
+/* Exported functions of model.h that are not opening and building (model/open.c) or saving (api/model_save.c). */
+#include <string.h>
+
+#include "model/model.h"
+
+lora_status lora_model_create(lora_context *ctx, lora_model **out)
+{
+	if (out) *out = NULL;
+	if (!ctx || !out) return lora__fail(ctx, LORA_E_ARGUMENT, "model", "lora_model_create: %s is NULL", ctx ? "out" : "ctx");
+	return lora__model_new(ctx, out);
+}
+
+lora_status lora_model_add_site(lora_model *m, const lora_site_info *desc, int64_t *index)
+{
+	lora__site *s;
+	if (!m) return LORA_E_ARGUMENT;
+	if (!desc || desc->struct_size < offsetof(lora_site_info, merged))
+		return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_add_site: desc is NULL or its struct_size is not set");
+	if (m->arch) return lora__fail(m->s.ctx, LORA_E_STATE, "model", "this model has a graph of its own; sites cannot be added");
+	if (desc->flags & ~(uint32_t)(LORA_SITE_READONLY | LORA_SITE_TRANSPOSED))
+		return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_add_site: unknown flags");
+	if (desc->dtype != LORA_F32 && desc->dtype != LORA_F16 && desc->dtype != LORA_BF16)
+		return lora__fail(m->s.ctx, LORA_E_DTYPE, "model", "a site's weight must be F32, F16 or BF16");
+	lora_site_info d = *desc;
+	d.flags |= LORA_SITE_HOST;
+	lora_status st = lora__sites_add(&m->s, &d, &s);
+	if (st == LORA_OK && index) *index = s->index;
+	return st;
+}
+
+lora_status lora_model_get_info(const lora_model *m, lora_model_info *out)
+{
+	if (!m) return LORA_E_ARGUMENT;
+	if (!out || out->struct_size < 8) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_get_info: out is NULL or its struct_size is not set");
+	lora_model_info i = { .dtype = m->dtype, .compute_dtype = m->s.real, .n_layers = (int32_t)m->layers, .architecture = m->arch ? m->arch->m.name : "",
+		.format = m->has_file ? "safetensors" : m->arch ? "built" : "host", .path = m->path ? m->path : "", .n_parameters = m->n_parameters,
+		.vocab_size = m->vocab, .hidden_size = m->hidden, .max_positions = m->max_positions, .n_sites = (int64_t)m->s.n, .eos_token_id = m->eos,
+		.bos_token_id = m->bos, .pad_token_id = m->pad };
+	uint32_t size = out->struct_size;
+	memcpy(out, &i, size < sizeof i ? size : sizeof i);
+	out->struct_size = size;
+	return LORA_OK;
+}
+
+int64_t lora_model_site_count(const lora_model *m) { return m ? (int64_t)m->s.n : 0; }
+
+static int32_t merged_count(const lora__site *s)
+{
+	int32_t n = 0;
+	for (size_t i = 0; i < s->n_chain; i++) n += s->chain[i]->merged;
+	return n;
+}
+
+lora_status lora_model_site_info(const lora_model *m, int64_t index, lora_site_info *out)
+{
+	if (!m) return LORA_E_ARGUMENT;
+	if (!out || out->struct_size < 8) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_site_info: out is NULL or its struct_size is not set");
+	if (index < 0 || index >= (int64_t)m->s.n)
+		return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "site %lld, the model has %lld", (long long)index, (long long)m->s.n);
+	const lora__site *s = m->s.list[index];
+	lora_site_info i = { .dtype = s->dtype, .name = s->name, .out = s->out, .in = s->in, .data = s->data, .flags = s->flags, .layer = s->layer,
+		.merged = s->merged ? merged_count(s) : 0, .attached = (int32_t)s->n_chain };
+	uint32_t size = out->struct_size;
+	memcpy(out, &i, size < sizeof i ? size : sizeof i);
+	out->struct_size = size;
+	return LORA_OK;
+}
+
+lora_status lora_model_find_site(const lora_model *m, const char *name, int64_t *index)
+{
+	if (!m) return LORA_E_ARGUMENT;
+	if (!name || !index) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_find_site: %s is NULL", name ? "index" : "name");
+	lora__site *s = lora__sites_find(&m->s, name);
+	if (!s) return lora__fail_at(m->s.ctx, LORA_E_NOTFOUND, "model", name, -1, "there is no site %s", lora__quote(name).text);
+	*index = s->index;
+	return LORA_OK;
+}
+
+static lora_status check_logits(const lora_model *m, const lora_batch *batch, const float *logits, size_t bytes)
+{
+	int64_t n;
+	if (!logits) return LORA_OK;
+	if (!batch || batch->n_sequences < 0 || batch->length < 0 || !lora__mul_i64(batch->n_sequences, batch->length, &n) ||
+		!lora__mul_i64(n, m->vocab * (int64_t)sizeof(float), &n))
+		return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "batch is NULL or has impossible sizes");
+	if (bytes < (uint64_t)n) return lora__fail(m->s.ctx, LORA_E_SHAPE, "model", "logits has %zu bytes, %lld needed", bytes, (long long)n);
+	return LORA_OK;
+}
+
+static lora_status need_graph(const lora_model *m)
+{
+	return m->arch ? LORA_OK : lora__fail(m->s.ctx, LORA_E_STATE, "model", "this model has host-owned sites and no graph; use lora_linear_forward()");
+}
+
+lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *logits, size_t bytes)
+{
+	if (!m) return LORA_E_ARGUMENT;
+	if (!logits) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_forward: logits is NULL");
+	lora_status st = need_graph(m);
+	if (st == LORA_OK) st = check_logits(m, batch, logits, bytes);
+	if (st) return st;
+	lora_batch b = *batch;
+	b.labels = NULL;
+	lora__pass p = { .batch = &b, .logits = logits };
+	return lora__model_pass(m, &p);
+}
+
+static lora_status with_loss(lora_model *m, const lora_batch *batch, float *logits, size_t bytes, int backward, double *loss, int64_t *tokens)
+{
+	if (!m) return LORA_E_ARGUMENT;
+	if (!batch || !loss) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "%s is NULL", batch ? "loss" : "batch");
+	if (batch->struct_size >= offsetof(lora_batch, labels) + sizeof batch->labels && !batch->labels)
+		return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "the batch has no labels");
+	lora_status st = need_graph(m);
+	if (st == LORA_OK) st = check_logits(m, batch, logits, bytes);
+	for (size_t i = 0; backward && i < m->s.n && st == LORA_OK; i++)
+		if (m->s.list[i]->merged)
+			st = lora__fail_at(m->s.ctx, LORA_E_STATE, "model", m->s.list[i]->name, -1, "an adapter is merged into %s; unmerge before a backward pass", m->s.list[i]->name);
+	if (st) return st;
+	lora__pass p = { .batch = batch, .logits = logits, .backward = backward, .grad_scale = 1.0, .mean = 1 };
+	if ((st = lora__model_pass(m, &p))) return st;
+	*loss = p.n_labels ? p.loss_sum / (double)p.n_labels : 0.0;
+	if (tokens) *tokens = p.n_labels;
+	return LORA_OK;
+}
+
+lora_status lora_model_loss(lora_model *m, const lora_batch *batch, double *loss, int64_t *tokens)
+{
+	return with_loss(m, batch, NULL, 0, 0, loss, tokens);
+}
+
+lora_status lora_model_backward(lora_model *m, const lora_batch *batch, float *logits, size_t bytes, double *loss, int64_t *tokens)
+{
+	return with_loss(m, batch, logits, bytes, 1, loss, tokens);
+}
+
+void lora_model_destroy(lora_model *m)
+{
+	if (m) lora__sites_release(&m->s);
+}

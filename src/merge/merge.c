@@ -1,0 +1,277 @@
+/* Merge and unmerge, all sites or none.
+ *
+ * W' = round(W + sum_k s_k D_k), summed in F32 over the merged set in an order that depends on the adapters' contents only (a digest of
+ * parameters and scale), so history has no part in the result. Each change computes every site's new form first (phase 1, can fail, nothing
+ * visible) and then switches all sites (phase 2, cannot fail).
+ *
+ * Host weights: phase 1 makes the XOR of base and new bytes, deflated by zlib, and a hash of the new bytes; phase 2 inflates the old and new
+ * records and applies both XORs. The hash tells at the next change whether the host has written to the weight in between. */
+#include "merge/merge.h"
+
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <zlib.h>
+
+enum { TILE_BYTES = 1 << 20, MAX_MERGED = 1024 };
+
+/* What a site keeps while adapters are merged into it. */
+typedef struct lora__merged {
+	const lora__part **set;    /* merged parts, sorted by key */
+	double            *scale;
+	uint64_t          *key;
+	size_t             n;
+	char              *own;    /* library's weights: the merged bytes; NULL for host weights */
+	char              *record; /* host's weights: deflated XOR of base and merged bytes */
+	size_t             record_bytes;
+	uint64_t           hash;   /* of the merged bytes (host's weights) */
+} lora__merged;
+
+/* A change of one site, made in phase 1. next = NULL: back to the base. */
+typedef struct change { lora__site *site; struct lora__merged *next; z_stream undo, redo; int has_undo, has_redo; } change;
+
+static void *z_take(void *ctx, uInt n, uInt each) { return lora__calloc(ctx, n, each); }
+static void z_give(void *ctx, void *p) { lora__free(ctx, p); }
+
+static void free_merged(lora_context *ctx, struct lora__merged *m)
+{
+	if (!m) return;
+	lora__free(ctx, m->set);
+	lora__free(ctx, m->scale);
+	lora__free(ctx, m->key);
+	lora__free(ctx, m->own);
+	lora__free(ctx, m->record);
+	lora__free(ctx, m);
+}
+
+static int by_host(const lora__site *s) { return (s->flags & LORA_SITE_HOST) != 0; }
+
+/* Digest of what a part adds: equal digests add equal deltas, so the order between them does not matter. */
+static uint64_t part_key(const lora_adapter *a, const lora__part *p, double scale)
+{
+	uint64_t h = lora__hash64(&scale, sizeof scale, 1);
+	h = lora__hash64(&p->scaling, sizeof p->scaling, h);
+	for (size_t i = 0; i < a->n_tensors; i++)
+		if (&a->parts[a->tensors[i].part] == p) h = lora__hash64(a->params + a->tensors[i].offset, a->tensors[i].n * sizeof(float), h);
+	return h;
+}
+
+/* The set of old with (part, scale) added or part taken away. */
+static lora_status make_set(lora_context *ctx, const struct lora__merged *old, const lora_adapter *a, const lora__part *part, int add, double scale,
+                            struct lora__merged **out)
+{
+	size_t n_old = old ? old->n : 0, n = 0;
+	if (!add && n_old <= 1) return *out = NULL, LORA_OK;
+	struct lora__merged *m = lora__zalloc(ctx, sizeof *m);
+	if (!m || !(m->set = lora__calloc(ctx, n_old + 1, sizeof *m->set)) || !(m->scale = lora__calloc(ctx, n_old + 1, sizeof *m->scale)) ||
+		!(m->key = lora__calloc(ctx, n_old + 1, sizeof *m->key))) {
+		free_merged(ctx, m);
+		return LORA_E_MEMORY;
+	}
+	for (size_t i = 0; i < n_old; i++) {
+		if (!add && old->set[i] == part) continue;
+		m->set[n] = old->set[i], m->scale[n] = old->scale[i], m->key[n] = old->key[i], n++;
+	}
+	if (add) {
+		uint64_t key = part_key(a, part, scale);
+		size_t at = n++;
+		for (; at > 0 && m->key[at - 1] > key; at--) m->set[at] = m->set[at - 1], m->scale[at] = m->scale[at - 1], m->key[at] = m->key[at - 1];
+		m->set[at] = part, m->scale[at] = scale, m->key[at] = key;
+	}
+	m->n = n;
+	*out = m;
+	return LORA_OK;
+}
+
+/* Rows of a weight that fit a tile. Transposed storage is handled in whole: the delta is formed [out,in] and written through strides. */
+static int64_t tile_rows(const lora__site *s)
+{
+	int64_t rows = TILE_BYTES / (4 * s->in);
+	return rows < 1 ? 1 : rows > s->out ? s->out : rows;
+}
+
+/* sum[n,in] = base rows + deltas; written to out rows in the site's type. stored: pointers to row 0 of base and out, as stored. */
+static lora_status merge_tile(lora_context *ctx, const lora__site *s, const struct lora__merged *m, int64_t first, int64_t n, const char *base,
+                              char *out, float *sum)
+{
+	size_t each = lora__dtype_size(s->dtype);
+	int turned = (s->flags & LORA_SITE_TRANSPOSED) != 0;
+	int64_t row = turned ? 1 : s->in, col = turned ? s->out : 1;
+	lora_view tile = lora__view2(sum, LORA_F32, n, s->in, s->in), w = tile;
+	w.dtype = s->dtype, w.stride[0] = row, w.stride[1] = col;
+	w.data = (char *)(uintptr_t)base + (size_t)(first * row) * each;
+	lora_status st = lora__copy(ctx, tile, w);
+	for (size_t k = 0; k < m->n && st == LORA_OK; k++) {
+		const lora__slot *slot = &m->set[k]->slot;
+		st = slot->ops->delta(slot, ctx, m->scale[k], first, n, sum);
+	}
+	if (st) return st;
+	w.data = out + (size_t)(first * row) * each;
+	return lora__copy(ctx, w, tile);
+}
+
+/* Not finite after the merge where the base was: out of the type's range, or a bad adapter. */
+static lora_status check_finite(lora_context *ctx, const lora__site *s, const char *base, const char *out)
+{
+	size_t n = (size_t)(s->out * s->in);
+	if (lora__all_finite(out, s->dtype, n) || !lora__all_finite(base, s->dtype, n)) return LORA_OK;
+	return lora__fail_at(ctx, LORA_E_NUMERIC, "merge", s->name, -1, "merging into %s gives values that are not finite in %s; nothing was changed", s->name,
+		lora__dtype_name(s->dtype));
+}
+
+static lora_status fill(lora_context *ctx, const lora__site *s, const struct lora__merged *m, const char *base, char *out)
+{
+	int64_t rows = tile_rows(s);
+	float *sum = lora__alloc(ctx, sizeof(float) * (size_t)(rows * s->in));
+	lora_status st = sum ? LORA_OK : LORA_E_MEMORY;
+	for (int64_t first = 0; first < s->out && st == LORA_OK; first += rows)
+		st = merge_tile(ctx, s, m, first, s->out - first < rows ? s->out - first : rows, base, out, sum);
+	lora__free(ctx, sum);
+	return st ? st : check_finite(ctx, s, base, out);
+}
+
+static char *huge_block(lora_context *ctx, size_t bytes)
+{
+	char *p = lora__alloc(ctx, bytes);
+#ifdef MADV_HUGEPAGE
+	const uintptr_t huge = (uintptr_t)2 << 20;
+	uintptr_t first = ((uintptr_t)p + huge - 1) & ~(huge - 1), end = ((uintptr_t)p + bytes) & ~(huge - 1);
+	if (p && end > first) madvise((void *)first, end - first, MADV_HUGEPAGE);
+#endif
+	return p;
+}
+
+static lora_status z_failed(lora_context *ctx, const lora__site *s)
+{
+	return lora__fail_at(ctx, LORA_E_MEMORY, "merge", s->name, -1, "out of memory for the undo record of %s", s->name);
+}
+
+/* bytes ^= inflated record */
+static int apply_record(z_stream *z, char *bytes, size_t n)
+{
+	unsigned char chunk[16384];
+	for (size_t at = 0; at < n;) {
+		size_t want = n - at < sizeof chunk ? n - at : sizeof chunk;
+		z->next_out = chunk, z->avail_out = (uInt)want;
+		int rc = inflate(z, Z_SYNC_FLUSH);
+		size_t got = want - z->avail_out;
+		if (!got || (rc != Z_OK && rc != Z_STREAM_END)) return 0;
+		for (size_t i = 0; i < got; i++) bytes[at + i] = (char)(bytes[at + i] ^ (char)chunk[i]);
+		at += got;
+	}
+	return 1;
+}
+
+static int open_record(lora_context *ctx, const struct lora__merged *m, z_stream *z)
+{
+	*z = (z_stream){ .zalloc = z_take, .zfree = z_give, .opaque = ctx, .next_in = (Bytef *)m->record, .avail_in = (uInt)m->record_bytes };
+	return inflateInit(z) == Z_OK;
+}
+
+/* Make the record of one host weight: needs base bytes and new bytes of the whole site. */
+static lora_status make_record(lora_context *ctx, const lora__site *s, struct lora__merged *m, const char *base, char *fresh)
+{
+	size_t n = lora__site_bytes(s);
+	if (n > UINT32_MAX) return lora__fail_at(ctx, LORA_E_LIMIT, "merge", s->name, -1, "%s has over 4 GiB: merging in place is not supported", s->name);
+	m->hash = lora__hash64(fresh, n, 0);
+	for (size_t i = 0; i < n; i++) fresh[i] = (char)(fresh[i] ^ base[i]);
+	z_stream z = { .zalloc = z_take, .zfree = z_give, .opaque = ctx };
+	if (deflateInit(&z, 1) != Z_OK) return z_failed(ctx, s);
+	size_t bound = deflateBound(&z, (uLong)n);
+	m->record = lora__alloc(ctx, bound);
+	z.next_in = (Bytef *)fresh, z.avail_in = (uInt)n, z.next_out = (Bytef *)m->record, z.avail_out = (uInt)bound;
+	int rc = m->record ? deflate(&z, Z_FINISH) : Z_MEM_ERROR;
+	m->record_bytes = z.total_out;
+	deflateEnd(&z);
+	if (rc != Z_STREAM_END) return z_failed(ctx, s);
+	char *less = lora__realloc(ctx, m->record, m->record_bytes ? m->record_bytes : 1);
+	if (less) m->record = less;
+	return LORA_OK;
+}
+
+/* Phase 1 for a weight of the host. */
+static lora_status prepare_host(lora_context *ctx, change *c)
+{
+	lora__site *s = c->site;
+	struct lora__merged *old = s->merged;
+	size_t n = lora__site_bytes(s);
+	lora_status st = LORA_OK;
+	if (s->flags & LORA_SITE_READONLY) return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "merge", s->name, -1, "%s is read-only", s->name);
+	if (old && lora__hash64(s->data, n, 0) != old->hash)
+		return lora__fail_at(ctx, LORA_E_STATE, "merge", s->name, -1, "%s was changed by the host while an adapter was merged into it", s->name);
+	if (old && !(c->has_undo = open_record(ctx, old, &c->undo))) return z_failed(ctx, s);
+	if (!c->next) return LORA_OK;
+	char *base = lora__alloc(ctx, n), *fresh = base ? lora__alloc(ctx, n) : NULL;
+	z_stream z = { 0 };
+	if (!fresh) st = LORA_E_MEMORY;
+	else memcpy(base, s->data, n);
+	if (st == LORA_OK && old) {
+		if (!open_record(ctx, old, &z)) st = z_failed(ctx, s);
+		else {
+			if (!apply_record(&z, base, n)) st = lora__fail(ctx, LORA_E_INTERNAL, "merge", "the undo record of %s is damaged", s->name);
+			inflateEnd(&z);
+		}
+	}
+	if (st == LORA_OK) st = fill(ctx, s, c->next, base, fresh);
+	if (st == LORA_OK) st = make_record(ctx, s, c->next, base, fresh);
+	if (st == LORA_OK && !(c->has_redo = open_record(ctx, c->next, &c->redo))) st = z_failed(ctx, s);
+	lora__free(ctx, base);
+	lora__free(ctx, fresh);
+	return st;
+}
+
+static lora_status prepare(lora_context *ctx, change *c)
+{
+	if (by_host(c->site)) return prepare_host(ctx, c);
+	if (!c->next) return LORA_OK;
+	if (!(c->next->own = huge_block(ctx, lora__site_bytes(c->site)))) return LORA_E_MEMORY;
+	return fill(ctx, c->site, c->next, c->site->base, c->next->own);
+}
+
+/* Phase 2: cannot fail. */
+static void commit(lora_context *ctx, change *c)
+{
+	lora__site *s = c->site;
+	size_t n = lora__site_bytes(s);
+	if (by_host(s)) {
+		if (c->has_undo) apply_record(&c->undo, s->data, n);
+		if (c->has_redo) apply_record(&c->redo, s->data, n);
+	} else s->data = c->next ? c->next->own : (void *)(uintptr_t)s->base;
+	free_merged(ctx, s->merged);
+	s->merged = c->next;
+	c->next = NULL;
+}
+
+static void end_change(lora_context *ctx, change *c)
+{
+	if (c->has_undo) inflateEnd(&c->undo);
+	if (c->has_redo) inflateEnd(&c->redo);
+	free_merged(ctx, c->next);
+}
+
+static lora_status take_out(lora_adapter *a) { return lora__merge_change(a, 0, 0.0); }
+
+lora_status lora__merge_change(lora_adapter *a, int add, double scale)
+{
+	lora_context *ctx = a->ctx;
+	change *list = lora__calloc(ctx, a->n_parts, sizeof *list);
+	lora_status st = list ? LORA_OK : LORA_E_MEMORY;
+	size_t n = 0;
+	for (; n < a->n_parts && st == LORA_OK; n++) {
+		lora__part *p = &a->parts[n];
+		change *c = &list[n];
+		c->site = p->slot.site;
+		if (add && c->site->merged && c->site->merged->n >= MAX_MERGED) st = lora__fail(ctx, LORA_E_LIMIT, "merge", "%d adapters are merged already", MAX_MERGED);
+		if (st == LORA_OK) st = make_set(ctx, c->site->merged, a, p, add, scale, &c->next);
+		if (st == LORA_OK) st = prepare(ctx, c);
+	}
+	for (size_t i = 0; i < n && st == LORA_OK; i++) commit(ctx, &list[i]);
+	for (size_t i = 0; i < n; i++) end_change(ctx, &list[i]);
+	lora__free(ctx, list);
+	if (st) return st;
+	for (size_t i = 0; i < a->n_parts; i++) a->parts[i].slot.merged = add;
+	a->merged = add;
+	a->unmerge = add ? take_out : NULL;
+	a->sites->generation++;
+	return LORA_OK;
+}

@@ -67,7 +67,7 @@ $(B)/libdir: FORCE                                       # ... when the plug-in 
 uses_libdir := $(patsubst src/%.c,$(B)/%.o,$(shell grep -ls LORA_LIBDIR $(SRC) /dev/null))
 $(uses_libdir): $(B)/libdir
 $(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
-$(B)/backend/naive/%.o: CFLAGS += -O3
+$(B)/backend/naive/%.o: CFLAGS += -O3 -fno-trapping-math -fno-math-errno # neither changes a value
 $(L)/liblora.a: $(OBJ) $(B)/objects
 	$(call step,AR)
 	$(Q)rm -f $@ && $(AR) crsD $@ $(OBJ)

@@ -9,7 +9,7 @@ static const lora__param open_params[] = {
 	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|f64", "arithmetic of activations; f64 runs on the naive backend" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build)" },
 	{ "weight_dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of fresh weights (lora_model_build)" },
-	{ NULL }
+	{ 0 }
 };
 const lora__member lora__model_member = { "model", "settings of opening and building a model", "liblora", open_params };
 

@@ -133,7 +133,7 @@ check:                                                   ## install what the tes
 	+@$(run) $(TST) $(foreach g,$(fuzzed) headers lint abi docs-check size examples check-install,$(call gate,$(g)))
 check-quick: all programs                                ## the part that takes less than a minute
 	+@LORA_QUICK=1 $(run) $(TST) $(foreach g,headers lint,$(call gate,$(g)))
-check-programs: programs $(if $(fuzzed),all)             # the C tests alone, as the sanitizer flavours run them
+check-programs: all programs             # the C tests alone, as the sanitizer flavours run them
 	+@$(run) $(TST) $(foreach g,$(fuzzed),$(call gate,$(g)))
 asan: ; @ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(sub) FLAVOR=asan check-programs  ## the C tests with AddressSanitizer
 ubsan: ; @UBSAN_OPTIONS=print_stacktrace=1 $(sub) FLAVOR=ubsan check-programs  ## ... with UndefinedBehaviorSanitizer

@@ -25,7 +25,7 @@ static const lora__param params[] = {
 	{ "bos_token_id", LORA__ANY, "1", 0, 0, NULL, "id of the begin token" },
 	{ "eos_token_id", LORA__ANY, "2", 0, 0, NULL, "id of the end token (or a list)" },
 	{ "pad_token_id", LORA__ANY, NULL, 0, 0, NULL, "id of the padding token" },
-	{ NULL }
+	{ 0 }
 };
 
 static void build(lora__builder *b)

@@ -66,6 +66,7 @@ typedef struct lora__builder {
 typedef struct lora__arch {
 	lora__member       m;
 	const char *const *model_types; /* config.json model_type values, NULL-ended */
+	const char *const *targets;     /* PEFT's default target_modules for it, NULL-ended */
 	void (*build)(lora__builder *b); /* read the config, name the sites, list the ops */
 } lora__arch;
 

@@ -198,6 +198,7 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 	st = lora__model_real(ctx, settings, &m->s.real);
 	if (st == LORA_OK) st = open_files(m, path);
 	if (st == LORA_OK) {
+		m->s.default_targets = m->arch->targets;
 		m->arch->build(&b);
 		st = b.status;
 	}
@@ -238,6 +239,7 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 	if (st == LORA_OK) st = lora__model_new(ctx, &m);
 	if (st) return st;
 	m->arch = arch;
+	m->s.default_targets = arch->targets;
 	st = lora__model_real(ctx, settings, &m->s.real);
 	if (st == LORA_OK) st = fresh_config(m, settings, arch);
 	if (st == LORA_OK) {

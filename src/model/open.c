@@ -140,8 +140,9 @@ static lora_status open_files(lora_model *m, const char *path)
 {
 	lora_context *ctx = m->s.ctx;
 	lora_status st;
-	if (!(m->path = lora__strdup(ctx, path))) return LORA_E_MEMORY;
-	if (!lora__path_exists(path)) return lora__fail(ctx, LORA_E_NOTFOUND, "model", "%s: no such file or directory", lora__quote(path).text);
+	if (!(m->path = lora__dir_current(ctx, path))) return LORA_E_MEMORY;
+	path = m->path; /* after an interrupted save not quite the caller's */
+	if (!lora__path_exists(path)) return lora__fail(ctx, LORA_E_NOTFOUND, "model", "no such file or directory");
 	if (lora__path_is_dir(path)) {
 		if (!(m->dir = lora__strdup(ctx, path))) return LORA_E_MEMORY;
 		st = read_config(m, path);

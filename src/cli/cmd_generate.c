@@ -1,6 +1,6 @@
 /* lora generate: go on from a prompt, token by token; text appears as soon as it is whole. */
 #include "cli/commands.h"
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -70,14 +70,8 @@ static int make_generator(generation *g, const args *a, int64_t n)
 	return status ? fail_library(g->s.ctx, a->model) : OK;
 }
 
-static int read_prompt(generation *g, const args *a)
+static int has_tokens(const generation *g, const args *a)
 {
-	if (a->tokens) {
-		int status = parse_tokens("--tokens", a->tokens, &g->prompt, &g->n_prompt);
-		if (status) return status;
-	} else if (encode_text(&g->s, a->prompt, strlen(a->prompt), !a->no_special, &g->prompt, &g->n_prompt)) {
-		return FAILED;
-	}
 	if (g->n_prompt) return OK;
 	return fail(USAGE, a->tokens ? "--tokens" : "-p", "the prompt has no tokens");
 }
@@ -165,11 +159,16 @@ static int run(const args *a)
 	memset(&g, 0, sizeof g);
 	if (!a->model) return fail(USAGE, "-m", "a model is needed");
 	if (!a->prompt == !a->tokens) return fail(USAGE, "-p", a->prompt ? "cannot go with --tokens" : "a prompt is needed: -p TEXT or --tokens 1,2,3");
+	if (a->tokens && ((status = parse_tokens("--tokens", a->tokens, &g.prompt, &g.n_prompt)) || (status = has_tokens(&g, a)))) {
+		free(g.prompt);
+		return status;
+	}
 	status = session_context(&g.s, a);
 	if (!status) status = session_model(&g.s, a);
 	if (!status) status = session_adapters(&g.s, a, 1);
 	if (!status && (a->prompt || has_tokenizer(a->model))) status = session_tokenizer(&g.s, a->model);
-	if (!status) status = read_prompt(&g, a);
+	if (!status && a->prompt) status = encode_text(&g.s, a->prompt, strlen(a->prompt), !a->no_special, &g.prompt, &g.n_prompt);
+	if (!status) status = has_tokens(&g, a);
 	if (!status && g.s.info.max_positions > 0 && n > g.s.info.max_positions) n = g.s.info.max_positions;
 	if (!status && !(g.out = new_array((size_t)n + 1, sizeof *g.out))) status = FAILED;
 	if (!status) status = make_generator(&g, a, n);

@@ -1,6 +1,6 @@
 /* lora tokenize: text to token ids and back. */
 #include "cli/commands.h"
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -44,13 +44,11 @@ static int show_tokens(const args *a, const int32_t *ids, size_t n)
 	return OK;
 }
 
-static int decode(const session *s, const args *a)
+static int decode(const session *s, const args *a, const int32_t *ids, size_t n)
 {
-	int32_t *ids = NULL;
-	size_t   n = 0, bytes = 0;
-	char    *text = NULL;
-	int      status = parse_tokens("--decode", a->decode, &ids, &n);
-	if (!status) status = decode_text(s, ids, n, &text, &bytes);
+	size_t bytes = 0;
+	char  *text = NULL;
+	int    status = decode_text(s, ids, n, &text, &bytes);
 	if (!status && a->json) {
 		json_t *root = json_object();
 		json_object_set_new(root, "text", json_text(text, bytes));
@@ -60,7 +58,6 @@ static int decode(const session *s, const args *a)
 		say("\n");
 	}
 	free(text);
-	free(ids);
 	return status;
 }
 
@@ -84,16 +81,20 @@ static int encode(const session *s, const args *a)
 
 static int run(const args *a)
 {
-	session s;
-	int     status;
+	session  s;
+	int32_t *ids = NULL;
+	size_t   n = 0;
+	int      status;
 	if (!a->model) return fail(USAGE, "-m", "a model or tokenizer.json is needed");
 	if (a->text && a->decode) return fail(USAGE, "--decode", "cannot go with -t");
+	if (a->decode && (status = parse_tokens("--decode", a->decode, &ids, &n))) return status;
 	args plain = *a;
 	if (!plain.backend) plain.backend = "naive"; /* nothing is computed here */
 	plain.threads = 1;
 	status = session_context(&s, &plain);
 	if (!status) status = session_tokenizer(&s, a->model);
-	if (!status) status = a->decode ? decode(&s, a) : encode(&s, a);
+	if (!status) status = a->decode ? decode(&s, a, ids, n) : encode(&s, a);
+	free(ids);
 	session_close(&s);
 	return status;
 }

@@ -34,14 +34,21 @@ static int add_line(run_log *r, json_t *o)
 	return OK;
 }
 
-/* Exponential average with the bias of its start divided out, y_n = sum w^(n-i) x_i / sum w^(n-i); its memory grows with the run. */
+/* Weighted mean with weights w^|i-j|: no lag, and the forward and the backward half are each one recurrence. */
 static int smooth(run_log *r)
 {
-	double w = 1 - 1 / fmax(1, (double)r->loss.n / 40), sum = 0, weight = 0;
-	for (size_t i = 0; i < r->loss.n; i++) {
+	size_t n = r->loss.n;
+	double w = 1 - 1 / fmax(1, (double)n / 50), sum = 0;
+	for (size_t i = 0; i < n; i++) {
 		sum = w * sum + r->loss.y[i];
-		weight = w * weight + 1;
-		if (add(&r->smooth, r->loss.x[i], sum / weight)) return FAILED;
+		if (add(&r->smooth, r->loss.x[i], sum)) return FAILED;
+	}
+	double back = 0, back_weight = 0; /* of those after i */
+	for (size_t i = n; i-- > 0;) {
+		double weight = (1 - pow(w, (double)i + 1)) / (1 - w);
+		r->smooth.y[i] = (r->smooth.y[i] + back) / (weight + back_weight);
+		back = w * (back + r->loss.y[i]);
+		back_weight = w * (back_weight + 1);
 	}
 	return OK;
 }

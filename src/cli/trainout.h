@@ -10,9 +10,9 @@
 
 typedef struct train_out {
 	const char *dir;
-	char       *checkpoint, *log_path, *settings_path;
-	FILE       *log;
-	int         made; /* the directory did not exist before */
+	char *checkpoint, *log_path, *settings_path;
+	FILE *log;
+	int made; /* the directory did not exist before */
 } train_out;
 
 /* Refuse what is no output of train. Nothing is changed. */

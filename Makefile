@@ -41,8 +41,7 @@ step        = @mkdir -p $(@D)$(if $(V),,; echo "  $(1)	$@")
 SRC := $(sort $(filter-out src/cli/%,$(wildcard src/*/*.c)) $(wildcard src/backend/naive/*.c))
 OBJ := $(SRC:src/%.c=$(B)/%.o)
 CLI := $(patsubst src/%.c,$(B)/%.o,$(sort $(wildcard src/cli/*.c)))
-whole := $(if $(wildcard src/api/trainer*.c),,tests/test_torture.c tests/test_abi.c tests/test_faults.c)# until every public function is there
-TST := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(whole),$(sort $(wildcard tests/test_*.c))))
+TST := $(patsubst tests/%.c,$(B)/tests/%,$(sort $(wildcard tests/test_*.c)))
 # tests/test_x.c is linked with every tests/x/*.c, when there are any.
 parts = $(patsubst tests/%.c,$(B)/tests/%.o,$(sort $(wildcard tests/$(1)/*.c)))
 TSTOBJ := $(TST:=.o) $(foreach t,$(TST),$(call parts,$(patsubst test_%,%,$(notdir $(t)))))
@@ -133,7 +132,7 @@ check:                                                   ## install what the tes
 	+@$(run) $(TST) $(foreach g,$(fuzzed) headers lint abi docs-check size examples check-install,$(call gate,$(g)))
 check-quick: all programs                                ## the part that takes less than a minute
 	+@LORA_QUICK=1 $(run) $(TST) $(foreach g,headers lint,$(call gate,$(g)))
-check-programs: programs $(if $(fuzzed),all)             # the C tests alone, as the sanitizer flavours run them
+check-programs: all programs             # the C tests alone, as the sanitizer flavours run them
 	+@$(run) $(TST) $(foreach g,$(fuzzed),$(call gate,$(g)))
 asan: ; @ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(sub) FLAVOR=asan check-programs  ## the C tests with AddressSanitizer
 ubsan: ; @UBSAN_OPTIONS=print_stacktrace=1 $(sub) FLAVOR=ubsan check-programs  ## ... with UndefinedBehaviorSanitizer

@@ -354,6 +354,7 @@ START_TEST(dir_survives_every_fault)
 			ck_assert_msg(st, "call %ld (%s) failed, and the save says it went well", n, f.hit);
 		ck_assert_msg(st ? st == LORA_E_IO : found == NEW, "call %ld (%s): status %s but found %d", n, f.hit, lora_status_name(st), found);
 		if (st && !d.forever) ck_assert_msg(found != NEW || !strcmp(f.hit, "fsync folder"), "call %ld (%s) failed, and the directory is new", n, f.hit);
+		if (way != FRESH && !d.forever) ck_assert_msg(lora__path_is_dir(path), "call %ld (%s): the directory lost its name", n, f.hit);
 		/* only what could not be removed, and the old directory when the sync after the switch failed, may be left beside */
 		int may_leave = d.forever || !f.hit || !strcmp(f.hit, "unlink") || !strcmp(f.hit, "rmdir") || !strcmp(f.hit, "fsync folder") ||
 			!strcmp(f.hit, "rename");

@@ -113,8 +113,9 @@ void lora__adapter_release(lora_adapter *a)
 	lora__free(ctx, a->name);
 	json_decref(a->extra);
 	lora_settings_destroy(a->settings);
-	lora__sites_release(a->sites);
+	lora__sites *sites = a->sites;
 	lora__free(ctx, a);
+	lora__sites_release(sites); /* last: it may be what keeps the context */
 }
 
 int64_t lora__adapter_part_of(const lora_adapter *a, const lora__site *site)

@@ -8,7 +8,7 @@
 static const lora__param open_params[] = {
 	{ "ignore_extra", LORA__BOOL, "false", 0, 0, NULL, "skip tensors that belong to no module of the model" },
 	{ "name", LORA__STRING, "default", 0, 0, NULL, "name of the adapter" },
-	{ NULL }
+	{ 0 }
 };
 const lora__member lora__adapter_open_member = { "adapter_open", "settings of opening an adapter", "liblora", open_params };
 

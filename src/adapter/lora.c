@@ -33,13 +33,13 @@ static const lora__param params[] = {
 	{ "peft_version", LORA__STRING, NULL, 0, 0, NULL, "carried" },
 	{ "name", LORA__STRING, "default", 0, 0, NULL, "name of the adapter" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh parameters" },
-	{ NULL }
+	{ 0 }
 };
 
 static const lora__role roles[] = {
 	{ "lora_A.weight", 2, { LORA__DIM_RANK, LORA__DIM_IN } },
 	{ "lora_B.weight", 2, { LORA__DIM_OUT, LORA__DIM_RANK } },
-	{ NULL }
+	{ 0 }
 };
 
 static lora_status refuse(lora_context *ctx, const lora_settings *s, int opening)

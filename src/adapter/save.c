@@ -8,7 +8,7 @@ static const lora__param save_params[] = {
 	{ "format", LORA__STRING, "peft", 0, 0, "peft", "form on disk" },
 	{ "dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of the saved tensors" },
 	{ "force", LORA__BOOL, "true", 0, 0, NULL, "replace an existing adapter" },
-	{ NULL }
+	{ 0 }
 };
 const lora__member lora__adapter_save_member = { "adapter_save", "settings of saving an adapter", "liblora", save_params };
 

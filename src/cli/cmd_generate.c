@@ -1,6 +1,6 @@
 /* lora generate: go on from a prompt, token by token; text appears as soon as it is whole. */
 #include "cli/commands.h"
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <math.h>
 #include <stdlib.h>

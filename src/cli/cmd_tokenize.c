@@ -1,6 +1,6 @@
 /* lora tokenize: text to token ids and back. */
 #include "cli/commands.h"
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* lora: reading data files into examples or slabs. A bad line is an error that says which. */
 #include "cli/data.h"
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <stdlib.h>
 #include <string.h>

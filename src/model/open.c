@@ -9,7 +9,7 @@ static const lora__param open_params[] = {
 	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|f64", "arithmetic of activations; f64 runs on the naive backend" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build)" },
 	{ "weight_dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of fresh weights (lora_model_build)" },
-	{ NULL }
+	{ 0 }
 };
 const lora__member lora__model_member = { "model", "settings of opening and building a model", "liblora", open_params };
 
@@ -62,23 +62,23 @@ lora_status lora__model_real(lora_context *ctx, const lora_settings *s, lora_dty
 	return LORA_OK;
 }
 
-lora__weight *lora__model_weight(lora_model *m, const char *name)
+lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out)
 {
+	*out = NULL;
 	for (size_t i = 0; i < m->n_weights; i++) /* after open: the file's map serves; before: few weights */
-		if (m->weights[i].name && strcmp(m->weights[i].name, name) == 0) return &m->weights[i];
+		if (m->weights[i].name && strcmp(m->weights[i].name, name) == 0) return *out = &m->weights[i], LORA_OK;
 	const lora__tensor *t = m->has_file ? lora__tensors_find(&m->file, name) : NULL;
 	if (!t && m->has_file && strncmp(name, "model.", 6) == 0) t = lora__tensors_find(&m->file, name + 6); /* saved without its head's prefix */
-	if (!t) return NULL;
-	lora__weight *w = NULL;
+	if (!t) return LORA_OK;
 	size_t each = lora__dtype_size(t->dtype);
 	void *copy = NULL;
 	if (each && (uintptr_t)t->data % each) { /* old files may not align their data: computing needs it aligned */
-		if (!(copy = lora__alloc(m->s.ctx, t->bytes))) return NULL;
+		if (!(copy = lora__alloc(m->s.ctx, t->bytes))) return LORA_E_MEMORY;
 		memcpy(copy, t->data, t->bytes);
 	}
-	if (lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, copy ? copy : t->data, copy != NULL, &w) == LORA_OK) return w;
-	lora__free(m->s.ctx, copy);
-	return NULL;
+	lora_status st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, copy ? copy : t->data, copy != NULL, out);
+	if (st) lora__free(m->s.ctx, copy);
+	return st;
 }
 
 lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype dtype, int32_t rank, const int64_t *shape, const void *data,
@@ -140,8 +140,9 @@ static lora_status open_files(lora_model *m, const char *path)
 {
 	lora_context *ctx = m->s.ctx;
 	lora_status st;
-	if (!(m->path = lora__strdup(ctx, path))) return LORA_E_MEMORY;
-	if (!lora__path_exists(path)) return lora__fail(ctx, LORA_E_NOTFOUND, "model", "%s: no such file or directory", lora__quote(path).text);
+	if (!(m->path = lora__dir_current(ctx, path))) return LORA_E_MEMORY;
+	path = m->path; /* after an interrupted save not quite the caller's */
+	if (!lora__path_exists(path)) return lora__fail(ctx, LORA_E_NOTFOUND, "model", "no such file or directory");
 	if (lora__path_is_dir(path)) {
 		if (!(m->dir = lora__strdup(ctx, path))) return LORA_E_MEMORY;
 		st = read_config(m, path);
@@ -198,6 +199,7 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 	st = lora__model_real(ctx, settings, &m->s.real);
 	if (st == LORA_OK) st = open_files(m, path);
 	if (st == LORA_OK) {
+		m->s.default_targets = m->arch->targets;
 		m->arch->build(&b);
 		st = b.status;
 	}
@@ -238,6 +240,7 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 	if (st == LORA_OK) st = lora__model_new(ctx, &m);
 	if (st) return st;
 	m->arch = arch;
+	m->s.default_targets = arch->targets;
 	st = lora__model_real(ctx, settings, &m->s.real);
 	if (st == LORA_OK) st = fresh_config(m, settings, arch);
 	if (st == LORA_OK) {

@@ -9,7 +9,7 @@ static const lora__param save_params[] = {
 	{ "max_shard_bytes", LORA__INT, "0", 0, 9e15, NULL, "largest file; 0 = one file" },
 	{ "weight_dtype", LORA__STRING, "keep", 0, 0, "keep|F32|F16|BF16", "type of the saved weights" },
 	{ "force", LORA__BOOL, "false", 0, 0, NULL, "replace an existing model" },
-	{ NULL }
+	{ 0 }
 };
 const lora__member lora__model_save_member = { "model_save", "settings of saving a model", "liblora", save_params };
 

@@ -44,8 +44,8 @@ static int mark_inside(const char *s, size_t n)
 static lora_status read_rule(lora__tok_build *b, bpe_self *p, const json_t *j, size_t i, uint32_t rank, lora__tok_buf *text)
 {
 	const lora__tok_vocab *v = &b->t->vocab;
-	const char *s[2];
-	size_t n[2];
+	const char *s[2] = { NULL, NULL };
+	size_t n[2] = { 0, 0 };
 	lora_status st = split_rule(b, j, i, s, n);
 	if (st) return st;
 	int64_t id[3];

@@ -8,8 +8,10 @@
 #include <sys/types.h>
 
 #define GOLDEN   "tests/golden/"
-#define MODEL    GOLDEN "llama"
-#define ADAPTER  GOLDEN "lora-default"
+#define MODEL    GOLDEN "models/llama/model"
+#define IO       GOLDEN "models/llama/io.safetensors"
+#define ADAPTER  GOLDEN "peft/lora-default/adapter"
+#define ADAPTER_IO GOLDEN "peft/lora-default/io.safetensors"
 #define TRAINING GOLDEN "train-adamw"
 
 extern char run_out[1 << 20], run_err[1 << 16]; /* of the last run, terminated */

@@ -26,13 +26,13 @@ static double logits_gap(const tensors *got, const tensors *want, const tensors 
 START_TEST(score_matches_the_reference)
 {
 	tensors got, want;
-	ck_assert_int_eq(run_lora("score --json -m " MODEL " -i " MODEL "/io.safetensors -o '%s'", in_scratch("base.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score --json -m " MODEL " -i " IO " -o '%s'", in_scratch("base.safetensors")), 0);
 	json_t *o = out_json(0);
 	ck_assert_int_eq(out_lines(), 1);
 	ck_assert_double_eq_tol(json_number_value(json_object_get(o, "loss")), 7.694188620075677, 2e-5);
 	ck_assert(json_is_integer(json_object_get(o, "tokens")) && json_is_number(json_object_get(o, "seconds")));
 	tensors_read(&got, in_scratch("base.safetensors"));
-	tensors_read(&want, MODEL "/io.safetensors");
+	tensors_read(&want, IO);
 	ck_assert_int_eq(tensors_count(&got, "logits"), ROWS * LENGTH * VOCAB);
 	ck_assert_double_lt(logits_gap(&got, &want, &want, -1), 5e-5);
 	ck_assert_double_eq(tensors_at(&got, "loss", 0), json_number_value(json_object_get(o, "loss")));
@@ -52,9 +52,9 @@ START_TEST(gradients_match_the_reference)
 	json_t     *entry;
 	int         n = 0;
 	double      most = 0, gap = 0;
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -i " ADAPTER "/io.safetensors --grad -o '%s'", in_scratch("grad.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -i " ADAPTER_IO " --grad -o '%s'", in_scratch("grad.safetensors")), 0);
 	tensors_read(&got, in_scratch("grad.safetensors"));
-	tensors_read(&want, ADAPTER "/io.safetensors");
+	tensors_read(&want, ADAPTER_IO);
 	ck_assert_double_lt(logits_gap(&got, &want, &want, -1), 5e-5);
 	json_object_foreach(want.header, name, entry) {
 		if (strncmp(name, "grad.", 5)) continue;
@@ -75,8 +75,8 @@ END_TEST
 
 START_TEST(scale_zero_is_the_base)
 {
-	ck_assert_int_eq(run_lora("score -m " MODEL " -i " MODEL "/io.safetensors -o '%s'", in_scratch("a.safetensors")), 0);
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=0 -i " MODEL "/io.safetensors -o '%s'", in_scratch("b.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -i " IO " -o '%s'", in_scratch("a.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=0 -i " IO " -o '%s'", in_scratch("b.safetensors")), 0);
 	tensors a, b;
 	tensors_read(&a, in_scratch("a.safetensors"));
 	tensors_read(&b, in_scratch("b.safetensors"));
@@ -92,7 +92,7 @@ static void write_mixed(const char *path, const int32_t rows[ROWS])
 	static const char *const names[] = { "input_ids", "attention_mask", "position_ids", "labels" };
 	tensors in;
 	int32_t values[4 * ROWS * LENGTH + ROWS];
-	tensors_read(&in, MODEL "/io.safetensors");
+	tensors_read(&in, IO);
 	for (int k = 0; k < 4; k++)
 		for (int64_t i = 0; i < ROWS * LENGTH; i++) values[k * ROWS * LENGTH + i] = (int32_t)tensors_at(&in, names[k], i);
 	memcpy(values + 4 * ROWS * LENGTH, rows, sizeof(int32_t) * ROWS);
@@ -113,10 +113,10 @@ START_TEST(rows_choose_their_adapters)
 	write_mixed(in_scratch("mixed.safetensors"), rows);
 	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -a " ADAPTER "=2 -i '%s' -o '%s' --grad", in_scratch("mixed.safetensors"),
 	                          in_scratch("mixed-out.safetensors")), 0);
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=2 -i " MODEL "/io.safetensors -o '%s'", in_scratch("twice.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=2 -i " IO " -o '%s'", in_scratch("twice.safetensors")), 0);
 	tensors_read(&got, in_scratch("mixed-out.safetensors"));
-	tensors_read(&base, MODEL "/io.safetensors");
-	tensors_read(&with, ADAPTER "/io.safetensors");
+	tensors_read(&base, IO);
+	tensors_read(&with, ADAPTER_IO);
 	tensors_read(&twice, in_scratch("twice.safetensors"));
 	ck_assert_double_lt(logits_gap(&got, &twice, &base, 0), 5e-5);
 	ck_assert_double_lt(logits_gap(&got, &base, &base, 1), 5e-5);
@@ -157,13 +157,13 @@ START_TEST(bad_inputs_are_told)
 	expect_error(run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1, "131");
 	ck_assert(!exists(in_scratch("never.safetensors")));
 	/* nowhere to write */
-	expect_error(run_lora("score -m " MODEL " -i " MODEL "/io.safetensors -o '%s/none/out.safetensors'", scratch), 1, "none/out.safetensors");
+	expect_error(run_lora("score -m " MODEL " -i " IO " -o '%s/none/out.safetensors'", scratch), 1, "none/out.safetensors");
 }
 END_TEST
 
 START_TEST(eval_is_the_loss_of_score)
 {
-	ck_assert_int_eq(run_lora("eval --json -m " MODEL " -a " ADAPTER " -d " ADAPTER "/io.safetensors"), 0);
+	ck_assert_int_eq(run_lora("eval --json -m " MODEL " -a " ADAPTER " -d " ADAPTER_IO), 0);
 	json_t *o = out_json(0);
 	double  loss = json_number_value(json_object_get(o, "loss"));
 	ck_assert_double_eq_tol(loss, 7.80549, 2e-5);
@@ -205,9 +205,9 @@ START_TEST(merge_is_the_adapter)
 	tensors a, b;
 	ck_assert_int_eq(run_lora("merge -m " MODEL " -a " ADAPTER " -o '%s'", in_scratch("merged")), 0);
 	ck_assert(exists(in_scratch("merged/tokenizer.json")) && exists(in_scratch("merged/config.json")));
-	ck_assert_int_eq(run_lora("score -m '%s' -i " MODEL "/io.safetensors -o '%s'", in_scratch("merged"), in_scratch("merged.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m '%s' -i " IO " -o '%s'", in_scratch("merged"), in_scratch("merged.safetensors")), 0);
 	tensors_read(&a, in_scratch("merged.safetensors"));
-	tensors_read(&b, ADAPTER "/io.safetensors");
+	tensors_read(&b, ADAPTER_IO);
 	ck_assert_double_lt(logits_gap(&a, &b, &b, -1), 5e-5);
 	tensors_free(&a);
 	tensors_free(&b);

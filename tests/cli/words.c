@@ -45,7 +45,7 @@ static const struct {
 	{ "score -m " MODEL " -a " ADAPTER "=fast -i x", 2, "not a number" },
 	{ "score -m " MODEL " -i " MODEL "/config.json", 1, "expected safetensors" },
 	{ "score -m " MODEL " -i " MODEL, 1, "directory" },
-	{ "score -m " MODEL " -i " MODEL "/io.safetensors --grad", 2, "--grad" },
+	{ "score -m " MODEL " -i " IO " --grad", 2, "--grad" },
 	{ "info --backend no-such-backend " MODEL, 1, "no-such-backend" },
 };
 

@@ -1,5 +1,5 @@
 /* lora: text and token ids through the session's tokenizer. */
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <stdlib.h>
 

@@ -164,8 +164,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *s = suite_create("abi");
-	TCase *t = tcase_create("abi");
+	Suite *s = suite_create("interface");
+	TCase *t = tcase_create("interface");
 	tcase_add_test(t, context_defaults);
 	tcase_add_test(t, merge_defaults);
 	tcase_add_test(t, sizes);

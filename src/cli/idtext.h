@@ -1,6 +1,6 @@
 /* lora: text and token ids through the session's tokenizer. Arrays given back are new. */
-#ifndef LORA_CLI_TEXT_H
-#define LORA_CLI_TEXT_H
+#ifndef LORA_CLI_IDTEXT_H
+#define LORA_CLI_IDTEXT_H
 
 #include "cli/cli.h"
 

@@ -22,7 +22,7 @@ typedef struct lora__part {
 	double     scaling;  /* the adapter's own scale at this site: lora_alpha / r, or lora_alpha / sqrt(r) */
 	double     dropout;
 	float     *param[LORA__MAX_ROLES]; /* into the adapter's flat params */
-	char      *grad[LORA__MAX_ROLES];  /* into the adapter's flat grads; real */
+	char      *grad[LORA__MAX_ROLES];  /* into the adapter's flat grads; wide type */
 } lora__part;
 
 enum { LORA__KIND_LINEAR = 1, LORA__KIND_MERGEABLE = 2, LORA__KIND_IDENTITY_AT_INIT = 4 };
@@ -67,7 +67,7 @@ struct lora_adapter {
 	lora__ptensor    *tensors;
 	size_t            n_tensors;
 	float            *params;  /* all parameters in one block, tensor after tensor */
-	char             *grads;   /* gradients in the same order, dtype sites->real */
+	char             *grads;   /* gradients in the same order, dtype lora__wide(sites->real) */
 	size_t            n_params;
 	int               attached, merged, trainable;
 	double            scale;       /* of the attachment */

@@ -201,7 +201,9 @@ END_TEST
 
 START_TEST(a_finished_run_can_be_made_longer)
 {
-	const char *shorter = in_scratch("longer"), *straight = in_scratch("straight3");
+	char shorter[700], straight[700];
+	snprintf(shorter, sizeof shorter, "%s", in_scratch("longer"));
+	snprintf(straight, sizeof straight, "%s", in_scratch("straight3"));
 	ck_assert_int_eq(run_lora("train -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' " REFERENCE " -s max_steps=7", shorter), 0);
 	ck_assert_int_eq(run_lora("train --json -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s max_steps=25", shorter), 0);
 	json_t *o = out_json(0);

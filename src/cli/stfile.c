@@ -47,7 +47,8 @@ size_t dtype_size(lora_dtype t)
 /* Types of the format that this program has no use for: such tensors may be there, and are not looked at. */
 static int is_foreign(const char *name)
 {
-	static const char *const names[] = { "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2", "F4", "C64" };
+	static const char *const names[] = { "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2",
+		"F4", "C64" };
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
 		if (!strcmp(names[i], name)) return 1;
 	return 0;
@@ -291,7 +292,8 @@ static int integer_at(const st_tensor *t, int64_t i, int64_t *out)
 
 int st_int32(const st_file *f, const st_tensor *t, int32_t **out)
 {
-	if (t->dtype == LORA_DTYPE_NONE || t->dtype == LORA_F32 || t->dtype == LORA_F16 || t->dtype == LORA_BF16 || t->dtype == LORA_F64)
+	if (t->dtype == LORA_DTYPE_NONE || t->dtype == LORA_F32 || t->dtype == LORA_F16 || t->dtype == LORA_BF16 ||
+		t->dtype == LORA_F64)
 		return fail(FAILED, f->path, "tensor \"%.80s\": is %s, expected I32 or I64", t->name, dtype_name(t->dtype));
 	int32_t *values = new_array((size_t)t->count, sizeof *values);
 	if (!values) return FAILED;

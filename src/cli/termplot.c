@@ -28,7 +28,8 @@ static double *columns_of(const series *s, int columns, double first, double las
 			continue;
 		}
 		sum[c] /= count[c];
-		for (int k = before + 1; before >= 0 && k < c; k++) sum[k] = sum[before] + (sum[c] - sum[before]) * (k - before) / (c - before);
+		for (int k = before + 1; before >= 0 && k < c; k++)
+			sum[k] = sum[before] + (sum[c] - sum[before]) * (k - before) / (c - before);
 		before = c;
 	}
 done:

@@ -94,7 +94,7 @@ void        lora__adapter_detach(lora_adapter *a);
 void        lora__adapter_set_scale(lora_adapter *a, double scale);
 int64_t     lora__adapter_part_of(const lora_adapter *a, const lora__site *site); /* -1 = none */
 
-/* Opening a PEFT directory or its two files in memory, and saving one (load.c, save.c). */
+/* Opening a PEFT directory or its two files in memory, and saving one (adapter_open.c, adapter_save.c). */
 lora_status lora__adapter_load(lora__sites *sites, const lora__peft_config *config, const lora__tensors *tensors, const lora_settings *options,
                                lora_adapter **out);
 lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_settings *options);

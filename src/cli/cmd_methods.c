@@ -15,7 +15,7 @@ static const char *brief(json_t *v, char *buf, size_t size)
 {
 	if (!v || json_is_null(v)) snprintf(buf, size, "-");
 	else if (json_is_string(v)) snprintf(buf, size, "%s", json_string_value(v));
-	else if (json_is_real(v)) snprintf(buf, size, "%g", json_real_value(v));
+	else if (json_is_real(v)) snprintf(buf, size, "%.10g", json_real_value(v));
 	else {
 		char *s = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
 		snprintf(buf, size, "%s", s ? s : "?");

@@ -3,10 +3,10 @@
 
 #include <stdlib.h>
 
-int encode_text(const session *s, const char *text, size_t n, int special, int32_t **ids, size_t *count)
+int encode_text(const session *s, const char *what, const char *text, size_t n, int special, int32_t **ids, size_t *count)
 {
 	uint32_t flags = special ? LORA_TOKENIZE_SPECIAL : 0;
-	size_t   room = n / 2 + 16;
+	size_t room = n / 2 + 16;
 	int32_t *list = new_array(room, sizeof *list);
 	if (!list) return FAILED;
 	lora_status status = lora_tokenizer_encode(s->tokenizer, text, n, flags, list, room, count);
@@ -19,7 +19,7 @@ int encode_text(const session *s, const char *text, size_t n, int special, int32
 	}
 	if (status) {
 		free(list);
-		return fail_library(s->ctx, "text");
+		return fail_library(s->ctx, what);
 	}
 	*ids = list;
 	return OK;
@@ -28,7 +28,7 @@ int encode_text(const session *s, const char *text, size_t n, int special, int32
 int decode_text(const session *s, const int32_t *ids, size_t count, char **text, size_t *n)
 {
 	size_t room = 8 * count + 64;
-	char  *buf = new_bytes(room);
+	char *buf = new_bytes(room);
 	if (!buf) return FAILED;
 	lora_status status = lora_tokenizer_decode(s->tokenizer, ids, count, buf, room, n);
 	if (status == LORA_E_LIMIT && *n >= room) {

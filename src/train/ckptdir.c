@@ -19,25 +19,27 @@ static int is_name(const char *s)
 	return *s == 0 && n > 0;
 }
 
-/* The number of the save that made this checkpoint; -1 when it can't be read. */
-static int64_t read_sequence(lora_context *ctx, const char *dir)
+/* The number of the save that made this checkpoint; -1 when it is damaged. Lack of memory is no damage: taking it for such would let an older
+ * checkpoint win. */
+static lora_status read_sequence(lora_context *ctx, const char *dir, int64_t *sequence)
 {
 	lora__tensors file;
 	json_t *state = NULL;
-	int64_t sequence = -1;
 	char *path = lora__path_join(ctx, dir, LORA__CHECKPOINT_FILE);
-	if (!path) return -1;
-	if (lora__safetensors_open(ctx, path, &file) == LORA_OK) {
+	*sequence = -1;
+	if (!path) return LORA_E_MEMORY;
+	lora_status st = lora__safetensors_open(ctx, path, &file);
+	if (st == LORA_OK) {
 		const char *text = json_string_value(json_object_get(file.metadata, "state"));
-		if (text && lora__json_parse(ctx, text, strlen(text), "state", &state) == LORA_OK) {
+		if (text && (st = lora__json_parse(ctx, text, strlen(text), "state", &state)) == LORA_OK) {
 			const json_t *v = json_object_get(state, "sequence");
-			if (json_is_integer(v) && json_integer_value(v) >= 0) sequence = json_integer_value(v);
+			if (json_is_integer(v) && json_integer_value(v) >= 0) *sequence = json_integer_value(v);
 		}
 		json_decref(state);
 		lora__tensors_close(&file);
 	}
 	lora__free(ctx, path);
-	return sequence;
+	return st == LORA_E_MEMORY ? st : LORA_OK;
 }
 
 static void sort(lora__ckpts *c)
@@ -65,7 +67,8 @@ lora_status lora__ckpts_find(lora_context *ctx, const char *path, lora__ckpts *o
 			st = LORA_E_MEMORY;
 			break;
 		}
-		out->list[out->n++] = (lora__ckpt){ name, read_sequence(ctx, name) };
+		out->list[out->n].dir = name;
+		st = read_sequence(ctx, name, &out->list[out->n++].sequence);
 	}
 	closedir(dir);
 	if (st) lora__ckpts_free(ctx, out);

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VOCAB 131
-#define ROWS  3
+#define VOCAB  131
+#define ROWS   3
 #define LENGTH 19
 
 /* Largest difference of the logits where the mask is 1; rows as -1 = all. */
@@ -47,16 +47,18 @@ END_TEST
 
 START_TEST(gradients_match_the_reference)
 {
-	tensors     got, want;
+	tensors got, want;
 	const char *name;
-	json_t     *entry;
-	int         n = 0;
-	double      most = 0, gap = 0;
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -i " ADAPTER_IO " --grad -o '%s'", in_scratch("grad.safetensors")), 0);
+	json_t *entry;
+	int n = 0;
+	double most = 0, gap = 0;
+	ck_assert_int_eq(
+		run_lora("score -m " MODEL " -a " ADAPTER " -i " ADAPTER_IO " --grad -o '%s'", in_scratch("grad.safetensors")), 0);
 	tensors_read(&got, in_scratch("grad.safetensors"));
 	tensors_read(&want, ADAPTER_IO);
 	ck_assert_double_lt(logits_gap(&got, &want, &want, -1), 5e-5);
-	json_object_foreach(want.header, name, entry) {
+	json_object_foreach(want.header, name, entry)
+	{
 		if (strncmp(name, "grad.", 5)) continue;
 		n++;
 		ck_assert_msg(tensors_have(&got, name), "%s is missing", name);
@@ -80,7 +82,8 @@ START_TEST(scale_zero_is_the_base)
 	tensors a, b;
 	tensors_read(&a, in_scratch("a.safetensors"));
 	tensors_read(&b, in_scratch("b.safetensors"));
-	for (int64_t i = 0; i < ROWS * LENGTH * VOCAB; i++) ck_assert_double_eq_tol(tensors_at(&a, "logits", i), tensors_at(&b, "logits", i), 1e-6);
+	for (int64_t i = 0; i < ROWS * LENGTH * VOCAB; i++)
+		ck_assert_double_eq_tol(tensors_at(&a, "logits", i), tensors_at(&b, "logits", i), 1e-6);
 	tensors_free(&a);
 	tensors_free(&b);
 }
@@ -98,12 +101,12 @@ static void write_mixed(const char *path, const int32_t rows[ROWS])
 	memcpy(values + 4 * ROWS * LENGTH, rows, sizeof(int32_t) * ROWS);
 	tensors_free(&in);
 	write_ids(path,
-	          "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[0,228]},"
-	          "\"attention_mask\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[228,456]},"
-	          "\"position_ids\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[456,684]},"
-	          "\"labels\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[684,912]},"
-	          "\"adapter_rows\":{\"dtype\":\"I32\",\"shape\":[3],\"data_offsets\":[912,924]}}",
-	          values, 4 * ROWS * LENGTH + ROWS);
+		"{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[0,228]},"
+		"\"attention_mask\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[228,456]},"
+		"\"position_ids\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[456,684]},"
+		"\"labels\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[684,912]},"
+		"\"adapter_rows\":{\"dtype\":\"I32\",\"shape\":[3],\"data_offsets\":[912,924]}}",
+		values, 4 * ROWS * LENGTH + ROWS);
 }
 
 START_TEST(rows_choose_their_adapters)
@@ -111,8 +114,9 @@ START_TEST(rows_choose_their_adapters)
 	static const int32_t rows[ROWS] = { 1, -1, 0 };
 	tensors got, base, with, twice;
 	write_mixed(in_scratch("mixed.safetensors"), rows);
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -a " ADAPTER "=2 -i '%s' -o '%s' --grad", in_scratch("mixed.safetensors"),
-	                          in_scratch("mixed-out.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -a " ADAPTER "=2 -i '%s' -o '%s' --grad",
+						 in_scratch("mixed.safetensors"), in_scratch("mixed-out.safetensors")),
+		0);
 	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=2 -i " IO " -o '%s'", in_scratch("twice.safetensors")), 0);
 	tensors_read(&got, in_scratch("mixed-out.safetensors"));
 	tensors_read(&base, IO);
@@ -128,8 +132,9 @@ START_TEST(rows_choose_their_adapters)
 	tensors_free(&twice);
 	static const int32_t wrong[ROWS] = { 0, 2, 0 };
 	write_mixed(in_scratch("mixed.safetensors"), wrong);
-	expect_error(run_lora("score -m " MODEL " -a " ADAPTER " -i '%s' -o '%s'", in_scratch("mixed.safetensors"), in_scratch("never.safetensors")), 1,
-	             "adapter_rows");
+	expect_error(run_lora("score -m " MODEL " -a " ADAPTER " -i '%s' -o '%s'", in_scratch("mixed.safetensors"),
+					 in_scratch("never.safetensors")),
+		1, "adapter_rows");
 	ck_assert(!exists(in_scratch("never.safetensors")));
 }
 END_TEST
@@ -145,16 +150,20 @@ START_TEST(bad_inputs_are_told)
 		{ "{\"input_ids\":{\"dtype\":\"I64\",\"shape\":[1,2],\"data_offsets\":[0,16]}}", "out of range" },
 		{ "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,4],\"data_offsets\":[0,20]}}", "input_ids" },
 		{ "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,2],\"data_offsets\":[0,8]},\"labels\":{\"dtype\":\"I32\",\"shape\":[2],\"data_offsets\":[8,16]}}",
-		  "labels" },
+			"labels" },
 	};
 	static const int32_t values[4] = { 1, 7, 5, 9 };
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		write_ids(in_scratch("bad.safetensors"), cases[i].header, values, 4);
-		expect_error(run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1, cases[i].text);
+		expect_error(
+			run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1,
+			cases[i].text);
 	}
 	static const int32_t beyond[4] = { 1, 7, 131, 9 };
-	write_ids(in_scratch("bad.safetensors"), "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,4],\"data_offsets\":[0,16]}}", beyond, 4);
-	expect_error(run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1, "131");
+	write_ids(
+		in_scratch("bad.safetensors"), "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,4],\"data_offsets\":[0,16]}}", beyond, 4);
+	expect_error(
+		run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1, "131");
 	ck_assert(!exists(in_scratch("never.safetensors")));
 	/* nowhere to write */
 	expect_error(run_lora("score -m " MODEL " -i " IO " -o '%s/none/out.safetensors'", scratch), 1, "none/out.safetensors");
@@ -165,7 +174,7 @@ START_TEST(eval_is_the_loss_of_score)
 {
 	ck_assert_int_eq(run_lora("eval --json -m " MODEL " -a " ADAPTER " -d " ADAPTER_IO), 0);
 	json_t *o = out_json(0);
-	double  loss = json_number_value(json_object_get(o, "loss"));
+	double loss = json_number_value(json_object_get(o, "loss"));
 	ck_assert_double_eq_tol(loss, 7.80549, 2e-5);
 	ck_assert_double_eq_tol(json_number_value(json_object_get(o, "perplexity")), exp(loss), 1e-9 * exp(loss));
 	ck_assert_int_gt(json_integer_value(json_object_get(o, "tokens")), 0);
@@ -188,7 +197,8 @@ END_TEST
 START_TEST(only_completions_count)
 {
 	/* three tokens of completion and the end of sequence */
-	write_text(in_scratch("pairs.jsonl"), "{\"prompt\":\"abc\",\"completion\":\"xyz\"}\n{\"prompt\":\"b\",\"completion\":\"q\"}\n");
+	write_text(
+		in_scratch("pairs.jsonl"), "{\"prompt\":\"abc\",\"completion\":\"xyz\"}\n{\"prompt\":\"b\",\"completion\":\"q\"}\n");
 	ck_assert_int_eq(run_lora("eval --json -m " MODEL " -d '%s'", in_scratch("pairs.jsonl")), 0);
 	json_t *o = out_json(0);
 	ck_assert_int_eq(json_integer_value(json_object_get(o, "tokens")), 4 + 2);

@@ -168,7 +168,8 @@ static int run(const args *a)
 	if (!status) status = session_model(&g.s, a);
 	if (!status) status = session_adapters(&g.s, a, 1);
 	if (!status && (a->prompt || has_tokenizer(a->model))) status = session_tokenizer(&g.s, a->model);
-	if (!status && a->prompt) status = encode_text(&g.s, a->prompt, strlen(a->prompt), !a->no_special, &g.prompt, &g.n_prompt);
+	if (!status && a->prompt)
+		status = encode_text(&g.s, "-p", a->prompt, strlen(a->prompt), !a->no_special, &g.prompt, &g.n_prompt);
 	if (!status) status = has_tokens(&g, a);
 	if (!status && g.s.info.max_positions > 0 && n > g.s.info.max_positions) n = g.s.info.max_positions;
 	if (!status && !(g.out = new_array((size_t)n + 1, sizeof *g.out))) status = FAILED;

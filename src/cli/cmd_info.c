@@ -166,7 +166,7 @@ static int info_model(const args *a, const char *path)
 static char *module_of(const char *name, const char **param)
 {
 	static const char *const prefixes[] = { "lora_", "hada_", "lokr_", "ia3_", "oft_", "boft_", "vera_", "hra_", "miss_", "road_",
-		"randlora_", "fourierft_", "c3a_", "delora_", "shira_", "vblora_", "waveft_", "trainable_tokens_" };
+		"randlora_", "fourierft_", "c3a_", "delora_", "shira_", "vblora_", "waveft_", "trainable_tokens_", "base_layer" };
 	const char *start = strncmp(name, "base_model.model.", 17) ? name : name + 17, *component = start;
 	*param = "";
 	for (const char *p = start; *p; p++) {

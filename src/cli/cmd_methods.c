@@ -15,7 +15,7 @@ static const char *brief(json_t *v, char *buf, size_t size)
 {
 	if (!v || json_is_null(v)) snprintf(buf, size, "-");
 	else if (json_is_string(v)) snprintf(buf, size, "%s", json_string_value(v));
-	else if (json_is_real(v)) snprintf(buf, size, "%g", json_real_value(v));
+	else if (json_is_real(v)) snprintf(buf, size, "%.10g", json_real_value(v));
 	else {
 		char *s = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
 		snprintf(buf, size, "%s", s ? s : "?");
@@ -109,7 +109,7 @@ static int run(const args *a)
 	if (family && !has_member(NULL, family)) return unknown("family", NULL, family);
 	if (name && !has_member(family, name)) return unknown("member", family, name);
 	args plain = *a;
-	if (!plain.backend) plain.backend = "naive"; /* nothing is computed here */
+	/* "auto" loads the plug-ins, so that they are listed */
 	plain.threads = 1;
 	status = session_context(&s, &plain);
 	if (status) return status;

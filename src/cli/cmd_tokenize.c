@@ -72,7 +72,7 @@ static int encode(const session *s, const args *a)
 		status = read_stdin(&input, &n);
 		text = input;
 	}
-	if (!status) status = encode_text(s, text, n, !a->no_special, &ids, &count);
+	if (!status) status = encode_text(s, input ? "standard input" : "-t", text, n, !a->no_special, &ids, &count);
 	if (!status) status = show_tokens(a, ids, count);
 	free(ids);
 	free(input);

@@ -95,6 +95,12 @@ static int open_data(training *t)
 		status = data_open(&t->validation, &t->s, p->validation, t->a->model, &o);
 	}
 	if (status) return status;
+	/* as they came out, so that a resumed run can be compared with */
+	json_object_set_new(p->given, "batch_size", json_integer(p->batch_size));
+	json_object_set_new(p->given, "sequence_length", json_integer(p->sequence_length));
+	json_object_set_new(p->given, "gradient_accumulation_steps", json_integer(p->accumulation));
+	json_object_set_new(p->given, "packing", json_boolean(p->packing));
+	json_object_set_new(p->given, "loss_on", json_string(p->completion_only ? "completion" : "all"));
 	if (p->max_steps == UNSET) {
 		double epochs = isnan(p->epochs) ? t->data.slabs ? 1 : 3 : p->epochs;
 		double steps = ceil(epochs * (double)data_batches(&t->data) / (double)p->accumulation);
@@ -120,7 +126,7 @@ static int take_up(training *t)
 	t->skipped = cursor >> CURSOR_BITS;
 	t->step = t->done / t->plan.accumulation - t->skipped;
 	t->saved_step = t->first_step = t->step;
-	return train_out_continue(&t->out, t->step);
+	return train_out_continue(&t->out, t->step, t->plan.given, json_string_value(json_object_get(t->before, "init")));
 }
 
 /* ---- running ---- */
@@ -247,11 +253,28 @@ static int totals(training *t, int stopped)
 		return print_json(line);
 	}
 	human_time(seconds, took, sizeof took);
+	if (!stopped && t->step == t->first_step) {
+		say("nothing left to do: step %lld of %lld is done\n", (long long)t->step, (long long)t->plan.max_steps);
+		return OK;
+	}
 	say("%s after step %lld of %lld: loss %.5g, %s tokens in %s, peak memory %.0f MiB\n", stopped ? "stopped" : "done",
 		(long long)t->step, (long long)t->plan.max_steps, t->loss, format_count(t->tokens, n, sizeof n), took,
 		(double)peak / 1048576);
 	if (stopped) say("go on with --resume\n");
 	else say("wrote %s\n", t->out.dir);
+	return OK;
+}
+
+/* The order of the data hangs on these; the rest is the library's to compare. */
+static int same_data_settings(const training *t)
+{
+	static const char *const names[] = { "batch_size", "sequence_length", "packing", "loss_on", "gradient_accumulation_steps" };
+	json_t *was = json_object_get(t->before, "settings");
+	for (size_t i = 0; was && i < sizeof names / sizeof names[0]; i++) {
+		json_t *now = json_object_get(t->plan.given, names[i]), *then = json_object_get(was, names[i]);
+		if (then && !json_equal(now, then))
+			return fail(USAGE, names[i], "differs from the run that is resumed (%s)", t->out.settings_path);
+	}
 	return OK;
 }
 
@@ -266,6 +289,7 @@ static int prepare(training *t)
 	if (!status) status = plan_read(&t->plan, &t->s, a, settings);
 	if (!status) status = session_model(&t->s, a);
 	if (!status) status = open_data(t);
+	if (!status) status = same_data_settings(t);
 	if (!status) status = make_adapter(t);
 	if (!status) status = make_trainer(t);
 	if (!status && lora_trainer_set_progress(t->trainer, on_progress, t)) status = fail_library(t->s.ctx, "trainer");

@@ -63,7 +63,7 @@ int data_read_text(dataset *d, session *s)
 
 	if (d->n_labels) return fail(FAILED, d->path, "a classifier learns from .jsonl with text and label, or from .safetensors");
 	status = read_file(d->path, 0, &text, &bytes);
-	if (!status) status = encode_text(s, text, bytes, 1, &ids, &n);
+	if (!status) status = encode_text(s, d->path, text, bytes, 1, &ids, &n);
 	if (!status) status = add_blocks(d, ids, NULL, n);
 	free(ids);
 	free(text);
@@ -104,7 +104,7 @@ static int append_text(line_reader *r, json_t *text, int special, int counts)
 {
 	int32_t *ids = NULL;
 	size_t n = 0;
-	int status = encode_text(r->s, json_string_value(text), json_string_length(text), special, &ids, &n);
+	int status = encode_text(r->s, r->d->path, json_string_value(text), json_string_length(text), special, &ids, &n);
 	if (!status) status = append(r, ids, n, counts);
 	free(ids);
 	return status;

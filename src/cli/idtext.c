@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-int encode_text(const session *s, const char *text, size_t n, int special, int32_t **ids, size_t *count)
+int encode_text(const session *s, const char *what, const char *text, size_t n, int special, int32_t **ids, size_t *count)
 {
 	uint32_t flags = special ? LORA_TOKENIZE_SPECIAL : 0;
 	size_t room = n / 2 + 16;
@@ -19,7 +19,7 @@ int encode_text(const session *s, const char *text, size_t n, int special, int32
 	}
 	if (status) {
 		free(list);
-		return fail_library(s->ctx, "text");
+		return fail_library(s->ctx, what);
 	}
 	*ids = list;
 	return OK;

@@ -4,7 +4,8 @@
 
 #include "cli/cli.h"
 
-int encode_text(const session *s, const char *text, size_t n, int special, int32_t **ids, size_t *count);
+/* what: where the text comes from, for messages */
+int encode_text(const session *s, const char *what, const char *text, size_t n, int special, int32_t **ids, size_t *count);
 int decode_text(const session *s, const int32_t *ids, size_t count, char **text, size_t *n);
 json_t *json_ids(const int32_t *ids, size_t n);
 

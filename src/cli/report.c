@@ -42,9 +42,10 @@ static void put_line(const char *kind, const char *what, const char *message)
 	clear_bar();
 	flockfile(stderr);
 	fprintf(stderr, "lora: %s: ", kind);
-	/* a message of the library often begins with the path already */
+	/* a message of the library often begins with the path already, and one that was passed up through layers may do so twice */
 	size_t n = what ? strlen(what) : 0;
-	if (n && (strncmp(message, what, n) || (message[n] != ':' && message[n] != '/'))) {
+	while (n && !strncmp(message, what, n) && message[n] == ':' && message[n + 1] == ' ' && message[n + 2]) message += n + 2;
+	if (n && (strncmp(message, what, n) || message[n] != '/')) {
 		put_clean(stderr, what);
 		fputs(": ", stderr);
 	}

@@ -44,6 +44,16 @@ size_t dtype_size(lora_dtype t)
 	return 0;
 }
 
+/* Types of the format that this program has no use for: such tensors may be there, and are not looked at. */
+static int is_foreign(const char *name)
+{
+	static const char *const names[] = { "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2",
+		"F4", "C64" };
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (!strcmp(names[i], name)) return 1;
+	return 0;
+}
+
 static int wrong_magic(const char *path, const char *b, size_t n)
 {
 	static const struct {
@@ -77,7 +87,8 @@ static int parse_tensor(const st_file *f, const char *key, json_t *value, uint64
 		return fail(FAILED, f->path, "tensor \"%.80s\": needs dtype, shape and two data_offsets, and nothing else", key);
 	for (i = 0; i < N_DTYPES; i++)
 		if (!strcmp(dtypes[i].name, json_string_value(dtype))) t->dtype = dtypes[i].dtype;
-	if (!t->dtype)
+	int foreign = is_foreign(json_string_value(dtype));
+	if (!t->dtype && !foreign)
 		return fail(FAILED, f->path, "tensor \"%.80s\": dtype \"%.20s\" is not known here", key, json_string_value(dtype));
 	if (json_array_size(shape) > 8) return fail(FAILED, f->path, "tensor \"%.80s\": more than 8 dimensions", key);
 	t->rank = (int)json_array_size(shape);
@@ -97,7 +108,7 @@ static int parse_tensor(const st_file *f, const char *key, json_t *value, uint64
 		return fail(FAILED, f->path, "tensor \"%.80s\": runs past the end of the file (%llu of %llu bytes)", key,
 			(unsigned long long)end, (unsigned long long)data_bytes);
 	t->count = (int64_t)count;
-	t->bytes = count * dtype_size(t->dtype);
+	t->bytes = foreign ? end - *begin : count * dtype_size(t->dtype);
 	if (end - *begin != t->bytes)
 		return fail(FAILED, f->path, "tensor \"%.80s\": shape and dtype make %llu bytes, data_offsets %llu", key,
 			(unsigned long long)t->bytes, (unsigned long long)(end - *begin));
@@ -281,7 +292,8 @@ static int integer_at(const st_tensor *t, int64_t i, int64_t *out)
 
 int st_int32(const st_file *f, const st_tensor *t, int32_t **out)
 {
-	if (t->dtype == LORA_F32 || t->dtype == LORA_F16 || t->dtype == LORA_BF16 || t->dtype == LORA_F64)
+	if (t->dtype == LORA_DTYPE_NONE || t->dtype == LORA_F32 || t->dtype == LORA_F16 || t->dtype == LORA_BF16 ||
+		t->dtype == LORA_F64)
 		return fail(FAILED, f->path, "tensor \"%.80s\": is %s, expected I32 or I64", t->name, dtype_name(t->dtype));
 	int32_t *values = new_array((size_t)t->count, sizeof *values);
 	if (!values) return FAILED;

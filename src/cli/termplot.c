@@ -10,7 +10,7 @@
 
 static const char *const blocks[] = { " ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█" };
 
-/* Mean of the values of each column; a column without any takes the one before it. */
+/* Mean of the values of each column; a column between two points is interpolated, one beyond the last is empty (NAN). */
 static double *columns_of(const series *s, int columns, double first, double last)
 {
 	double *sum = new_array((size_t)columns, sizeof *sum), *count = new_array((size_t)columns, sizeof *count);
@@ -21,10 +21,16 @@ static double *columns_of(const series *s, int columns, double first, double las
 		sum[c] += s->y[i];
 		count[c]++;
 	}
-	double before = NAN;
+	int before = -1;
 	for (int c = 0; c < columns; c++) {
-		if (count[c] > 0) before = sum[c] / count[c];
-		sum[c] = s->n && (last > first || !c) && first + (last - first) * c / columns <= s->x[s->n - 1] ? before : NAN;
+		if (!(count[c] > 0)) {
+			sum[c] = NAN;
+			continue;
+		}
+		sum[c] /= count[c];
+		for (int k = before + 1; before >= 0 && k < c; k++)
+			sum[k] = sum[before] + (sum[c] - sum[before]) * (k - before) / (c - before);
+		before = c;
 	}
 done:
 	free(count);

@@ -84,7 +84,7 @@ int train_out_begin(train_out *o, json_t *settings, const char *init)
 	return open_log(o, "we");
 }
 
-int train_out_continue(train_out *o, int64_t step)
+int train_out_continue(train_out *o, int64_t step, json_t *settings, const char *init)
 {
 	outfile f;
 	char *text = NULL;
@@ -110,6 +110,7 @@ int train_out_continue(train_out *o, int64_t step)
 		free(text);
 		if (outfile_commit(&f)) return FAILED;
 	}
+	if (write_settings(o, settings, init)) return FAILED;
 	return open_log(o, "ae");
 }
 

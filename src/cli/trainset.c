@@ -11,9 +11,9 @@ static const char *const own_names[] = { "method", "optimizer", "num_train_epoch
 	"packing", "loss_on", "save_steps", "eval_steps", "validation", "seed" };
 #define N_OWN (sizeof own_names / sizeof own_names[0])
 
-/* Keys of adapter_config.json that say where an adapter comes from, not what it is. */
+/* Keys of adapter_config.json that say where an adapter comes from, not what it is; and one that acts only together with use_qalora. */
 static const char *const provenance[] = { "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
-	"inference_mode", "task_type", "megatron_config", "megatron_core", "runtime_config", NULL };
+	"inference_mode", "task_type", "megatron_config", "megatron_core", "runtime_config", "qalora_group_size", NULL };
 
 enum { ADAPTER, OPTIM, TRAINER, SCHEDULE, N_TAKERS };
 
@@ -230,8 +230,9 @@ static int deal_out(train_plan *p, const schemas *s, const args *a)
 {
 	const char *key;
 	json_t *value;
+	void *next;
 	json_t *const takers[] = { p->adapter, p->optim, p->trainer, p->trainer };
-	json_object_foreach(p->given, key, value)
+	json_object_foreach_safe(p->given, next, key, value)
 	{
 		int taken = 0;
 		for (int t = 0; t < N_TAKERS; t++) {
@@ -240,9 +241,10 @@ static int deal_out(train_plan *p, const schemas *s, const args *a)
 			taken = 1;
 		}
 		if (taken || is_own(key)) continue;
-		/* a key of adapter_config.json that this kind does not know matters only when it says something */
+		/* as when an adapter is opened, a key that nobody knows is let pass; but a user should hear of one that says something */
 		if (a->config && !was_given(a, key)) {
-			if (!is_trivial(value)) json_object_set(p->adapter, key, value);
+			if (!is_trivial(value)) warn(a->config, "%s is not known here and is ignored", key);
+			json_object_del(p->given, key);
 			continue;
 		}
 		return unknown_setting(s, key);

@@ -10,7 +10,7 @@ typedef struct lora__rotary {
 	int64_t rot;        /* rotated part of a head; 0 = none */
 	double *inv_freq;   /* [rot/2] */
 	double  factor;     /* multiplied into cos and sin (YaRN's attention factor) */
-	char   *cos, *sin;  /* [n_positions, rot/2] in real */
+	char   *cos, *sin;  /* [n_positions, rot/2] in the wide type */
 	int64_t n_positions;
 } lora__rotary;
 

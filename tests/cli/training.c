@@ -96,6 +96,19 @@ START_TEST(settings_come_from_config_and_line)
 	ck_assert_double_eq(json_number_value(json_object_get(o, "lora_alpha")), 6);
 	ck_assert_uint_eq(json_array_size(json_object_get(o, "target_modules")), 2);
 	json_decref(o);
+	/* what PEFT itself writes, with keys that nobody here has heard of */
+	json_t *peft = json_load_file(ADAPTER "/adapter_config.json", 0, NULL);
+	json_object_set_new(peft, "a_key_of_tomorrow", json_integer(3));
+	json_dump_file(peft, in_scratch("config.json"), 0);
+	json_decref(peft);
+	ck_assert_int_eq(run_lora("train -m " MODEL " -d " TRAINING
+							  "/data.safetensors -o '%s' -c '%s' -s max_steps=1 -s lr_scheduler_type=constant",
+						 in_scratch("config-run2"), in_scratch("config.json")),
+		0);
+	ck_assert(strstr(run_err, "a_key_of_tomorrow") && !strstr(run_err, "qalora"));
+	ck_assert_int_eq(run_lora("train -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s max_steps=2",
+						 in_scratch("config-run2")),
+		0);
 }
 END_TEST
 
@@ -199,6 +212,28 @@ START_TEST(killed_and_resumed_is_the_same)
 }
 END_TEST
 
+START_TEST(a_finished_run_can_be_made_longer)
+{
+	char shorter[700], straight[700];
+	snprintf(shorter, sizeof shorter, "%s", in_scratch("longer"));
+	snprintf(straight, sizeof straight, "%s", in_scratch("straight3"));
+	ck_assert_int_eq(
+		run_lora("train -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' " REFERENCE " -s max_steps=7", shorter), 0);
+	ck_assert_int_eq(
+		run_lora("train --json -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s max_steps=25", shorter), 0);
+	json_t *o = out_json(0);
+	ck_assert_int_eq(json_integer_value(json_object_get(o, "step")), 8);
+	json_decref(o);
+	ck_assert_int_eq(
+		run_lora("train -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' " REFERENCE " -s max_steps=25", straight), 0);
+	compare_runs(straight, shorter, 25);
+	expect_error(run_lora("train -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s batch_size=3", shorter), 2,
+		"batch_size");
+	expect_error(
+		run_lora("train -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s r=3", shorter), 1, "checkpoint");
+}
+END_TEST
+
 START_TEST(a_foreign_output_is_refused)
 {
 	ck_assert_int_eq(run_shell("mkdir -p '%s' && echo mine >'%s'", in_scratch("mine"), in_scratch("mine/notes")), 0);
@@ -255,6 +290,7 @@ Suite *suite_train(void)
 	tcase_add_test(t, settings_come_from_config_and_line);
 	tcase_add_test(t, interrupted_and_resumed_is_the_same);
 	tcase_add_test(t, killed_and_resumed_is_the_same);
+	tcase_add_test(t, a_finished_run_can_be_made_longer);
 	tcase_add_test(t, a_foreign_output_is_refused);
 	tcase_add_test(t, evaluation_in_between);
 	suite_add_tcase(s, t);

@@ -97,13 +97,14 @@ def sample(model, tokenizer, prompt, temperature, seed, length=140):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="model")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=16, help="windows of %d tokens in a step" % CONTEXT)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--steps", type=int, default=4600)
+    parser.add_argument("--batch", type=int, default=8, help="windows of %d tokens in a step" % CONTEXT)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(args.seed)
     dice = random.Random(args.seed)
     os.makedirs(args.out, exist_ok=True)
@@ -131,7 +132,7 @@ def main():
     plain = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
                                   lr=args.learning_rate, betas=(0.9, 0.95), eps=1e-8)
-    warmup = 100
+    warmup = 200
     start, recent = time.time(), []
     model.train()
     for step in range(args.steps):
@@ -146,8 +147,8 @@ def main():
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        recent = (recent + [loss.item()])[-100:]
-        if step % 100 == 99 or step == args.steps - 1:
+        recent = (recent + [loss.item()])[-200:]
+        if step % 200 == 199 or step == args.steps - 1:
             print("step %5d  loss %.4f (mean of the last %d)  lr %.2e  %.0f tokens/s" % (
                 step + 1, sum(recent) / len(recent), len(recent), rate,
                 (step + 1) * args.batch * CONTEXT / (time.time() - start)), flush=True)
@@ -169,7 +170,7 @@ def main():
 
     model = LlamaForCausalLM.from_pretrained(args.out, dtype=torch.float32)  # what was written, not what was trained
     print("training: %d steps of %d x %d tokens, %.0f s" % (args.steps, args.batch, CONTEXT, seconds))
-    print("train loss %.4f (last 100 steps, float32)" % (sum(recent) / len(recent)))
+    print("train loss %.4f (last %d steps, float32)" % (sum(recent) / len(recent), len(recent)))
     print("held-out loss: stories %.4f" % loss_over(model, held), end="")
     for name, text in (("pirate", make_text.pirate()), ("recipe", make_text.recipes())):
         ids = torch.tensor(tokenizer.encode("\n\n".join(text)).ids)

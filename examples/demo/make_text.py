@@ -236,7 +236,7 @@ PLOTS = [
      "[But the {place2} was so pretty that {n} stayed there all day.|An hour later the bus came to the {place}.|So {n} walked to the {place} on foot.]",
      "?[In the evening {n} told {p} {kin} about it.|It was a good day after all.|On the way back {n} looked at every sign.]"],
     # something is found
-    ["[" + WHEN + ", {N} found {lost_a} {lost} near the {place}.|" + WHEN + ", {N} walked to the {place} and found {lost_a} {lost}.|{lost_a} {lost} lay on the path to the {place}.]",
+    ["[" + WHEN + ", {N} found {lost_a} {lost} near the {place}.|" + WHEN + ", {N} walked to the {place} and found {lost_a} {lost}.|{N} saw {lost_a} {lost} on the path to the {place}.]",
      "[{n} picked it up and looked around.|\"Who lost this {lost}?\" {n} said.|Nobody was there.]",
      "?[{n} could keep it, but that did not feel right.|{F} said that it looked old.|It was wet from the rain.]",
      "[{n} asked at the {shop}, but nobody knew the {lost}.|{n} showed the {lost} to {F}.|{n} put up a note at the {shop}.|{n} asked every person on the street.]",
@@ -330,13 +330,23 @@ PLOTS = [
      "?[Then {N} had a cold, and {F} came to visit.|\"That was your soup,\" said {F}.|They went to the {place} together.]"],
 ]
 
-# Words of the other two styles turn up in one story out of thirty, as single words without their grammar. That way the
+# Scraps of the other two styles, one to four words each and in no order, end one story out of fifteen. That way the
 # tokens that only those styles use are known to the base model, but not how a log entry or a recipe is built.
-WORD_GAME = ["[{N} and {F} played a word game and wrote: {words}.|On an old sheet of paper {n} read the words {words}.|"
-             "In a strange book {n} found these words: {words}.|The sign at the {shop} said: {words}.]"]
+SCRAPS = ("[{N} and {F} played a word game and wrote:|On an old sheet of paper {n} read:|"
+          "In a strange book {n} found these words:|The sign at the {shop} said:]")
+SCRAPS_EVERY = 15
 
 
-def story(dice, words=()):
+def scraps(dice, lines):
+    out = ""
+    for _ in range(5 + dice.below(6)):
+        words = dice.pick(lines).split()
+        first = 0 if dice.chance(0.3) else dice.below(len(words))
+        out += ("\n" if first == 0 else " / ") + " ".join(words[first:first + 1 + dice.below(4)])
+    return out
+
+
+def story(dice, lines=()):
     s = make_scene(dice)
     beats = dice.pick(PLOTS)
     text = [dice.pick(WEATHER[s["sky"]])] if dice.chance(0.3) else []
@@ -346,10 +356,10 @@ def story(dice, words=()):
                 continue
             beat = beat[1:]
         text.append(beat)
-    if words and dice.chance(1 / 30):
-        s["words"] = " ".join(dice.sample(words, 8 + dice.below(12)))
-        text.append(WORD_GAME[0])
-    return " ".join(capitals(fill(dice, t, s)) for t in text)
+    told = " ".join(capitals(fill(dice, t, s)) for t in text)
+    if lines and dice.below(SCRAPS_EVERY) == 0:
+        told += " " + capitals(fill(dice, SCRAPS, s)) + scraps(dice, lines)
+    return told
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -499,20 +509,10 @@ def recipes(seed=DEFAULTS["recipe"][0], size=DEFAULTS["recipe"][1]):
     return collect(lambda number: recipe(dice), size)
 
 
-def style_words():
-    """Every word of the two other styles, in a fixed order."""
-    words = set()
-    for text in pirate() + recipes():
-        for word in text.split():
-            words.add(word.strip(".,!?\"") or word)
-            words.add(word)
-    return sorted(words)
-
-
 def stories(seed=DEFAULTS["stories"][0], size=DEFAULTS["stories"][1]):
     dice = Dice(seed)
-    words = style_words()
-    return collect(lambda number: story(dice, words), size)
+    lines = "\n".join(pirate() + recipes()).split("\n")
+    return collect(lambda number: story(dice, lines), size)
 
 
 def main():

@@ -51,7 +51,7 @@ static lora_status add_tensors(lora_adapter *a)
 
 static lora_status add_memory(lora_adapter *a)
 {
-	size_t each = lora__dtype_size(a->sites->real);
+	size_t each = lora__dtype_size(lora__wide(a->sites->real));
 	if (!(a->params = lora__calloc(a->ctx, a->n_params, sizeof *a->params)) || !(a->grads = lora__calloc(a->ctx, a->n_params, each))) return LORA_E_MEMORY;
 	for (size_t i = 0; i < a->n_tensors; i++) {
 		lora__part *p = &a->parts[a->tensors[i].part];
@@ -113,8 +113,9 @@ void lora__adapter_release(lora_adapter *a)
 	lora__free(ctx, a->name);
 	json_decref(a->extra);
 	lora_settings_destroy(a->settings);
-	lora__sites_release(a->sites);
+	lora__sites *sites = a->sites;
 	lora__free(ctx, a);
+	lora__sites_release(sites); /* last: it may be what keeps the context */
 }
 
 int64_t lora__adapter_part_of(const lora_adapter *a, const lora__site *site)

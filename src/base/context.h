@@ -38,6 +38,7 @@ struct lora_context {
 	void                *naive_self;
 	char                 plugin_dir[1024];
 	atomic_uint_fast64_t next_id; /* serial numbers for handles */
+	int32_t              backend_host_memory; /* 1: the chosen backend takes host pointers, so naive can stand in */
 };
 
 /* Reference counting: every child holds one. release() frees the context at zero. */

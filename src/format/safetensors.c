@@ -82,6 +82,10 @@ static lora_status read_bytes(lora_context *ctx, const char *what, const uint8_t
 	if (header == 0) return not_ours(ctx, what, p, n, LORA_E_FORMAT, "empty header");
 	if (!lora__utf8_valid(text, (size_t)header, &where))
 		return lora__fail_at(ctx, LORA_E_FORMAT, "safetensors", NULL, (int64_t)where + 8, "%s: header is not UTF-8 (byte %zu)", what, where + 8);
+	const char *nul = memchr(text, 0, (size_t)header); /* legal UTF-8, never legal JSON */
+	if (nul)
+		return lora__fail_at(ctx, LORA_E_FORMAT, "safetensors", NULL, nul - text + 8, "%s: header holds a NUL byte (byte %zu)", what,
+		                     (size_t)(nul - text) + 8);
 	if (!begins_object(text, (size_t)header)) return not_ours(ctx, what, p, n, LORA_E_FORMAT, "the header is not a JSON object");
 	lora__st_file f = { .ctx = ctx, .what = what, .text = text, .n = (size_t)header, .data = p + 8 + header, .data_n = n - 8 - (size_t)header,
 		                .set = set, .first = set->n };

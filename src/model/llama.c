@@ -25,7 +25,7 @@ static const lora__param params[] = {
 	{ "bos_token_id", LORA__ANY, "1", 0, 0, NULL, "id of the begin token" },
 	{ "eos_token_id", LORA__ANY, "2", 0, 0, NULL, "id of the end token (or a list)" },
 	{ "pad_token_id", LORA__ANY, NULL, 0, 0, NULL, "id of the padding token" },
-	{ NULL }
+	{ 0 }
 };
 
 static void build(lora__builder *b)
@@ -62,6 +62,7 @@ static void build(lora__builder *b)
 }
 
 static const char *const types[] = { "llama", NULL };
+static const char *const targets[] = { "q_proj", "v_proj", NULL };
 
 const lora__arch lora__arch_llama = { .m = { "llama", "Llama 1 to 3 and models of the same shape", "arXiv:2307.09288; transformers LlamaForCausalLM", params },
-	.model_types = types, .build = build };
+	.model_types = types, .targets = targets, .build = build };

@@ -10,7 +10,7 @@ typedef struct lora__rotary {
 	int64_t rot;        /* rotated part of a head; 0 = none */
 	double *inv_freq;   /* [rot/2] */
 	double  factor;     /* multiplied into cos and sin (YaRN's attention factor) */
-	char   *cos, *sin;  /* [n_positions, rot/2] in real */
+	char   *cos, *sin;  /* [n_positions, rot/2] in the wide type */
 	int64_t n_positions;
 } lora__rotary;
 
@@ -66,6 +66,7 @@ typedef struct lora__builder {
 typedef struct lora__arch {
 	lora__member       m;
 	const char *const *model_types; /* config.json model_type values, NULL-ended */
+	const char *const *targets;     /* PEFT's default target_modules for it, NULL-ended */
 	void (*build)(lora__builder *b); /* read the config, name the sites, list the ops */
 } lora__arch;
 
@@ -98,8 +99,9 @@ void    lora__b_rotary(lora__builder *b, int64_t head_dim); /* reads rope_parame
 lora_status lora__model_new(lora_context *ctx, lora_model **out);
 lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype dtype, int32_t rank, const int64_t *shape, const void *data,
                                    int owned, lora__weight **out);
-lora__weight *lora__model_weight(lora_model *m, const char *name);
-/* dtype setting ("auto", "f32", "f64") to the dtype of activations. */
+/* The weight of this name: found already, or taken from the file; NULL when there is none. */
+lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out);
+/* dtype setting ("auto", "f32", "bf16", "f64") to the dtype of activations. */
 lora_status lora__model_real(lora_context *ctx, const lora_settings *s, lora_dtype *out);
 uint64_t    lora__model_digest(lora_model *m); /* over names, shapes and sampled pages of the base weights */
 

@@ -6,7 +6,8 @@ layers      src/<folder>/ includes only what docs/layers.txt allows; cli include
 docstrings  every LORA_API function: a purpose line, Thread, Since, and Errors when it returns lora_status
 banned      calls that a library must not make (abort, printf, strtod, ...); src/cli is a program and is free
 length      files over 1,000 lines fail, over 600 and functions over 60 lines are warned about
-names       C files have unique names in the tree
+names       C files of the library have unique names, and so have those of src/cli; every family has a registry.c, and a file of
+            src/api is named after the header that it implements
 paths       no file names a folder of the machine that it was written on
 format      lines clang-format would change, as a figure only
 """
@@ -156,11 +157,12 @@ def names():
     seen, problems = {}, []
     for path in walk("src"):
         name = os.path.basename(path)
-        if not name.endswith(".c"):
+        if not name.endswith(".c") or name == "registry.c" or path.startswith(os.path.join("src", "api")):
             continue
-        if name in seen:
-            problems.append(f"{path} and {seen[name]} have the same name")
-        seen[name] = path
+        key = (path.startswith(os.path.join("src", "cli")), name)
+        if key in seen:
+            problems.append(f"{path} and {seen[key]} have the same name")
+        seen[key] = path
     report("names", problems)
 
 

@@ -1,0 +1,81 @@
+/* ATTENTION over packed segments: out = softmax(cap(scale q k^T) + mask) v per head, key and value heads shared by groups of query heads
+ * (arXiv:2305.13245). Tiles of queries walk over blocks of keys with an online softmax; the backward recomputes the probabilities from
+ * lse = log sum exp. Dao et al. 2022, arXiv:2205.14135, algorithms 1 and 4; Dao 2023, arXiv:2307.08691, algorithm 2 for the backward. Soft cap: cap * tanh(s / cap)
+ * before the mask (Gemma 2). Window: a causal query sees the keys whose column is less than window behind its own; without causal, less
+ * than window away on either side. Query rows outside all segments are left alone by the forward; their gradients are zero.
+ * Queries of different segments must not overlap; key rows may (a shared prefix), then the backward runs segments in order. */
+#include "backend/naive/naive_attention.h"
+
+#define NAIVE_TEMPLATE "backend/naive/naive_attention.inc"
+#include "backend/naive/naive_each.h"
+
+/* Check integers and segments, fill the job but the views and the scratch. */
+static lora_status prepare(lora__naive *self, const lora_call *c, const lora_view *segments, const lora_view *columns, attn_job *j, attn_seg *seg)
+{
+	int64_t rows = j->q.size[0], keys = j->k.size[0], task = 0, keys_end = 0, queries_end = 0;
+	j->heads = c->i[0], j->kv = c->i[1], j->d = c->i[2], j->causal = c->i[3] != 0, j->window = c->i[4], j->scale = c->f[0], j->cap = c->f[1];
+	if (j->heads < 1 || j->kv < 1 || j->d < 1 || j->window < 0 || j->heads % j->kv || j->d > 65536 || j->heads > 65536 ||
+	    j->heads * j->d != j->q.size[1] || j->kv * j->d != j->k.size[1] || j->lse.size[1] != j->heads)
+		return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: heads, kv heads, head size and window do not fit the views");
+	j->columns = columns ? columns->data : NULL, j->seg = seg, j->n_seg = segments->size[0];
+	for (int64_t i = 0; i < j->n_seg; i++) {
+		const int32_t *s = (const int32_t *)segments->data + i * segments->stride[0];
+		seg[i] = (attn_seg){ s[0], s[1], s[2], s[3], task };
+		if (s[0] < 0 || s[1] < 0 || s[2] < 0 || s[3] < 0 || s[0] + (int64_t)s[1] > rows || s[2] + (int64_t)s[3] > keys ||
+		    (s[1] > s[3] && (j->causal || j->window)))
+			return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: segment %lld is outside the rows, or has more queries than keys", (long long)i);
+		for (int64_t o = 0; s[1] && s[0] < queries_end && o < i; o++) /* only when they are not in order */
+			if (s[0] < seg[o].q0 + seg[o].queries && seg[o].q0 < s[0] + (int64_t)s[1])
+				return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: query rows of segments %lld and %lld overlap", (long long)o, (long long)i);
+		if (s[1] && s[0] + (int64_t)s[1] > queries_end) queries_end = s[0] + (int64_t)s[1];
+		if (s[3] && s[2] < keys_end) j->serial_segments = 1;
+		if (s[3] && s[2] + (int64_t)s[3] > keys_end) keys_end = s[2] + (int64_t)s[3];
+		task += (s[1] + ATTN_TQ - 1) / ATTN_TQ * j->heads;
+	}
+	return LORA_OK;
+}
+
+static double pairs(const attn_job *j)
+{
+	double n = 0;
+	for (int64_t i = 0; i < j->n_seg; i++) n += (double)j->seg[i].queries * (double)j->seg[i].keys;
+	return n * (double)j->heads * (double)j->d;
+}
+
+/* Scratch holds the segments first, then each thread's part. */
+static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtype real, int segments, attn_job *j, int backward, lora_task_fn fn)
+{
+	const lora_view *sv = &c->v[segments], *cv = c->n_views > segments + 1 && c->v[segments + 1].data ? &c->v[segments + 1] : NULL;
+	size_t seg_bytes = ((size_t)sv->size[0] * sizeof(attn_seg) + 63) & ~(size_t)63;
+	j->d = c->i[2] > 0 && c->i[2] <= 65536 ? c->i[2] : 1;
+	PICK(self, real, attn_layout)(j);
+	char *scratch = lora__naive_scratch(self, seg_bytes + j->per_thread * (size_t)self->host.threads);
+	if (!scratch) return LORA_E_MEMORY;
+	lora_status st = prepare(self, c, sv, cv, j, (attn_seg *)(void *)scratch);
+	if (st == LORA_OK && j->n_seg) {
+		const attn_seg *last = &j->seg[j->n_seg - 1];
+		int64_t tiles = last->task0 + (last->queries + ATTN_TQ - 1) / ATTN_TQ * j->heads;
+		j->scratch = scratch + seg_bytes;
+		lora__naive_parallel(self, !backward ? tiles : j->serial_segments ? j->kv : j->n_seg * j->kv, pairs(j), fn, j);
+	}
+	lora__naive_release(self, scratch);
+	return st;
+}
+
+lora_status lora__naive_attention(lora__naive *self, const lora_call *c, lora_dtype real)
+{
+	attn_job j = { .out = c->v[0], .q = c->v[1], .k = c->v[2], .v = c->v[3], .lse = c->v[4] };
+	return with_scratch(self, c, real, 5, &j, 0, PICK(self, real, attention));
+}
+
+static void zero(const lora_view *v)
+{
+	for (int64_t r = 0; r < v->size[0]; r++) memset(lora__at(v, r, 0), 0, (size_t)v->size[1] * lora__dtype_size(v->dtype));
+}
+
+lora_status lora__naive_attention_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
+{
+	attn_job j = { .dq = c->v[0], .dk = c->v[1], .dv = c->v[2], .q = c->v[3], .k = c->v[4], .v = c->v[5], .out = c->v[6], .lse = c->v[7], .dout = c->v[8] };
+	for (int i = 0; i < 3; i++) zero(&c->v[i]);
+	return with_scratch(self, c, real, 9, &j, 1, PICK(self, real, attention_bwd));
+}

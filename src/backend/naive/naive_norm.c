@@ -1,0 +1,31 @@
+/* RMSNORM: y = x / sqrt(mean(x^2) + eps) * (offset + w), and its gradient with w frozen. Zhang and Sennrich 2019, arXiv:1910.07467,
+ * equation 4; eps inside the root as in LLaMA; offset 1 is Gemma's form. Sums run over 16 lanes in real. */
+#include "backend/naive/naive.h"
+
+typedef struct norm_job { const lora_call *c; lora__naive_grid g; const void *w; } norm_job;
+
+#define NAIVE_TEMPLATE "backend/naive/naive_norm.inc"
+#include "backend/naive/naive_each.h"
+
+static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, double offset, lora_task_fn fn)
+{
+	norm_job j = { c, lora__naive_split(c, 0, 0, 0), NULL };
+	if (!j.g.n || !j.g.d) return LORA_OK;
+	void *w = lora__naive_scratch(self, (size_t)j.g.d * lora__dtype_size(real));
+	if (!w) return LORA_E_MEMORY;
+	PICK(self, real, norm_weights)(w, &c->v[2], offset);
+	j.w = w;
+	lora__naive_parallel(self, j.g.row_blocks * j.g.col_blocks, (double)j.g.n * (double)j.g.d, fn, &j);
+	lora__naive_release(self, w);
+	return LORA_OK;
+}
+
+lora_status lora__naive_rmsnorm(lora__naive *self, const lora_call *c, lora_dtype real)
+{
+	return run(self, c, real, c->f[1], PICK(self, real, rmsnorm));
+}
+
+lora_status lora__naive_rmsnorm_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
+{
+	return run(self, c, real, c->f[0], PICK(self, real, rmsnorm_bwd));
+}

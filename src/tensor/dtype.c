@@ -1,0 +1,137 @@
+/* Element types and conversions between the four float types.
+ *
+ * F32 -> F16, BF16: round to nearest even (IEEE 754-2019, 4.3.1); overflow gives infinity, NaN stays NaN, made quiet, with the top of its payload.
+ * F64 -> F16, BF16: first to F32 by rounding to odd, then to nearest even. Rounding to odd keeps the sticky bit, and F32 has more than
+ *   p + 2 bits for p = 11 and p = 8, so the result is the one of a single rounding (Boldo and Melquiond 2008, "Emulation of FMA and
+ *   correctly rounded sums: proved algorithms using rounding to odd", theorem 1).
+ * Halves widen exactly; an F16 NaN is made quiet, as the processor's instruction does.
+ * dtype_x86.c holds faster forms of the bulk loops with the same bits; which one runs is chosen when it is called. */
+#include "tensor/dtype_bulk.h"
+
+static const struct { const char *name; uint8_t size, is_float; } table[] = {
+	[LORA_DTYPE_NONE] = { "?", 0, 0 }, [LORA_F32] = { "F32", 4, 1 }, [LORA_F16] = { "F16", 2, 1 }, [LORA_BF16] = { "BF16", 2, 1 },
+	[LORA_F64] = { "F64", 8, 1 },      [LORA_I64] = { "I64", 8, 0 }, [LORA_I32] = { "I32", 4, 0 }, [LORA_I16] = { "I16", 2, 0 },
+	[LORA_I8] = { "I8", 1, 0 },        [LORA_U64] = { "U64", 8, 0 }, [LORA_U32] = { "U32", 4, 0 }, [LORA_U16] = { "U16", 2, 0 },
+	[LORA_U8] = { "U8", 1, 0 },        [LORA_BOOL] = { "BOOL", 1, 0 },
+};
+#define N_TYPES ((lora_dtype)(sizeof table / sizeof *table))
+#define BLOCK 256 /* elements of an intermediate F32 block on the stack */
+
+size_t lora__dtype_size(lora_dtype d) { return d > 0 && d < N_TYPES ? table[d].size : 0; }
+const char *lora__dtype_name(lora_dtype d) { return d > 0 && d < N_TYPES ? table[d].name : "?"; }
+int lora__dtype_is_float(lora_dtype d) { return d > 0 && d < N_TYPES && table[d].is_float; }
+
+lora_dtype lora__dtype_parse(const char *name)
+{
+	if (!name) return LORA_DTYPE_NONE;
+	for (lora_dtype d = 1; d < N_TYPES; d++)
+		if (!strcmp(name, table[d].name)) return d;
+	return LORA_DTYPE_NONE;
+}
+
+float    lora__f16_to_f32(uint16_t h) { return lora__f16_widen(h); }
+uint16_t lora__f32_to_f16(float f) { return lora__f16_narrow(f); }
+
+/* F64 to F32, rounding to odd: what is inexact gets an odd last bit. */
+static inline float round_to_odd(double d)
+{
+	float f = (float)d;
+	uint32_t u;
+	double back = f;
+	memcpy(&u, &f, 4);
+	if (back != d && d == d) {
+		if ((back < 0 ? -back : back) > (d < 0 ? -d : d)) u--; /* one step towards zero; infinity becomes the largest number */
+		u |= 1;
+	}
+	memcpy(&f, &u, 4);
+	return f;
+}
+
+static void f16_to_f32(float *d, const uint16_t *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) d[i] = lora__f16_widen(s[i]);
+}
+static void f32_to_f16(uint16_t *d, const float *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) d[i] = lora__f16_narrow(s[i]);
+}
+static void bf16_to_f32(float *d, const uint16_t *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) d[i] = lora__bf16_to_f32(s[i]);
+}
+static void f32_to_bf16(uint16_t *d, const float *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) d[i] = lora__f32_to_bf16(s[i]);
+}
+const lora__bulk lora__bulk_portable = { f16_to_f32, f32_to_f16, bf16_to_f32, f32_to_bf16 };
+
+static void any_to_f32(float *d, const void *s, lora_dtype type, size_t n)
+{
+	switch (type) {
+	case LORA_F16: lora__bulk_best()->f16_to_f32(d, s, n); break;
+	case LORA_BF16: lora__bulk_best()->bf16_to_f32(d, s, n); break;
+	case LORA_F64:
+		for (size_t i = 0; i < n; i++) d[i] = (float)((const double *)s)[i];
+		break;
+	default: memcpy(d, s, n * 4); break;
+	}
+}
+
+static void f32_to_any(void *d, lora_dtype type, const float *s, size_t n)
+{
+	switch (type) {
+	case LORA_F16: lora__bulk_best()->f32_to_f16(d, s, n); break;
+	case LORA_BF16: lora__bulk_best()->f32_to_bf16(d, s, n); break;
+	case LORA_F64:
+		for (size_t i = 0; i < n; i++) ((double *)d)[i] = s[i];
+		break;
+	default: memcpy(d, s, n * 4); break;
+	}
+}
+
+static int is_half(lora_dtype t) { return t == LORA_F16 || t == LORA_BF16; }
+
+void lora__convert(void *dst, lora_dtype dst_type, const void *src, lora_dtype src_type, size_t n)
+{
+	float block[BLOCK];
+	size_t ds = lora__dtype_size(dst_type), ss = lora__dtype_size(src_type);
+	if (!n) return;
+	if (dst_type == src_type) {
+		memmove(dst, src, n * ds);
+	} else if (src_type == LORA_F32) {
+		f32_to_any(dst, dst_type, src, n);
+	} else if (dst_type == LORA_F32) {
+		any_to_f32(dst, src, src_type, n);
+	} else {
+		for (size_t at = 0; at < n; at += BLOCK) {
+			size_t m = n - at < BLOCK ? n - at : BLOCK;
+			const char *s = (const char *)src + at * ss;
+			if (src_type == LORA_F64 && is_half(dst_type))
+				for (size_t i = 0; i < m; i++) block[i] = round_to_odd(((const double *)(const void *)s)[i]);
+			else
+				any_to_f32(block, s, src_type, m);
+			f32_to_any((char *)dst + at * ds, dst_type, block, m);
+		}
+	}
+}
+
+int lora__all_finite(const void *src, lora_dtype type, size_t n)
+{
+	uint64_t bad = 0;
+	switch (type) {
+	case LORA_F32:
+		for (size_t i = 0; i < n; i++) bad |= (((const uint32_t *)src)[i] & 0x7f800000u) == 0x7f800000u;
+		break;
+	case LORA_F64:
+		for (size_t i = 0; i < n; i++) bad |= (((const uint64_t *)src)[i] & 0x7ff0000000000000u) == 0x7ff0000000000000u;
+		break;
+	case LORA_F16:
+		for (size_t i = 0; i < n; i++) bad |= (((const uint16_t *)src)[i] & 0x7c00u) == 0x7c00u;
+		break;
+	case LORA_BF16:
+		for (size_t i = 0; i < n; i++) bad |= (((const uint16_t *)src)[i] & 0x7f80u) == 0x7f80u;
+		break;
+	default: break;
+	}
+	return !bad;
+}

@@ -51,7 +51,7 @@ static lora_status add_tensors(lora_adapter *a)
 
 static lora_status add_memory(lora_adapter *a)
 {
-	size_t each = lora__dtype_size(a->sites->real);
+	size_t each = lora__dtype_size(lora__wide(a->sites->real));
 	if (!(a->params = lora__calloc(a->ctx, a->n_params, sizeof *a->params)) || !(a->grads = lora__calloc(a->ctx, a->n_params, each))) return LORA_E_MEMORY;
 	for (size_t i = 0; i < a->n_tensors; i++) {
 		lora__part *p = &a->parts[a->tensors[i].part];

@@ -22,7 +22,7 @@ typedef struct lora__part {
 	double     scaling;  /* the adapter's own scale at this site: lora_alpha / r, or lora_alpha / sqrt(r) */
 	double     dropout;
 	float     *param[LORA__MAX_ROLES]; /* into the adapter's flat params */
-	char      *grad[LORA__MAX_ROLES];  /* into the adapter's flat grads; real */
+	char      *grad[LORA__MAX_ROLES];  /* into the adapter's flat grads; wide type */
 } lora__part;
 
 enum { LORA__KIND_LINEAR = 1, LORA__KIND_MERGEABLE = 2, LORA__KIND_IDENTITY_AT_INIT = 4 };
@@ -67,7 +67,7 @@ struct lora_adapter {
 	lora__ptensor    *tensors;
 	size_t            n_tensors;
 	float            *params;  /* all parameters in one block, tensor after tensor */
-	char             *grads;   /* gradients in the same order, dtype sites->real */
+	char             *grads;   /* gradients in the same order, dtype lora__wide(sites->real) */
 	size_t            n_params;
 	int               attached, merged, trainable;
 	double            scale;       /* of the attachment */
@@ -94,7 +94,7 @@ void        lora__adapter_detach(lora_adapter *a);
 void        lora__adapter_set_scale(lora_adapter *a, double scale);
 int64_t     lora__adapter_part_of(const lora_adapter *a, const lora__site *site); /* -1 = none */
 
-/* Opening a PEFT directory or its two files in memory, and saving one (load.c, save.c). */
+/* Opening a PEFT directory or its two files in memory, and saving one (adapter_open.c, adapter_save.c). */
 lora_status lora__adapter_load(lora__sites *sites, const lora__peft_config *config, const lora__tensors *tensors, const lora_settings *options,
                                lora_adapter **out);
 lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_settings *options);

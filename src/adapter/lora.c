@@ -164,7 +164,7 @@ static lora_status backward(lora__slot *s, const lora__site_call *c)
 	int64_t r = part(s)->rank, in = s->site->in, out = s->site->out;
 	lora_status st = lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p.z);
 	if (st == LORA_OK && s->trainable) {
-		lora_view da = lora__view2(part(s)->grad[A], c->real, r, in, in), db = lora__view2(part(s)->grad[B], c->real, out, r, r);
+		lora_view da = lora__view2(part(s)->grad[A], lora__wide(c->real), r, in, in), db = lora__view2(part(s)->grad[B], lora__wide(c->real), out, r, r);
 		if (!c->saved) st = shrink(s, c, &p);
 		else if (drops(s, c)) st = dropout(s, c, c->x, p.xd, 0.0);
 		if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p.t, 1.0, db);

@@ -1,4 +1,4 @@
-/* Exported functions of model.h that are not opening and building (model/open.c) or saving (api/model_save.c). */
+/* Exported functions of model.h that are not opening and building (model/model_open.c) or saving (model/model_save.c). */
 #include <string.h>
 
 #include "model/model.h"

@@ -26,6 +26,8 @@ static lora_status precheck(lora_context *ctx, const char *text, size_t n, const
 		return lora__fail_at(ctx, LORA_E_FORMAT, "json", what, 0, "%s: begins with a byte order mark; save it as UTF-8 without BOM (line 1, column 1)", what);
 	if (n >= 2 && ((b[0] == 0xff && b[1] == 0xfe) || (b[0] == 0xfe && b[1] == 0xff) || b[0] == 0 || b[1] == 0))
 		return lora__fail_at(ctx, LORA_E_FORMAT, "json", what, 0, "%s: looks like UTF-16 or UTF-32; JSON must be UTF-8 (line 1, column 1)", what);
+	const char *nul = memchr(text, 0, n); /* never legal, but jansson takes one behind a number for the end */
+	if (nul) return lora__fail_at(ctx, LORA_E_FORMAT, "json", what, nul - text, "%s: not valid JSON: NUL byte (byte %zu)", what, (size_t)(nul - text));
 	return LORA_OK;
 }
 

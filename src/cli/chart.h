@@ -6,11 +6,11 @@
 
 typedef struct series {
 	double *x, *y;
-	size_t  n, room;
+	size_t n, room;
 } series;
 
 typedef struct run_log {
-	char  *name;
+	char *name;
 	series loss, smooth, eval, lr;
 } run_log;
 
@@ -19,7 +19,7 @@ typedef struct axis {
 } axis;
 
 /* runlog.c */
-int  runs_read(const args *a, run_log **out, size_t *n);
+int runs_read(const args *a, run_log **out, size_t *n);
 void runs_free(run_log *runs, size_t n);
 void series_range(const series *s, double *low, double *high);
 

@@ -15,11 +15,11 @@
 #define PRINTF_LIKE(fmt, args)
 #endif
 
-#define OK     0
-#define FAILED 1
-#define USAGE  2
+#define OK      0
+#define FAILED  1
+#define USAGE   2
 #define STOPPED 130 /* 128 + SIGINT */
-#define UNSET  INT64_MIN
+#define UNSET   INT64_MIN
 
 /* ---- commands.c, options.c ---- */
 
@@ -36,7 +36,7 @@ typedef struct command {
 } command;
 
 typedef struct adapter_arg {
-	char  *path;
+	char *path;
 	double scale;
 } adapter_arg;
 
@@ -50,21 +50,21 @@ struct args {
 	const command *cmd;
 	const char *model, *input, *output, *data, *config, *init, *prompt, *text, *tokens, *decode;
 	const char *backend, *dtype, *dtype_out;
-	int64_t     count, threads, seed, top_k; /* UNSET when not given */
-	double      temperature, top_p;          /* NAN when not given */
-	int         json, quiet, grad, resume, force, no_special, ignore_eos, help;
+	int64_t count, threads, seed, top_k; /* UNSET when not given */
+	double temperature, top_p;           /* NAN when not given */
+	int json, quiet, grad, resume, force, no_special, ignore_eos, help;
 	adapter_arg *adapters; /* owned */
-	size_t       n_adapters;
+	size_t n_adapters;
 	setting_arg *settings; /* owned */
-	size_t       n_settings;
+	size_t n_settings;
 	const char **positional; /* owned */
-	size_t       n_positional;
+	size_t n_positional;
 };
 
 extern const command *const commands[]; /* NULL at the end */
 const command *find_command(const char *name);
 
-int  options_parse(const command *cmd, int argc, char **argv, args *out);
+int options_parse(const command *cmd, int argc, char **argv, args *out);
 void options_free(args *a);
 void options_help(const command *cmd, FILE *to);
 
@@ -101,20 +101,20 @@ json_t *json_number(double value); /* null when not finite */
 /* Progress on stderr: a bar on a terminal, now and then a line elsewhere, nothing with --quiet. */
 typedef struct progress {
 	const char *label;
-	int64_t     total, first;
-	double      start, last;
-	int         drawn;
+	int64_t total, first;
+	double start, last;
+	int drawn;
 } progress;
 void progress_start(progress *p, const char *label, int64_t first, int64_t total);
 void progress_show(progress *p, int64_t done, const char *detail);
 void progress_end(progress *p);
 
 double seconds_now(void);
-int    is_terminal(FILE *f);
-int    is_utf8_terminal(void);
-int    terminal_width(void);
-char  *format_count(int64_t n, char *buf, size_t size); /* 1,234,567 */
-void   human_time(double seconds, char *buf, size_t size);
+int is_terminal(FILE *f);
+int is_utf8_terminal(void);
+int terminal_width(void);
+char *format_count(int64_t n, char *buf, size_t size); /* 1,234,567 */
+void human_time(double seconds, char *buf, size_t size);
 size_t utf8_whole(const char *text, size_t n); /* bytes of text before a cut character at its end */
 
 /* ---- memory that is never short without a message: NULL means that the message is out ---- */
@@ -125,15 +125,15 @@ char *new_string(const char *s);
 char *new_format(const char *format, ...) PRINTF_LIKE(1, 2);
 
 /* ---- paths.c ---- */
-int   path_exists(const char *path);
-int   path_is_dir(const char *path);
-int   path_is_empty_dir(const char *path);
-int   path_has_suffix(const char *path, const char *suffix);
+int path_exists(const char *path);
+int path_is_dir(const char *path);
+int path_is_empty_dir(const char *path);
+int path_has_suffix(const char *path, const char *suffix);
 char *path_join(const char *dir, const char *name);
 char *path_dir(const char *path);
 const char *path_base(const char *path);
-int   remove_tree(const char *path); /* files and folders below path and itself; links are not followed */
-int   make_dir(const char *path);
+int remove_tree(const char *path); /* files and folders below path and itself; links are not followed */
+int make_dir(const char *path);
 /* All bytes of a regular file, NUL added; *out is new. limit 0 = none. */
 int read_file(const char *path, uint64_t limit, char **out, size_t *n);
 
@@ -142,51 +142,51 @@ typedef struct outfile {
 	FILE *f;
 	char *path, *temp;
 } outfile;
-int  outfile_open(outfile *o, const char *path);
-int  outfile_commit(outfile *o);
+int outfile_open(outfile *o, const char *path);
+int outfile_commit(outfile *o);
 void outfile_abort(outfile *o);
 
 /* ---- stfile.c: safetensors ---- */
 typedef struct st_tensor {
-	char      *name;
+	char *name;
 	lora_dtype dtype;
-	int        rank;
-	int64_t    shape[8];
-	uint64_t   bytes;
-	int64_t    count; /* elements */
+	int rank;
+	int64_t shape[8];
+	uint64_t bytes;
+	int64_t count;    /* elements */
 	const void *data; /* NULL when only the header was read */
 } st_tensor;
 
 typedef struct st_file {
-	char      *path;
+	char *path;
 	st_tensor *tensors; /* in the order of the data */
-	size_t     n;
+	size_t n;
 	unsigned char *data;
-	json_t    *metadata; /* may be NULL */
+	json_t *metadata; /* may be NULL */
 } st_file;
 
-int  st_read(const char *path, int header_only, st_file *out);
+int st_read(const char *path, int header_only, st_file *out);
 void st_free(st_file *f);
 const st_tensor *st_find(const st_file *f, const char *name);
 /* Integers of a tensor of any integer type as int32, range-checked. */
-int  st_int32(const st_file *f, const st_tensor *t, int32_t **out);
-int  st_write(const char *path, const st_tensor *tensors, size_t n, const char *metadata_key, const char *metadata_value);
+int st_int32(const st_file *f, const st_tensor *t, int32_t **out);
+int st_write(const char *path, const st_tensor *tensors, size_t n, const char *metadata_key, const char *metadata_value);
 const char *dtype_name(lora_dtype t);
 size_t dtype_size(lora_dtype t);
 
 /* ---- session.c: context, model, adapters, tokenizer from the options ---- */
 typedef struct session {
-	lora_context   *ctx;
-	lora_model     *model;
+	lora_context *ctx;
+	lora_model *model;
 	lora_model_info info;
-	lora_adapter  **adapters;
-	size_t          n_adapters;
+	lora_adapter **adapters;
+	size_t n_adapters;
 	lora_tokenizer *tokenizer;
 } session;
-int  session_context(session *s, const args *a);
-int  session_model(session *s, const args *a);
-int  session_adapters(session *s, const args *a, int attach);
-int  session_tokenizer(session *s, const char *path);
+int session_context(session *s, const args *a);
+int session_model(session *s, const args *a);
+int session_adapters(session *s, const args *a, int attach);
+int session_tokenizer(session *s, const char *path);
 void session_close(session *s);
 /* Member of a family as JSON, or NULL when there is none. */
 json_t *family_member(lora_context *ctx, const char *family, const char *member);
@@ -196,6 +196,6 @@ int64_t peak_memory(void);
  * the flag that stop_asked() reads. */
 void signals_setup(void);
 void stop_politely(void);
-int  stop_asked(void); /* 0, or the exit status to give */
+int stop_asked(void); /* 0, or the exit status to give */
 
 #endif

@@ -11,16 +11,16 @@
 typedef struct evaluation {
 	session s;
 	dataset data;
-	double  loss_sum;
+	double loss_sum;
 	int64_t tokens, rows, right;
-	double  nll, brier, bin_confidence[BINS];
+	double nll, brier, bin_confidence[BINS];
 	int64_t bin_count[BINS], bin_right[BINS];
 } evaluation;
 
 /* One row of class scores. Brier score: sum over classes of (p - onehot)^2, mean over rows (Brier 1950). */
 static void count_row(evaluation *e, const float *logits, int64_t n, int32_t label)
 {
-	double  max = logits[0], sum = 0, square = 0, best_p;
+	double max = logits[0], sum = 0, square = 0, best_p;
 	int64_t best = 0;
 	for (int64_t i = 1; i < n; i++)
 		if (logits[i] > max) max = logits[best = i];
@@ -44,9 +44,9 @@ static void count_row(evaluation *e, const float *logits, int64_t n, int32_t lab
 static int classify(evaluation *e, const lora_batch *batch)
 {
 	int64_t n = e->s.info.n_labels;
-	size_t  count = (size_t)(batch->n_sequences * n);
-	float  *logits = new_array(count, sizeof *logits);
-	int     status = OK;
+	size_t count = (size_t)(batch->n_sequences * n);
+	float *logits = new_array(count, sizeof *logits);
+	int status = OK;
 	if (!logits) return FAILED;
 	if (lora_model_forward(e->s.model, batch, logits, count * sizeof *logits)) status = fail_library(e->s.ctx, e->data.path);
 	for (int64_t i = 0; !status && i < batch->n_sequences; i++) {
@@ -61,13 +61,13 @@ static int classify(evaluation *e, const lora_batch *batch)
 static int run_batches(evaluation *e)
 {
 	progress bar;
-	int64_t  n = data_batches(&e->data);
-	int      status = OK;
+	int64_t n = data_batches(&e->data);
+	int status = OK;
 	progress_start(&bar, "eval", 0, n);
 	for (int64_t i = 0; i < n && !status; i++) {
 		lora_batch batch;
-		double     loss = 0;
-		int64_t    tokens = 0;
+		double loss = 0;
+		int64_t tokens = 0;
 		status = data_batch(&e->data, i, &batch);
 		if (!status && e->s.info.n_labels) status = classify(e, &batch);
 		else if (!status && lora_model_loss(e->s.model, &batch, &loss, &tokens)) status = fail_library(e->s.ctx, e->data.path);
@@ -81,10 +81,10 @@ static int run_batches(evaluation *e)
 
 static int report(const evaluation *e, const args *a, double seconds)
 {
-	int     classes = e->s.info.n_labels > 0;
+	int classes = e->s.info.n_labels > 0;
 	int64_t n = classes ? e->rows : e->tokens;
-	double  loss = n ? (classes ? e->nll : e->loss_sum) / (double)n : 0, ece = 0;
-	char    text[32];
+	double loss = n ? (classes ? e->nll : e->loss_sum) / (double)n : 0, ece = 0;
+	char text[32];
 
 	if (!n) return fail(FAILED, e->data.path, "has no labelled tokens to evaluate on");
 	for (int i = 0; i < BINS; i++) ece += fabs((double)e->bin_right[i] - e->bin_confidence[i]) / (double)n;
@@ -103,7 +103,9 @@ static int report(const evaluation *e, const args *a, double seconds)
 		return print_json(root);
 	}
 	say("loss        %.7g\n", loss);
-	if (classes) say("accuracy    %.4g\nece         %.4g\nbrier       %.4g\nrows        ", (double)e->right / (double)n, ece, e->brier / (double)n);
+	if (classes)
+		say("accuracy    %.4g\nece         %.4g\nbrier       %.4g\nrows        ", (double)e->right / (double)n, ece,
+			e->brier / (double)n);
 	else say("perplexity  %.7g\ntokens      ", exp(loss));
 	say("%s\n", format_count(n, text, sizeof text));
 	return OK;
@@ -117,7 +119,7 @@ static int read_settings(const args *a, const session *s, data_options *o)
 	if (s->info.max_positions >= 2 && s->info.max_positions < 512) o->sequence_length = s->info.max_positions;
 	for (size_t i = 0; i < a->n_settings; i++) {
 		const char *name = a->settings[i].name, *text = a->settings[i].text;
-		int64_t     n = 0;
+		int64_t n = 0;
 		if (!strcmp(name, "batch_size")) {
 			if (!parse_int(text, &o->batch_size) || o->batch_size < 1) return fail(USAGE, name, "must be a whole number above 0");
 		} else if (!strcmp(name, "sequence_length")) {
@@ -141,9 +143,9 @@ static int read_settings(const args *a, const session *s, data_options *o)
 
 static int run(const args *a)
 {
-	evaluation   e;
+	evaluation e;
 	data_options o;
-	int          status;
+	int status;
 
 	memset(&e, 0, sizeof e);
 	if (!a->data) return fail(USAGE, "-d", "data is needed");
@@ -162,11 +164,10 @@ static int run(const args *a)
 	return status;
 }
 
-const command command_eval = {
-	"eval", "-m MODEL [-a ADAPTER[=SCALE]]... -d DATA [-s NAME=VALUE]...", "loss and perplexity over data",
+const command command_eval = { "eval", "-m MODEL [-a ADAPTER[=SCALE]]... -d DATA [-s NAME=VALUE]...",
+	"loss and perplexity over data",
 	"DATA as for train, in its own order. Settings: sequence_length (512, or the model's positions), batch_size (8),\n"
 	"loss_on (completion), packing (false).\n"
 	"JSON: loss (mean over all counted tokens), perplexity, tokens (counted ones), seconds; for classifiers also accuracy, nll,\n"
 	"ece (15 equal bins), brier, and tokens counts the rows.\n",
-	"model adapter data set", 0, 0, run
-};
+	"model adapter data set", 0, 0, run };

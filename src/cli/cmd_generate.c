@@ -1,6 +1,6 @@
 /* lora generate: go on from a prompt, token by token; text appears as soon as it is whole. */
 #include "cli/commands.h"
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 typedef struct streamer {
 	const session *s;
 	const int32_t *ids;
-	size_t         from, settled; /* tokens */
+	size_t from, settled; /* tokens */
 } streamer;
 
 static int ends_whole(const char *text, size_t n)
@@ -23,9 +23,9 @@ static int ends_whole(const char *text, size_t n)
 /* New text of ids[0 .. count), or nothing while a character is cut; last = 1 takes what there is. *text is new, or NULL. */
 static int stream(streamer *t, size_t count, int last, char **text, size_t *n)
 {
-	char  *before = NULL, *after = NULL;
+	char *before = NULL, *after = NULL;
 	size_t n_before = 0, n_after = 0;
-	int    status = OK;
+	int status = OK;
 
 	*text = NULL;
 	*n = 0;
@@ -45,18 +45,18 @@ static int stream(streamer *t, size_t count, int last, char **text, size_t *n)
 }
 
 typedef struct generation {
-	session         s;
+	session s;
 	lora_generator *generator;
-	int32_t        *prompt, *out;
-	size_t          n_prompt, n_out, n_text; /* n_text: tokens of out that are text (without a final EOS) */
-	double          seconds;
+	int32_t *prompt, *out;
+	size_t n_prompt, n_out, n_text; /* n_text: tokens of out that are text (without a final EOS) */
+	double seconds;
 } generation;
 
 static int make_generator(generation *g, const args *a, int64_t n)
 {
 	lora_settings *settings = NULL;
-	lora_status    status = lora_settings_create(g->s.ctx, &settings);
-	int64_t        length = (int64_t)g->n_prompt + n;
+	lora_status status = lora_settings_create(g->s.ctx, &settings);
+	int64_t length = (int64_t)g->n_prompt + n;
 
 	if (g->s.info.max_positions > 0 && length > g->s.info.max_positions) length = g->s.info.max_positions;
 	if (length < (int64_t)g->n_prompt) length = (int64_t)g->n_prompt;
@@ -79,11 +79,11 @@ static int has_tokens(const generation *g, const args *a)
 static int produce(generation *g, const args *a, int64_t n)
 {
 	streamer t = { &g->s, g->out, 0, 0 };
-	int32_t  token = -1;
-	double   start = seconds_now();
-	int      status = OK, show = !a->json && g->s.tokenizer;
-	char    *text;
-	size_t   bytes;
+	int32_t token = -1;
+	double start = seconds_now();
+	int status = OK, show = !a->json && g->s.tokenizer;
+	char *text;
+	size_t bytes;
 
 	if (lora_generator_feed(g->generator, 0, NULL, g->prompt, (int64_t)g->n_prompt)) return fail_library(g->s.ctx, "prompt");
 	while ((int64_t)g->n_out < n && !status) {
@@ -124,7 +124,7 @@ static int report(generation *g, const args *a)
 	json_object_set_new(root, "prompt_tokens", json_ids(g->prompt, g->n_prompt));
 	json_object_set_new(root, "tokens", json_ids(g->out, g->n_out));
 	if (g->s.tokenizer) {
-		char  *text = NULL;
+		char *text = NULL;
 		size_t n = 0;
 		if (decode_text(&g->s, g->out, g->n_text, &text, &n)) {
 			json_decref(root);
@@ -144,7 +144,7 @@ static int has_tokenizer(const char *model)
 {
 	char *dir = path_is_dir(model) ? new_string(model) : path_dir(model);
 	char *file = dir ? path_join(dir, "tokenizer.json") : NULL;
-	int   yes = file && path_exists(file);
+	int yes = file && path_exists(file);
 	free(file);
 	free(dir);
 	return yes;
@@ -153,12 +153,13 @@ static int has_tokenizer(const char *model)
 static int run(const args *a)
 {
 	generation g;
-	int64_t    n = a->count == UNSET ? 128 : a->count;
-	int        status;
+	int64_t n = a->count == UNSET ? 128 : a->count;
+	int status;
 
 	memset(&g, 0, sizeof g);
 	if (!a->model) return fail(USAGE, "-m", "a model is needed");
-	if (!a->prompt == !a->tokens) return fail(USAGE, "-p", a->prompt ? "cannot go with --tokens" : "a prompt is needed: -p TEXT or --tokens 1,2,3");
+	if (!a->prompt == !a->tokens)
+		return fail(USAGE, "-p", a->prompt ? "cannot go with --tokens" : "a prompt is needed: -p TEXT or --tokens 1,2,3");
 	if (a->tokens && ((status = parse_tokens("--tokens", a->tokens, &g.prompt, &g.n_prompt)) || (status = has_tokens(&g, a)))) {
 		free(g.prompt);
 		return status;
@@ -167,7 +168,8 @@ static int run(const args *a)
 	if (!status) status = session_model(&g.s, a);
 	if (!status) status = session_adapters(&g.s, a, 1);
 	if (!status && (a->prompt || has_tokenizer(a->model))) status = session_tokenizer(&g.s, a->model);
-	if (!status && a->prompt) status = encode_text(&g.s, a->prompt, strlen(a->prompt), !a->no_special, &g.prompt, &g.n_prompt);
+	if (!status && a->prompt)
+		status = encode_text(&g.s, "-p", a->prompt, strlen(a->prompt), !a->no_special, &g.prompt, &g.n_prompt);
 	if (!status) status = has_tokens(&g, a);
 	if (!status && g.s.info.max_positions > 0 && n > g.s.info.max_positions) n = g.s.info.max_positions;
 	if (!status && !(g.out = new_array((size_t)n + 1, sizeof *g.out))) status = FAILED;
@@ -181,9 +183,9 @@ static int run(const args *a)
 	return status;
 }
 
-const command command_generate = {
-	"generate", "-m MODEL [-a ADAPTER[=SCALE]]... -p TEXT | --tokens 1,2,3 [-n N] [--temperature T --top-k K --top-p P]", "go on from a prompt",
+const command command_generate = { "generate",
+	"-m MODEL [-a ADAPTER[=SCALE]]... -p TEXT | --tokens 1,2,3 [-n N] [--temperature T --top-k K --top-p P]",
+	"go on from a prompt",
 	"Stops after N tokens (128), at an end-of-sequence token or when the model's positions are used up.\n"
 	"JSON: prompt_tokens, tokens (with the end-of-sequence token), text (without), tokens_per_second.\n",
-	"model adapter prompt tokens count temperature top-k top-p no-special ignore-eos", 0, 0, run
-};
+	"model adapter prompt tokens count temperature top-k top-p no-special ignore-eos", 0, 0, run };

@@ -12,7 +12,7 @@ static int run(const args *a)
 	say("lora: train, score, merge and inspect low-rank adapters\n\nusage: lora COMMAND [OPTION...]\n\n");
 	for (size_t i = 0; commands[i]; i++) say("  %-10s %s\n", commands[i]->name, commands[i]->help);
 	say("\n'lora help COMMAND' explains a command, 'lora methods' what can be set.\n"
-	    "Exit status: 0 done, 1 the operation failed, 2 wrong usage, 130 stopped with Ctrl-C.\n");
+		"Exit status: 0 done, 1 the operation failed, 2 wrong usage, 130 stopped with Ctrl-C.\n");
 	return OK;
 }
 

@@ -8,13 +8,13 @@
 /* ---- sites, shared by models and adapters ---- */
 
 typedef struct site {
-	char       *name;
-	int64_t     out, in; /* 0 = not known */
+	char *name;
+	int64_t out, in; /* 0 = not known */
 	const char *dtype;
 } site;
 
 typedef struct sites {
-	site  *list;
+	site *list;
 	size_t n;
 } sites;
 
@@ -60,9 +60,9 @@ static char *layer_pattern(const char *name)
 /* The sites as a table with one line for those that differ by their layer only. */
 static void show_sites(const sites *s)
 {
-	json_t     *counts = json_object(), *value; /* "out in dtype pattern" to number, in order of appearance */
+	json_t *counts = json_object(), *value; /* "out in dtype pattern" to number, in order of appearance */
 	const char *key;
-	int         width = 4;
+	int width = 4;
 
 	for (size_t i = 0; i < s->n; i++) {
 		char *pattern = layer_pattern(s->list[i].name), out[32] = "-", in[32] = "-";
@@ -78,17 +78,15 @@ static void show_sites(const sites *s)
 	}
 	if (width > 100) width = 100;
 	say("\n%-*s  %10s %10s  %-6s %5s\n", width, "site", "out", "in", "dtype", "count");
-	json_object_foreach(counts, key, value) {
+	json_object_foreach(counts, key, value)
+	{
 		const char *bar = strchr(key, '|');
 		say("%-*s  %.*s %5lld\n", width, bar + 1, (int)(bar - key), key, (long long)json_integer_value(value));
 	}
 	json_decref(counts);
 }
 
-static void field(const char *name, const char *value)
-{
-	say("%-14s %s\n", name, value);
-}
+static void field(const char *name, const char *value) { say("%-14s %s\n", name, value); }
 
 static void field_count(const char *name, int64_t n)
 {
@@ -121,11 +119,11 @@ static int show_model(const session *s, const args *a, const sites *list)
 {
 	const lora_model_info *m = &s->info;
 	if (a->json) {
-		json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "kind", "model", "format", m->format, "architecture",
-		                         m->architecture, "parameters", (json_int_t)m->n_parameters, "dtype", dtype_name(m->dtype), "compute_dtype",
-		                         dtype_name(m->compute_dtype), "layers", (json_int_t)m->n_layers, "vocab_size", (json_int_t)m->vocab_size,
-		                         "hidden_size", (json_int_t)m->hidden_size, "max_positions", (json_int_t)m->max_positions, "labels",
-		                         (json_int_t)m->n_labels);
+		json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "kind", "model", "format", m->format,
+			"architecture", m->architecture, "parameters", (json_int_t)m->n_parameters, "dtype", dtype_name(m->dtype),
+			"compute_dtype", dtype_name(m->compute_dtype), "layers", (json_int_t)m->n_layers, "vocab_size",
+			(json_int_t)m->vocab_size, "hidden_size", (json_int_t)m->hidden_size, "max_positions", (json_int_t)m->max_positions,
+			"labels", (json_int_t)m->n_labels);
 		json_object_set_new(root, "sites", sites_json(list));
 		return print_json(root);
 	}
@@ -149,9 +147,9 @@ static int show_model(const session *s, const args *a, const sites *list)
 static int info_model(const args *a, const char *path)
 {
 	session s;
-	sites   list = { 0 };
-	args    with = *a;
-	int     status;
+	sites list = { 0 };
+	args with = *a;
+	int status;
 	with.model = path;
 	status = session_context(&s, &with);
 	if (!status) status = session_model(&s, &with);
@@ -167,8 +165,8 @@ static int info_model(const args *a, const char *path)
 /* Module path of an adapter's tensor: without PEFT's prefix, "weight" and the parameter's own name. *param points into name. */
 static char *module_of(const char *name, const char **param)
 {
-	static const char *const prefixes[] = { "lora_", "hada_", "lokr_", "ia3_", "oft_", "boft_", "vera_", "hra_", "miss_", "road_", "randlora_",
-		                                    "fourierft_", "c3a_", "delora_", "shira_", "vblora_", "waveft_", "trainable_tokens_" };
+	static const char *const prefixes[] = { "lora_", "hada_", "lokr_", "ia3_", "oft_", "boft_", "vera_", "hra_", "miss_", "road_",
+		"randlora_", "fourierft_", "c3a_", "delora_", "shira_", "vblora_", "waveft_", "trainable_tokens_", "base_layer" };
 	const char *start = strncmp(name, "base_model.model.", 17) ? name : name + 17, *component = start;
 	*param = "";
 	for (const char *p = start; *p; p++) {
@@ -193,10 +191,10 @@ static int adapter_sites(const st_file *f, sites *out)
 	for (size_t i = 0; out->list && i < f->n; i++) {
 		const st_tensor *t = &f->tensors[i];
 		const char *param;
-		char       *name = module_of(t->name, &param);
+		char *name = module_of(t->name, &param);
 		if (!name) break;
 		json_t *place = json_object_get(known, name);
-		size_t  j = place ? (size_t)json_integer_value(place) : out->n;
+		size_t j = place ? (size_t)json_integer_value(place) : out->n;
 		if (place) {
 			free(name);
 		} else {
@@ -223,7 +221,8 @@ static json_t *tensors_json(const st_file *f)
 	for (size_t i = 0; i < f->n; i++) {
 		json_t *shape = json_array();
 		for (int d = 0; d < f->tensors[i].rank; d++) json_array_append_new(shape, json_integer(f->tensors[i].shape[d]));
-		json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", f->tensors[i].name, "dtype", dtype_name(f->tensors[i].dtype), "shape", shape));
+		json_array_append_new(list,
+			json_pack("{s:s, s:s, s:o}", "name", f->tensors[i].name, "dtype", dtype_name(f->tensors[i].dtype), "shape", shape));
 	}
 	return list;
 }
@@ -248,7 +247,7 @@ static int show_adapter(const args *a, json_t *config, const st_file *f, const s
 {
 	const char *type = json_string_value(json_object_get(config, "peft_type")), *key;
 	const char *base = json_string_value(json_object_get(config, "base_model_name_or_path"));
-	char    method[64] = "";
+	char method[64] = "";
 	int64_t parameters = 0;
 	json_t *value;
 
@@ -259,7 +258,7 @@ static int show_adapter(const args *a, json_t *config, const st_file *f, const s
 	for (size_t i = 0; i < f->n; i++) parameters += f->tensors[i].count;
 	if (a->json) {
 		json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:s}", "kind", "adapter", "format", "peft", "method", method, "parameters",
-		                         (json_int_t)parameters, "dtype", main_dtype(f));
+			(json_int_t)parameters, "dtype", main_dtype(f));
 		json_object_set_new(root, "architecture", json_null());
 		json_object_set_new(root, "base", base ? json_string(base) : json_null());
 		json_object_set(root, "settings", config);
@@ -276,7 +275,8 @@ static int show_adapter(const args *a, json_t *config, const st_file *f, const s
 	field_count("tensors", (int64_t)f->n);
 	field_count("sites", (int64_t)list->n);
 	say("\nsettings\n");
-	json_object_foreach(config, key, value) {
+	json_object_foreach(config, key, value)
+	{
 		if (json_is_null(value) || (json_is_object(value) && !json_object_size(value))) continue;
 		char *text = json_dumps(value, JSON_ENCODE_ANY);
 		if (text) say("  %-26s %s\n", key, text);
@@ -288,13 +288,14 @@ static int show_adapter(const args *a, json_t *config, const st_file *f, const s
 
 static int info_adapter(const args *a, const char *dir)
 {
-	char  *config_path = path_join(dir, "adapter_config.json"), *weights = path_join(dir, "adapter_model.safetensors"), *text = NULL;
+	char *config_path = path_join(dir, "adapter_config.json"), *weights = path_join(dir, "adapter_model.safetensors"),
+		 *text = NULL;
 	size_t n = 0;
 	st_file f;
-	sites   list = { 0 };
+	sites list = { 0 };
 	json_t *config = NULL;
 	json_error_t err;
-	int     status = FAILED;
+	int status = FAILED;
 
 	memset(&f, 0, sizeof f);
 	if (!config_path || !weights || read_file(config_path, 64u << 20, &text, &n)) goto done;
@@ -324,18 +325,18 @@ static int run(const args *a)
 	const char *path = a->positional[0];
 	char *dir = path_is_dir(path) ? new_string(path) : path_dir(path);
 	char *config = dir ? path_join(dir, "adapter_config.json") : NULL;
-	int   status;
+	int status;
 	if (!config) status = FAILED;
 	else if (!path_exists(path)) status = fail(FAILED, path, "no such file or directory");
-	else if (path_exists(config) && (path_is_dir(path) || !strncmp(path_base(path), "adapter_", 8))) status = info_adapter(a, dir);
+	else if (path_exists(config) && (path_is_dir(path) || !strncmp(path_base(path), "adapter_", 8)))
+		status = info_adapter(a, dir);
 	else status = info_model(a, path);
 	free(config);
 	free(dir);
 	return status;
 }
 
-const command command_info = {
-	"info", "PATH", "tell what a model or an adapter is",
+const command command_info = { "info", "PATH", "tell what a model or an adapter is",
 	"PATH is a model or a PEFT directory; the base model of an adapter need not be there.\n"
-	"JSON: kind, format, architecture, parameters, dtype, sites; of an adapter also method, settings, tensors.\n", "", 1, 1, run
-};
+	"JSON: kind, format, architecture, parameters, dtype, sites; of an adapter also method, settings, tensors.\n",
+	"", 1, 1, run };

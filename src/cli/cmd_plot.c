@@ -20,8 +20,8 @@ static json_t *summary(const run_log *r)
 static int run(const args *a)
 {
 	run_log *runs = NULL;
-	size_t   n = 0;
-	int      status = runs_read(a, &runs, &n);
+	size_t n = 0;
+	int status = runs_read(a, &runs, &n);
 	if (!status && a->output) status = svg_write(a->output, runs, n);
 	else if (!status && !a->json) status = terminal_plot(runs, n);
 	for (size_t i = 0; !status && a->json && i < n; i++) status = print_json(summary(&runs[i]));
@@ -30,9 +30,7 @@ static int run(const args *a)
 	return status;
 }
 
-const command command_plot = {
-	"plot", "RUN... [-o FILE.svg]", "draw loss and learning-rate curves",
+const command command_plot = { "plot", "RUN... [-o FILE.svg]", "draw loss and learning-rate curves",
 	"RUN is an output directory of train or a file with the lines of 'lora train --json'. Without -o the curves are drawn on the\n"
 	"terminal. JSON: run, steps, first_loss, last_loss, lowest_loss, smoothed_loss, a line per run.\n",
-	"output", 1, 256, run
-};
+	"output", 1, 256, run };

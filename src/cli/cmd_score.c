@@ -6,19 +6,19 @@
 #include <string.h>
 
 typedef struct score {
-	session    s;
-	st_file    in;
+	session s;
+	st_file in;
 	lora_batch batch;
-	int32_t   *ids, *mask, *positions, *types, *labels, *decoder_ids, *rows;
-	float     *logits;
-	int64_t    logits_shape[3];
-	int        logits_rank;
-	size_t     logits_bytes;
-	double     loss;
-	int64_t    tokens;  /* counted by the loss */
-	int64_t    computed; /* not padding */
+	int32_t *ids, *mask, *positions, *types, *labels, *decoder_ids, *rows;
+	float *logits;
+	int64_t logits_shape[3];
+	int logits_rank;
+	size_t logits_bytes;
+	double loss;
+	int64_t tokens;   /* counted by the loss */
+	int64_t computed; /* not padding */
 	st_tensor *out;
-	size_t     n_out;
+	size_t n_out;
 } score;
 
 /* An optional tensor of integers, [B,T] or, with rank 1, [B]. */
@@ -29,8 +29,8 @@ static int read_ids(score *c, const char *name, int64_t b, int64_t t, int or_vec
 	int vector = or_vector && x->rank == 1 && x->shape[0] == b;
 	if (!vector && (x->rank != 2 || x->shape[0] != b || (t >= 0 && x->shape[1] != t))) {
 		if (t >= 0)
-			return fail(FAILED, c->in.path, "tensor \"%s\": its shape is not [%lld, %lld], that of input_ids%s", name, (long long)b, (long long)t,
-			            or_vector ? ", nor [B]" : "");
+			return fail(FAILED, c->in.path, "tensor \"%s\": its shape is not [%lld, %lld], that of input_ids%s", name,
+				(long long)b, (long long)t, or_vector ? ", nor [B]" : "");
 		return fail(FAILED, c->in.path, "tensor \"%s\": its shape is not [%lld, T]", name, (long long)b);
 	}
 	return st_int32(&c->in, x, out);
@@ -39,14 +39,15 @@ static int read_ids(score *c, const char *name, int64_t b, int64_t t, int or_vec
 static int check_rows(score *c)
 {
 	const st_tensor *x = st_find(&c->in, "adapter_rows");
-	int64_t          b = c->batch.n_sequences;
+	int64_t b = c->batch.n_sequences;
 	if (!x) return OK;
-	if (x->rank != 1 || x->shape[0] != b) return fail(FAILED, c->in.path, "tensor \"adapter_rows\": its shape is not [%lld]", (long long)b);
+	if (x->rank != 1 || x->shape[0] != b)
+		return fail(FAILED, c->in.path, "tensor \"adapter_rows\": its shape is not [%lld]", (long long)b);
 	if (st_int32(&c->in, x, &c->rows)) return FAILED;
 	for (int64_t i = 0; i < b; i++)
 		if (c->rows[i] < -1 || c->rows[i] >= (int64_t)c->s.n_adapters)
-			return fail(FAILED, c->in.path, "tensor \"adapter_rows\": row %lld asks for adapter %d, but there are %zu (-a)", (long long)i, c->rows[i],
-			            c->s.n_adapters);
+			return fail(FAILED, c->in.path, "tensor \"adapter_rows\": row %lld asks for adapter %d, but there are %zu (-a)",
+				(long long)i, c->rows[i], c->s.n_adapters);
 	c->batch.adapter_rows = c->rows;
 	c->batch.adapters = c->s.adapters;
 	c->batch.n_adapters = (int64_t)c->s.n_adapters;
@@ -59,7 +60,8 @@ static int read_input(score *c, const args *a)
 	if (st_read(a->input, 0, &c->in)) return FAILED;
 	const st_tensor *ids = st_find(&c->in, "input_ids"), *decoder = st_find(&c->in, "decoder_input_ids");
 	if (!ids) return fail(FAILED, a->input, "has no tensor \"input_ids\"");
-	if (ids->rank != 2 || !ids->count) return fail(FAILED, a->input, "tensor \"input_ids\": its shape is not [B, T] with B and T above 0");
+	if (ids->rank != 2 || !ids->count)
+		return fail(FAILED, a->input, "tensor \"input_ids\": its shape is not [B, T] with B and T above 0");
 	int64_t b = ids->shape[0], t = ids->shape[1], label_t = t;
 	if (st_int32(&c->in, ids, &c->ids)) return FAILED;
 	if (decoder) {
@@ -68,7 +70,7 @@ static int read_input(score *c, const args *a)
 	}
 	int labels_are_rows = c->s.info.n_labels > 0;
 	if (read_ids(c, "attention_mask", b, t, 0, &c->mask) || read_ids(c, "position_ids", b, t, 0, &c->positions) ||
-	    read_ids(c, "token_type_ids", b, t, 0, &c->types) || read_ids(c, "labels", b, label_t, labels_are_rows, &c->labels))
+		read_ids(c, "token_type_ids", b, t, 0, &c->types) || read_ids(c, "labels", b, label_t, labels_are_rows, &c->labels))
 		return FAILED;
 	batch->struct_size = sizeof *batch;
 	batch->n_sequences = b;
@@ -85,7 +87,8 @@ static int read_input(score *c, const args *a)
 
 static int make_logits(score *c)
 {
-	int64_t b = c->batch.n_sequences, t = c->batch.decoder_length ? c->batch.decoder_length : c->batch.length, v = c->s.info.vocab_size;
+	int64_t b = c->batch.n_sequences, t = c->batch.decoder_length ? c->batch.decoder_length : c->batch.length,
+			v = c->s.info.vocab_size;
 	uint64_t bytes = (uint64_t)b;
 	c->logits_rank = 3;
 	c->logits_shape[0] = b;
@@ -123,8 +126,8 @@ static int compute(score *c, const args *a)
 static int add_gradients(score *c, size_t which)
 {
 	lora_adapter *adapter = c->s.adapters[which];
-	int64_t       n = lora_adapter_tensor_count(adapter);
-	st_tensor    *more = grow(c->out, c->n_out + (size_t)n, sizeof *more);
+	int64_t n = lora_adapter_tensor_count(adapter);
+	st_tensor *more = grow(c->out, c->n_out + (size_t)n, sizeof *more);
 	if (!more) return FAILED;
 	c->out = more;
 	for (int64_t i = 0; i < n; i++) {
@@ -215,7 +218,7 @@ static void release(score *c)
 static int run(const args *a)
 {
 	score c;
-	int   status;
+	int status;
 
 	memset(&c, 0, sizeof c);
 	if (!a->input) return fail(USAGE, "-i", "a .safetensors file with input_ids is needed");
@@ -237,13 +240,12 @@ static int run(const args *a)
 	return status;
 }
 
-const command command_score = {
-	"score", "-m MODEL [-a ADAPTER[=SCALE]]... -i IN.safetensors [-o OUT.safetensors] [--grad]", "logits, loss and gradients of one batch",
+const command command_score = { "score", "-m MODEL [-a ADAPTER[=SCALE]]... -i IN.safetensors [-o OUT.safetensors] [--grad]",
+	"logits, loss and gradients of one batch",
 	"IN    input_ids [B,T] (I32 or I64); optional attention_mask, position_ids, token_type_ids [B,T], labels [B,T] or [B]\n"
 	"      (-100 = ignored), decoder_input_ids [B,D], adapter_rows [B] (number of the -a of each row, -1 = none; without it every\n"
 	"      -a acts on every row). Other tensors are ignored.\n"
 	"OUT   logits F32 (zero where the mask drops a row), loss F64 [] when there are labels, with --grad one grad.<tensor> per\n"
 	"      trainable tensor of the first -a under its PEFT name, and grad.<N>.<tensor> for the Nth further one (1, 2, ...).\n"
 	"JSON  loss, tokens (labelled ones; without labels those computed), computed_tokens (without padding), seconds.\n",
-	"model adapter input output grad", 0, 0, run
-};
+	"model adapter input output grad", 0, 0, run };

@@ -1,6 +1,6 @@
 /* lora tokenize: text to token ids and back. */
 #include "cli/commands.h"
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 static int read_stdin(char **out, size_t *n)
 {
 	size_t room = 1 << 16, have = 0;
-	char  *text = new_bytes(room);
+	char *text = new_bytes(room);
 	if (!text) return FAILED;
 	for (;;) {
 		size_t got = fread(text + have, 1, room - have, stdin);
@@ -47,8 +47,8 @@ static int show_tokens(const args *a, const int32_t *ids, size_t n)
 static int decode(const session *s, const args *a, const int32_t *ids, size_t n)
 {
 	size_t bytes = 0;
-	char  *text = NULL;
-	int    status = decode_text(s, ids, n, &text, &bytes);
+	char *text = NULL;
+	int status = decode_text(s, ids, n, &text, &bytes);
 	if (!status && a->json) {
 		json_t *root = json_object();
 		json_object_set_new(root, "text", json_text(text, bytes));
@@ -63,16 +63,16 @@ static int decode(const session *s, const args *a, const int32_t *ids, size_t n)
 
 static int encode(const session *s, const args *a)
 {
-	char       *input = NULL;
+	char *input = NULL;
 	const char *text = a->text;
-	int32_t    *ids = NULL;
-	size_t      n = text ? strlen(text) : 0, count = 0;
-	int         status = OK;
+	int32_t *ids = NULL;
+	size_t n = text ? strlen(text) : 0, count = 0;
+	int status = OK;
 	if (!text) {
 		status = read_stdin(&input, &n);
 		text = input;
 	}
-	if (!status) status = encode_text(s, text, n, !a->no_special, &ids, &count);
+	if (!status) status = encode_text(s, input ? "standard input" : "-t", text, n, !a->no_special, &ids, &count);
 	if (!status) status = show_tokens(a, ids, count);
 	free(ids);
 	free(input);
@@ -81,10 +81,10 @@ static int encode(const session *s, const args *a)
 
 static int run(const args *a)
 {
-	session  s;
+	session s;
 	int32_t *ids = NULL;
-	size_t   n = 0;
-	int      status;
+	size_t n = 0;
+	int status;
 	if (!a->model) return fail(USAGE, "-m", "a model or tokenizer.json is needed");
 	if (a->text && a->decode) return fail(USAGE, "--decode", "cannot go with -t");
 	if (a->decode && (status = parse_tokens("--decode", a->decode, &ids, &n))) return status;
@@ -99,9 +99,8 @@ static int run(const args *a)
 	return status;
 }
 
-const command command_tokenize = {
-	"tokenize", "-m MODEL [-t TEXT] [--no-special] | --decode 1,2,3", "turn text into token ids, or ids into text",
+const command command_tokenize = { "tokenize", "-m MODEL [-t TEXT] [--no-special] | --decode 1,2,3",
+	"turn text into token ids, or ids into text",
 	"Without -t the text is read from standard input, as it is. MODEL may also be a tokenizer.json.\n"
 	"JSON: tokens, or text with --decode.\n",
-	"model text decode no-special", 0, 0, run
-};
+	"model text decode no-special", 0, 0, run };

@@ -12,31 +12,31 @@
 #define CURSOR_BITS 40 /* micro-batches below, skipped steps above */
 
 typedef struct training {
-	const args     *a;
-	session         s;
-	train_plan      plan;
-	train_out       out;
-	dataset         data, validation;
-	lora_adapter   *adapter;
+	const args *a;
+	session s;
+	train_plan plan;
+	train_out out;
+	dataset data, validation;
+	lora_adapter *adapter;
 	lora_optimizer *optimizer;
-	lora_trainer   *trainer;
-	lora_metrics    metrics;    /* of the last step */
-	int             metrics_new;
-	progress        bar;
-	json_t         *before;     /* train.json of the run that is resumed */
-	int64_t         done, skipped, step, saved_step, first_step;
-	int64_t         tokens;
-	double          start, loss;
+	lora_trainer *trainer;
+	lora_metrics metrics; /* of the last step */
+	int metrics_new;
+	progress bar;
+	json_t *before; /* train.json of the run that is resumed */
+	int64_t done, skipped, step, saved_step, first_step;
+	int64_t tokens;
+	double start, loss;
 } training;
 
 /* ---- setting up ---- */
 
 static int make_adapter(training *t)
 {
-	const char    *init = t->a->init;
+	const char *init = t->a->init;
 	lora_settings *settings = NULL;
-	lora_status    result;
-	int            status;
+	lora_status result;
+	int status;
 
 	if (!init && t->before) init = json_string_value(json_object_get(t->before, "init"));
 	if (init) {
@@ -56,8 +56,8 @@ static int make_adapter(training *t)
 static int make_trainer(training *t)
 {
 	lora_settings *optim = NULL, *trainer = NULL;
-	lora_status    result;
-	int            status;
+	lora_status result;
+	int status;
 
 	json_object_set_new(t->plan.trainer, "max_steps", json_integer(t->plan.max_steps));
 	if (!json_object_get(t->plan.trainer, "seed")) json_object_set_new(t->plan.trainer, "seed", json_integer(t->plan.seed));
@@ -74,16 +74,18 @@ static int make_trainer(training *t)
 
 static int open_data(training *t)
 {
-	train_plan  *p = &t->plan;
-	data_options o = { .batch_size = p->batch_size, .packing = p->packing, .completion_only = p->completion_only, .shuffle = 1, .seed = p->seed };
-	int          status;
+	train_plan *p = &t->plan;
+	data_options o = {
+		.batch_size = p->batch_size, .packing = p->packing, .completion_only = p->completion_only, .shuffle = 1, .seed = p->seed
+	};
+	int status;
 
 	if (p->sequence_length == UNSET) {
 		p->sequence_length = 512;
 		if (t->s.info.max_positions >= 2 && t->s.info.max_positions < 512) p->sequence_length = t->s.info.max_positions;
 	} else if (t->s.info.max_positions >= 2 && p->sequence_length > t->s.info.max_positions) {
 		return fail(USAGE, "sequence_length", "%lld is more than the model's %lld positions", (long long)p->sequence_length,
-		            (long long)t->s.info.max_positions);
+			(long long)t->s.info.max_positions);
 	}
 	o.sequence_length = p->sequence_length;
 	status = data_open(&t->data, &t->s, t->a->data, t->a->model, &o);
@@ -93,6 +95,12 @@ static int open_data(training *t)
 		status = data_open(&t->validation, &t->s, p->validation, t->a->model, &o);
 	}
 	if (status) return status;
+	/* as they came out, so that a resumed run can be compared with */
+	json_object_set_new(p->given, "batch_size", json_integer(p->batch_size));
+	json_object_set_new(p->given, "sequence_length", json_integer(p->sequence_length));
+	json_object_set_new(p->given, "gradient_accumulation_steps", json_integer(p->accumulation));
+	json_object_set_new(p->given, "packing", json_boolean(p->packing));
+	json_object_set_new(p->given, "loss_on", json_string(p->completion_only ? "completion" : "all"));
 	if (p->max_steps == UNSET) {
 		double epochs = isnan(p->epochs) ? t->data.slabs ? 1 : 3 : p->epochs;
 		double steps = ceil(epochs * (double)data_batches(&t->data) / (double)p->accumulation);
@@ -118,7 +126,7 @@ static int take_up(training *t)
 	t->skipped = cursor >> CURSOR_BITS;
 	t->step = t->done / t->plan.accumulation - t->skipped;
 	t->saved_step = t->first_step = t->step;
-	return train_out_continue(&t->out, t->step);
+	return train_out_continue(&t->out, t->step, t->plan.given, json_string_value(json_object_get(t->before, "init")));
 }
 
 /* ---- running ---- */
@@ -134,26 +142,27 @@ static int emit(training *t, json_t *line)
 static int save(training *t)
 {
 	if (t->saved_step == t->step && t->step > 0) return OK;
-	if (lora_trainer_save(t->trainer, t->out.checkpoint, t->done | t->skipped << CURSOR_BITS)) return fail_library(t->s.ctx, t->out.checkpoint);
+	if (lora_trainer_save(t->trainer, t->out.checkpoint, t->done | t->skipped << CURSOR_BITS))
+		return fail_library(t->s.ctx, t->out.checkpoint);
 	t->saved_step = t->step;
 	return OK;
 }
 
 static int evaluate(training *t)
 {
-	double  sum = 0;
+	double sum = 0;
 	int64_t tokens = 0, n = data_batches(&t->validation);
 	for (int64_t i = 0; i < n && !stop_asked(); i++) {
 		lora_batch batch;
-		double     loss = 0;
-		int64_t    count = 0;
+		double loss = 0;
+		int64_t count = 0;
 		if (data_batch(&t->validation, i, &batch)) return FAILED;
 		if (lora_trainer_evaluate(t->trainer, &batch, 1, &loss, &count)) return fail_library(t->s.ctx, t->plan.validation);
 		sum += loss * (double)count;
 		tokens += count;
 	}
 	if (stop_asked()) return OK;
-	double  loss = tokens ? sum / (double)tokens : 0;
+	double loss = tokens ? sum / (double)tokens : 0;
 	json_t *line = json_object();
 	json_object_set_new(line, "step", json_integer(t->step));
 	json_object_set_new(line, "eval_loss", json_number(loss));
@@ -175,7 +184,7 @@ static int after_step(training *t)
 	t->step = m->step;
 	t->tokens += m->tokens;
 	t->loss = m->loss;
-	double  rate = m->seconds > 0 ? (double)m->tokens / m->seconds : 0;
+	double rate = m->seconds > 0 ? (double)m->tokens / m->seconds : 0;
 	json_t *line = json_object();
 	json_object_set_new(line, "step", json_integer(m->step));
 	json_object_set_new(line, "loss", json_number(m->loss));
@@ -197,7 +206,7 @@ static int train(training *t)
 	progress_start(&t->bar, "train", t->step, t->plan.max_steps);
 	while (!status && t->step < t->plan.max_steps && !stop_asked()) {
 		/* a step that is begun is finished */
-		lora_batch   batch;
+		lora_batch batch;
 		lora_metrics m;
 		do {
 			memset(&m, 0, sizeof m);
@@ -211,7 +220,8 @@ static int train(training *t)
 			t->done++;
 		} while (t->done % t->plan.accumulation);
 		t->metrics = m;
-		if (m.skipped > t->skipped) warn("train", "a step was skipped: loss or gradient not finite (%lld so far)", (long long)m.skipped);
+		if (m.skipped > t->skipped)
+			warn("train", "a step was skipped: loss or gradient not finite (%lld so far)", (long long)m.skipped);
 		t->skipped = m.skipped;
 		if (m.updated) status = after_step(t);
 	}
@@ -222,9 +232,9 @@ static int train(training *t)
 static int totals(training *t, int stopped)
 {
 	lora_adapter_info info = { .struct_size = sizeof info };
-	double  seconds = seconds_now() - t->start;
+	double seconds = seconds_now() - t->start;
 	int64_t peak = peak_memory();
-	char    n[32], took[32];
+	char n[32], took[32];
 
 	if (lora_adapter_get_info(t->adapter, &info)) info.n_parameters = 0;
 	if (t->a->json) {
@@ -243,24 +253,43 @@ static int totals(training *t, int stopped)
 		return print_json(line);
 	}
 	human_time(seconds, took, sizeof took);
-	say("%s after step %lld of %lld: loss %.5g, %s tokens in %s, peak memory %.0f MiB\n", stopped ? "stopped" : "done", (long long)t->step,
-	    (long long)t->plan.max_steps, t->loss, format_count(t->tokens, n, sizeof n), took, (double)peak / 1048576);
+	if (!stopped && t->step == t->first_step) {
+		say("nothing left to do: step %lld of %lld is done\n", (long long)t->step, (long long)t->plan.max_steps);
+		return OK;
+	}
+	say("%s after step %lld of %lld: loss %.5g, %s tokens in %s, peak memory %.0f MiB\n", stopped ? "stopped" : "done",
+		(long long)t->step, (long long)t->plan.max_steps, t->loss, format_count(t->tokens, n, sizeof n), took,
+		(double)peak / 1048576);
 	if (stopped) say("go on with --resume\n");
 	else say("wrote %s\n", t->out.dir);
+	return OK;
+}
+
+/* The order of the data hangs on these; the rest is the library's to compare. */
+static int same_data_settings(const training *t)
+{
+	static const char *const names[] = { "batch_size", "sequence_length", "packing", "loss_on", "gradient_accumulation_steps" };
+	json_t *was = json_object_get(t->before, "settings");
+	for (size_t i = 0; was && i < sizeof names / sizeof names[0]; i++) {
+		json_t *now = json_object_get(t->plan.given, names[i]), *then = json_object_get(was, names[i]);
+		if (then && !json_equal(now, then))
+			return fail(USAGE, names[i], "differs from the run that is resumed (%s)", t->out.settings_path);
+	}
 	return OK;
 }
 
 static int prepare(training *t)
 {
 	const args *a = t->a;
-	json_t     *settings = NULL;
-	int         status = train_out_check(&t->out, a);
+	json_t *settings = NULL;
+	int status = train_out_check(&t->out, a);
 	if (!status && a->resume) status = train_out_before(&t->out, &t->before);
 	if (!status) status = session_context(&t->s, a);
 	if (t->before) settings = json_object_get(t->before, "settings");
 	if (!status) status = plan_read(&t->plan, &t->s, a, settings);
 	if (!status) status = session_model(&t->s, a);
 	if (!status) status = open_data(t);
+	if (!status) status = same_data_settings(t);
 	if (!status) status = make_adapter(t);
 	if (!status) status = make_trainer(t);
 	if (!status && lora_trainer_set_progress(t->trainer, on_progress, t)) status = fail_library(t->s.ctx, "trainer");
@@ -271,7 +300,7 @@ static int prepare(training *t)
 static int run(const args *a)
 {
 	training t;
-	int      status;
+	int status;
 
 	memset(&t, 0, sizeof t);
 	t.a = a;
@@ -307,8 +336,8 @@ static int run(const args *a)
 	return status;
 }
 
-const command command_train = {
-	"train", "-m MODEL -d DATA -o OUT [-c adapter_config.json] [--init ADAPTER] [--resume] [-s NAME=VALUE]...", "train an adapter",
+const command command_train = { "train",
+	"-m MODEL -d DATA -o OUT [-c adapter_config.json] [--init ADAPTER] [--resume] [-s NAME=VALUE]...", "train an adapter",
 	"DATA  .txt: one text, cut into blocks of sequence_length tokens; .jsonl: one example per line with text, or prompt and\n"
 	"      completion, for classifiers text and label; .safetensors: input_ids [S,B,T], optional labels and attention_mask:\n"
 	"      step s takes slab s (k slabs when accumulating k).\n"
@@ -335,5 +364,4 @@ const command command_train = {
 	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, tokens_per_second, final_loss, skipped, parameters,\n"
 	"      peak_memory_bytes, output.\n"
 	"Ctrl-C finishes the step, writes a checkpoint and exits with 130; a second Ctrl-C ends at once.\n",
-	"model data output config init resume set force", 0, 0, run
-};
+	"model data output config init resume set force", 0, 0, run };

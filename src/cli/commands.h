@@ -4,7 +4,7 @@
 
 #include "cli/cli.h"
 
-extern const command command_info, command_methods, command_score, command_train, command_eval, command_generate, command_tokenize,
-	command_merge, command_plot, command_help, command_version;
+extern const command command_info, command_methods, command_score, command_train, command_eval, command_generate,
+	command_tokenize, command_merge, command_plot, command_help, command_version;
 
 #endif

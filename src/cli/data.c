@@ -19,17 +19,14 @@ static void shuffle(uint32_t *order, int64_t n, uint64_t seed, int64_t epoch)
 	for (int64_t i = 0; i < n; i++) order[i] = (uint32_t)i;
 	for (int64_t i = n - 1; i > 0; i--) {
 		/* the bias of the remainder is below 2^-31 */
-		int64_t  j = (int64_t)(mix(key + (uint64_t)i) % (uint64_t)(i + 1));
+		int64_t j = (int64_t)(mix(key + (uint64_t)i) % (uint64_t)(i + 1));
 		uint32_t t = order[i];
 		order[i] = order[j];
 		order[j] = t;
 	}
 }
 
-int data_needs_tokenizer(const char *path)
-{
-	return !path_has_suffix(path, ".safetensors");
-}
+int data_needs_tokenizer(const char *path) { return !path_has_suffix(path, ".safetensors"); }
 
 int64_t data_batches(const dataset *d)
 {
@@ -58,9 +55,13 @@ int data_open(dataset *d, session *s, const char *path, const char *tokenizer, c
 	else if (path_has_suffix(path, ".txt")) status = data_read_text(d, s);
 	else return fail(USAGE, path, "data must be a .txt, .jsonl or .safetensors file");
 	if (status) return status;
-	if (!d->n) return fail(FAILED, path, "holds nothing to learn from%s", d->dropped ? " (every example was too short, or had no completion left)" : "");
+	if (!d->n)
+		return fail(FAILED, path, "holds nothing to learn from%s",
+			d->dropped ? " (every example was too short, or had no completion left)" : "");
 	if (d->n > UINT32_MAX) return fail(FAILED, path, "more than 4,294,967,295 examples");
-	if (d->dropped) warn(path, "%lld examples left out: too short, or nothing of the completion left at this sequence_length", (long long)d->dropped);
+	if (d->dropped)
+		warn(path, "%lld examples left out: too short, or nothing of the completion left at this sequence_length",
+			(long long)d->dropped);
 	if (d->slabs) return OK;
 	d->order = new_array((size_t)d->n, sizeof *d->order);
 	return d->order ? OK : FAILED;
@@ -120,7 +121,7 @@ static void fill_row(dataset *d, int64_t row, int64_t length, size_t example)
 	size_t from = d->start[example], n = d->start[example + 1] - from;
 	for (int64_t j = 0; j < length; j++) {
 		size_t at = (size_t)(row * length + j);
-		int    real = (size_t)j < n;
+		int real = (size_t)j < n;
 		d->batch_ids[at] = real ? d->ids[from + (size_t)j] : (int32_t)d->pad_id;
 		d->batch_mask[at] = real;
 		d->batch_labels[at] = !real ? -100 : d->labels ? d->labels[from + (size_t)j] : d->batch_ids[at];
@@ -132,7 +133,7 @@ static int example_batch(dataset *d, int64_t n, lora_batch *out)
 {
 	int64_t per_epoch = data_batches(d), epoch = n / per_epoch, first = n % per_epoch * d->options.batch_size;
 	int64_t rows = d->n - first < d->options.batch_size ? d->n - first : d->options.batch_size;
-	size_t  length = 0;
+	size_t length = 0;
 
 	if (epoch != d->epoch) {
 		if (d->options.shuffle) shuffle(d->order, d->n, (uint64_t)d->options.seed, epoch);

@@ -11,40 +11,40 @@
 
 typedef struct data_options {
 	int64_t batch_size, sequence_length;
-	int     packing;         /* join the examples of a .jsonl and cut them into full blocks */
-	int     completion_only; /* the loss is on completions, not on prompts */
-	int     shuffle;
+	int packing;         /* join the examples of a .jsonl and cut them into full blocks */
+	int completion_only; /* the loss is on completions, not on prompts */
+	int shuffle;
 	int64_t seed;
-	int     quiet;
+	int quiet;
 } data_options;
 
 typedef struct dataset {
 	data_options options;
-	const char  *path;
-	int64_t      n;       /* examples, or slabs */
-	int          slabs;
-	int64_t      dropped; /* examples without anything to learn from */
-	int64_t      pad_id, n_labels, vocab_size;
+	const char *path;
+	int64_t n; /* examples, or slabs */
+	int slabs;
+	int64_t dropped; /* examples without anything to learn from */
+	int64_t pad_id, n_labels, vocab_size;
 	/* examples: ids[start[i] .. start[i+1]) */
 	int32_t *ids, *labels; /* labels NULL = the ids themselves */
-	size_t  *start;
-	int32_t *classes;      /* of classifiers */
-	size_t   n_ids, room, room_examples;
+	size_t *start;
+	int32_t *classes; /* of classifiers */
+	size_t n_ids, room, room_examples;
 	/* slabs: [n, rows, length] */
-	int64_t  rows, length;
+	int64_t rows, length;
 	int32_t *mask, *positions;
 	/* order of the examples in the epoch */
-	int64_t   epoch;
+	int64_t epoch;
 	uint32_t *order;
 	/* the batch given out last */
 	int32_t *batch_ids, *batch_labels, *batch_mask, *batch_classes;
-	size_t   batch_room;
+	size_t batch_room;
 } dataset;
 
 /* s needs its model, and its tokenizer for .txt and .jsonl (opened here when it is not yet). */
-int  data_open(dataset *d, session *s, const char *path, const char *tokenizer, const data_options *options);
+int data_open(dataset *d, session *s, const char *path, const char *tokenizer, const data_options *options);
 void data_close(dataset *d);
-int  data_needs_tokenizer(const char *path);
+int data_needs_tokenizer(const char *path);
 
 /* Batches of one pass over the data. */
 int64_t data_batches(const dataset *d);

@@ -1,6 +1,6 @@
 /* lora: reading data files into examples or slabs. A bad line is an error that says which. */
 #include "cli/data.h"
-#include "cli/text.h"
+#include "cli/idtext.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 static int add_example(dataset *d, const int32_t *ids, const int32_t *labels, size_t n, int32_t class_label)
 {
 	if (d->n_ids + n > d->room) {
-		size_t   room = (d->n_ids + n) * 2;
+		size_t room = (d->n_ids + n) * 2;
 		int32_t *more = grow(d->ids, room, sizeof *more);
 		if (!more) return FAILED;
 		d->ids = more;
@@ -22,7 +22,7 @@ static int add_example(dataset *d, const int32_t *ids, const int32_t *labels, si
 		d->room = room;
 	}
 	if ((size_t)d->n + 2 > d->room_examples) {
-		size_t  room = ((size_t)d->n + 2) * 2;
+		size_t room = ((size_t)d->n + 2) * 2;
 		size_t *starts = grow(d->start, room, sizeof *starts);
 		if (!starts) return FAILED;
 		d->start = starts;
@@ -56,14 +56,14 @@ static int add_blocks(dataset *d, const int32_t *ids, const int32_t *labels, siz
 
 int data_read_text(dataset *d, session *s)
 {
-	char    *text = NULL;
+	char *text = NULL;
 	int32_t *ids = NULL;
-	size_t   bytes, n;
-	int      status;
+	size_t bytes, n;
+	int status;
 
 	if (d->n_labels) return fail(FAILED, d->path, "a classifier learns from .jsonl with text and label, or from .safetensors");
 	status = read_file(d->path, 0, &text, &bytes);
-	if (!status) status = encode_text(s, text, bytes, 1, &ids, &n);
+	if (!status) status = encode_text(s, d->path, text, bytes, 1, &ids, &n);
 	if (!status) status = add_blocks(d, ids, NULL, n);
 	free(ids);
 	free(text);
@@ -75,20 +75,17 @@ int data_read_text(dataset *d, session *s)
 typedef struct line_reader {
 	dataset *d;
 	session *s;
-	size_t   number; /* of the line, from 1 */
+	size_t number;         /* of the line, from 1 */
 	int32_t *ids, *labels; /* of the example at hand, or with packing of all so far */
-	size_t   n, room;
+	size_t n, room;
 } line_reader;
 
-static int bad_line(const line_reader *r, const char *what)
-{
-	return fail(FAILED, r->d->path, "line %zu: %s", r->number, what);
-}
+static int bad_line(const line_reader *r, const char *what) { return fail(FAILED, r->d->path, "line %zu: %s", r->number, what); }
 
 static int append(line_reader *r, const int32_t *ids, size_t n, int counts)
 {
 	if (r->n + n > r->room) {
-		size_t   room = (r->n + n) * 2;
+		size_t room = (r->n + n) * 2;
 		int32_t *more = grow(r->ids, room, sizeof *more);
 		if (!more) return FAILED;
 		r->ids = more;
@@ -106,8 +103,8 @@ static int append(line_reader *r, const int32_t *ids, size_t n, int counts)
 static int append_text(line_reader *r, json_t *text, int special, int counts)
 {
 	int32_t *ids = NULL;
-	size_t   n = 0;
-	int      status = encode_text(r->s, json_string_value(text), json_string_length(text), special, &ids, &n);
+	size_t n = 0;
+	int status = encode_text(r->s, r->d->path, json_string_value(text), json_string_length(text), special, &ids, &n);
 	if (!status) status = append(r, ids, n, counts);
 	free(ids);
 	return status;
@@ -124,8 +121,8 @@ static int append_eos(line_reader *r)
 static int end_example(line_reader *r, int32_t class_label)
 {
 	dataset *d = r->d;
-	size_t   n = r->n, length = (size_t)d->options.sequence_length;
-	int      counted = d->n_labels > 0;
+	size_t n = r->n, length = (size_t)d->options.sequence_length;
+	int counted = d->n_labels > 0;
 	if (n > length) n = length;
 	for (size_t i = 1; i < n; i++) counted |= r->labels[i] != IGNORED;
 	r->n = 0;
@@ -140,14 +137,16 @@ static int read_classified(line_reader *r, json_t *text, json_t *label)
 {
 	if (!json_is_string(text)) return bad_line(r, "\"text\" is missing or no string");
 	if (!json_is_integer(label)) return bad_line(r, "\"label\" is missing or no whole number (the model is a classifier)");
-	if (json_integer_value(label) < 0 || json_integer_value(label) >= r->d->n_labels) return bad_line(r, "\"label\" is out of the model's range");
+	if (json_integer_value(label) < 0 || json_integer_value(label) >= r->d->n_labels)
+		return bad_line(r, "\"label\" is out of the model's range");
 	if (append_text(r, text, 1, 1)) return FAILED;
 	return end_example(r, (int32_t)json_integer_value(label));
 }
 
 static int read_line(line_reader *r, json_t *o)
 {
-	json_t *text = json_object_get(o, "text"), *prompt = json_object_get(o, "prompt"), *completion = json_object_get(o, "completion");
+	json_t *text = json_object_get(o, "text"), *prompt = json_object_get(o, "prompt"),
+		   *completion = json_object_get(o, "completion");
 	dataset *d = r->d;
 
 	if (!json_is_object(o)) return bad_line(r, "is no JSON object");
@@ -156,7 +155,8 @@ static int read_line(line_reader *r, json_t *o)
 		if (!json_is_string(text)) return bad_line(r, "\"text\" is no string");
 		if (append_text(r, text, 1, 1)) return FAILED;
 	} else if (prompt || completion) {
-		if (!json_is_string(prompt) || !json_is_string(completion)) return bad_line(r, "\"prompt\" and \"completion\" must both be there and be strings");
+		if (!json_is_string(prompt) || !json_is_string(completion))
+			return bad_line(r, "\"prompt\" and \"completion\" must both be there and be strings");
 		if (append_text(r, prompt, 1, !d->options.completion_only) || append_text(r, completion, 0, 1)) return FAILED;
 	} else if (json_object_get(o, "messages")) {
 		return bad_line(r, "\"messages\" needs a chat template, which is not supported; give \"prompt\" and \"completion\"");
@@ -170,14 +170,14 @@ static int read_line(line_reader *r, json_t *o)
 int data_read_lines(dataset *d, session *s)
 {
 	line_reader r = { .d = d, .s = s };
-	char  *text = NULL;
+	char *text = NULL;
 	size_t bytes = 0;
-	int    status = read_file(d->path, 0, &text, &bytes);
+	int status = read_file(d->path, 0, &text, &bytes);
 
 	for (size_t at = 0; !status && at < bytes;) {
-		char  *end = memchr(text + at, '\n', bytes - at);
+		char *end = memchr(text + at, '\n', bytes - at);
 		size_t n = end ? (size_t)(end - text) - at : bytes - at;
-		char  *line = text + at;
+		char *line = text + at;
 		r.number++;
 		at += n + 1;
 		while (n && (line[n - 1] == '\r' || line[n - 1] == ' ' || line[n - 1] == '\t')) n--;
@@ -210,14 +210,15 @@ static int read_slab_tensor(const st_file *f, const char *name, const st_tensor 
 static int read_class_labels(dataset *d, const st_file *f)
 {
 	const st_tensor *t = st_find(f, "labels");
-	if (!t || t->count != d->n * d->rows) return fail(FAILED, f->path, "tensor \"labels\": a classifier needs it with shape [S, B]");
+	if (!t || t->count != d->n * d->rows)
+		return fail(FAILED, f->path, "tensor \"labels\": a classifier needs it with shape [S, B]");
 	return st_int32(f, t, &d->classes);
 }
 
 int data_read_slabs(dataset *d)
 {
 	st_file f;
-	int     status = st_read(d->path, 0, &f);
+	int status = st_read(d->path, 0, &f);
 	const st_tensor *ids = status ? NULL : st_find(&f, "input_ids");
 
 	if (!status && !ids) status = fail(FAILED, d->path, "has no tensor \"input_ids\"");

@@ -6,7 +6,7 @@
 static int unknown_command(const char *name)
 {
 	const char *names[64];
-	size_t      n = 0;
+	size_t n = 0;
 	while (commands[n] && n < 64) {
 		names[n] = commands[n]->name;
 		n++;
@@ -19,7 +19,7 @@ static int unknown_command(const char *name)
 int main(int argc, char **argv)
 {
 	args a;
-	int  status;
+	int status;
 
 	signals_setup();
 	if (argc < 2) return fail(USAGE, NULL, "no command given; 'lora help' lists the commands");

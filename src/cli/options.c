@@ -13,9 +13,9 @@ typedef enum { TEXT, INTEGER, REAL, FLAG, ADAPTER, SETTING } option_kind;
 
 typedef struct option {
 	const char *name;
-	char        letter;
+	char letter;
 	option_kind kind;
-	size_t      at; /* in struct args */
+	size_t at; /* in struct args */
 	const char *value;
 	const char *help;
 } option;
@@ -68,10 +68,7 @@ static int word_in(const char *word, const char *list)
 	return 0;
 }
 
-static int takes(const command *cmd, const option *o)
-{
-	return word_in(o->name, common) || word_in(o->name, cmd->options);
-}
+static int takes(const command *cmd, const option *o) { return word_in(o->name, common) || word_in(o->name, cmd->options); }
 
 int parse_int(const char *text, int64_t *out)
 {
@@ -95,8 +92,8 @@ int parse_real(const char *text, double *out)
 
 int parse_tokens(const char *what, const char *text, int32_t **out, size_t *count)
 {
-	size_t      n = 0;
-	int32_t    *ids = new_array(strlen(text) / 2 + 1, sizeof *ids);
+	size_t n = 0;
+	int32_t *ids = new_array(strlen(text) / 2 + 1, sizeof *ids);
 	const char *p = text;
 	if (!ids) return FAILED;
 	while (*p) {
@@ -141,7 +138,7 @@ static size_t edit_distance(const char *a, const char *b)
 const char *nearest_name(const char *name, const char *const *names, size_t n)
 {
 	const char *best = NULL;
-	size_t      least = strlen(name) / 3 + 2;
+	size_t least = strlen(name) / 3 + 2;
 	for (size_t i = 0; i < n; i++) {
 		size_t d = edit_distance(name, names[i]);
 		/* what is begun and not finished is near, too */
@@ -157,15 +154,15 @@ const char *nearest_name(const char *name, const char *const *names, size_t n)
 static int unknown_option(const command *cmd, const char *given, size_t n)
 {
 	const char *names[N_OPTIONS];
-	char        bare[64];
-	size_t      count = 0;
+	char bare[64];
+	size_t count = 0;
 	while (n && *given == '-') given++, n--;
 	snprintf(bare, sizeof bare, "%.*s", (int)(n < 60 ? n : 60), given);
 	char *shown = new_format(strlen(bare) == 1 ? "-%s" : "--%s", bare);
 	for (size_t i = 0; i < N_OPTIONS; i++)
 		if (takes(cmd, &options[i])) names[count++] = options[i].name;
 	const char *near = strlen(bare) > 1 ? nearest_name(bare, names, count) : NULL;
-	int         status;
+	int status;
 	if (near) status = fail(USAGE, shown, "no such option of 'lora %s'; did you mean --%s?", cmd->name, near);
 	else status = fail(USAGE, shown, "no such option of 'lora %s'; see 'lora help %s'", cmd->name, cmd->name);
 	free(shown);
@@ -203,7 +200,7 @@ static int add_setting(args *a, const char *value)
 	new->name = new_format("%.*s", (int)(equals - value), value);
 	new->text = new_string(equals + 1);
 	a->n_settings++;
-	return new->name && new->text ? OK : FAILED;
+	return new->name &&new->text ? OK : FAILED;
 }
 
 static int store(args *a, const option *o, const char *shown, const char *value)
@@ -216,7 +213,8 @@ static int store(args *a, const option *o, const char *shown, const char *value)
 		*(const char **)(void *)(base + o->at) = value;
 		return OK;
 	case INTEGER:
-		if (!parse_int(value, (int64_t *)(void *)(base + o->at))) return fail(USAGE, shown, "\"%s\" is not a whole number", value);
+		if (!parse_int(value, (int64_t *)(void *)(base + o->at)))
+			return fail(USAGE, shown, "\"%s\" is not a whole number", value);
 		return OK;
 	case REAL:
 		if (!parse_real(value, (double *)(void *)(base + o->at))) return fail(USAGE, shown, "\"%s\" is not a number", value);
@@ -232,7 +230,8 @@ static const option *find_option(const command *cmd, const char *word, size_t n)
 	for (size_t i = 0; i < N_OPTIONS; i++) {
 		const option *o = &options[i];
 		if (!takes(cmd, o)) continue;
-		if (n > 2 && word[1] == '-' ? strlen(o->name) == n - 2 && !memcmp(o->name, word + 2, n - 2) : o->letter && word[1] == o->letter)
+		if (n > 2 && word[1] == '-' ? strlen(o->name) == n - 2 && !memcmp(o->name, word + 2, n - 2)
+									: o->letter && word[1] == o->letter)
 			return o;
 	}
 	return NULL;
@@ -243,9 +242,9 @@ static int parse_option(const command *cmd, int argc, char **argv, args *a, int 
 {
 	const char *word = argv[0];
 	const char *value = NULL;
-	char        shown[72];
-	int         is_long = word[1] == '-';
-	size_t      n = is_long ? strcspn(word, "=") : 2;
+	char shown[72];
+	int is_long = word[1] == '-';
+	size_t n = is_long ? strcspn(word, "=") : 2;
 
 	*used = 1;
 	snprintf(shown, sizeof shown, "%.*s", (int)(n < 64 ? n : 64), word);
@@ -265,7 +264,8 @@ static int parse_option(const command *cmd, int argc, char **argv, args *a, int 
 
 static int check_ranges(const args *a)
 {
-	if (a->threads != UNSET && (a->threads < 0 || a->threads > 4096)) return fail(USAGE, "--threads", "must be 0 (all cores) to 4096");
+	if (a->threads != UNSET && (a->threads < 0 || a->threads > 4096))
+		return fail(USAGE, "--threads", "must be 0 (all cores) to 4096");
 	if (a->count != UNSET && a->count < 0) return fail(USAGE, "-n", "must not be negative");
 	if (a->top_k != UNSET && a->top_k < 0) return fail(USAGE, "--top-k", "must not be negative");
 	if (!isnan(a->temperature) && a->temperature < 0) return fail(USAGE, "--temperature", "must not be negative");
@@ -319,7 +319,8 @@ void options_free(args *a)
 static void help_option(const option *o, FILE *to)
 {
 	char left[64];
-	int  n = o->letter ? snprintf(left, sizeof left, "-%c, --%s", o->letter, o->name) : snprintf(left, sizeof left, "    --%s", o->name);
+	int n = o->letter ? snprintf(left, sizeof left, "-%c, --%s", o->letter, o->name)
+					  : snprintf(left, sizeof left, "    --%s", o->name);
 	if (o->value) snprintf(left + n, sizeof left - (size_t)n, " %s", o->value);
 	fprintf(to, "  %-32s %s\n", left, o->help);
 }

@@ -41,15 +41,9 @@ void signals_setup(void)
 	sigaction(SIGPIPE, &act, NULL);
 }
 
-void stop_politely(void)
-{
-	polite = 1;
-}
+void stop_politely(void) { polite = 1; }
 
-int stop_asked(void)
-{
-	return asked ? 128 + (int)asked : 0;
-}
+int stop_asked(void) { return asked ? 128 + (int)asked : 0; }
 
 /* ---- paths ---- */
 
@@ -67,7 +61,7 @@ int path_is_dir(const char *path)
 
 int path_is_empty_dir(const char *path)
 {
-	int  empty = 1;
+	int empty = 1;
 	DIR *d = opendir(path);
 	if (!d) return 0;
 	for (struct dirent *e; (e = readdir(d));)
@@ -111,7 +105,7 @@ int make_dir(const char *path)
 /* Relative to the open parent, so a path can't grow too long and no link is followed out of the tree. Takes the descriptor. */
 static int empty_dir(int fd)
 {
-	int  bad = 0;
+	int bad = 0;
 	DIR *d = fdopendir(fd);
 	if (!d) {
 		close(fd);
@@ -145,10 +139,10 @@ int remove_tree(const char *path)
 int read_file(const char *path, uint64_t limit, char **out, size_t *n)
 {
 	struct stat s;
-	char       *bytes = NULL;
-	size_t      have = 0;
-	int         status = FAILED;
-	int         fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
+	char *bytes = NULL;
+	size_t have = 0;
+	int status = FAILED;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
 
 	if (fd < 0) return fail_system(path, "cannot open");
 	if (fstat(fd, &s)) {
@@ -223,7 +217,7 @@ int outfile_open(outfile *o, const char *path)
 static void sync_dir(const char *path)
 {
 	char *dir = path_dir(path);
-	int   fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	if (fd >= 0) {
 		(void)!fsync(fd); /* some file systems can't; the rename has happened all the same */
 		close(fd);

@@ -13,7 +13,7 @@
 static int quiet, json_mode;
 static int output_errno; /* first error on stdout */
 static int output_told;
-static progress *shown;  /* a bar now on the terminal */
+static progress *shown; /* a bar now on the terminal */
 
 void report_setup(const args *a)
 {
@@ -42,9 +42,10 @@ static void put_line(const char *kind, const char *what, const char *message)
 	clear_bar();
 	flockfile(stderr);
 	fprintf(stderr, "lora: %s: ", kind);
-	/* a message of the library often begins with the path already */
+	/* a message of the library often begins with the path already, and one that was passed up through layers may do so twice */
 	size_t n = what ? strlen(what) : 0;
-	if (n && (strncmp(message, what, n) || (message[n] != ':' && message[n] != '/'))) {
+	while (n && !strncmp(message, what, n) && message[n] == ':' && message[n + 1] == ' ' && message[n + 2]) message += n + 2;
+	if (n && (strncmp(message, what, n) || message[n] != '/')) {
 		put_clean(stderr, what);
 		fputs(": ", stderr);
 	}
@@ -55,7 +56,7 @@ static void put_line(const char *kind, const char *what, const char *message)
 
 int fail(int status, const char *what, const char *format, ...)
 {
-	char    message[1024];
+	char message[1024];
 	va_list list;
 	va_start(list, format);
 	vsnprintf(message, sizeof message, format, list);
@@ -64,10 +65,7 @@ int fail(int status, const char *what, const char *format, ...)
 	return status;
 }
 
-int fail_system(const char *what, const char *doing)
-{
-	return fail(FAILED, what, "%s: %s", doing, strerror(errno));
-}
+int fail_system(const char *what, const char *doing) { return fail(FAILED, what, "%s: %s", doing, strerror(errno)); }
 
 int fail_library(const lora_context *ctx, const char *what)
 {
@@ -75,14 +73,11 @@ int fail_library(const lora_context *ctx, const char *what)
 	return fail(FAILED, what, "%s", message && *message ? message : "failed");
 }
 
-int fail_memory(void)
-{
-	return fail(FAILED, "memory", "not enough memory");
-}
+int fail_memory(void) { return fail(FAILED, "memory", "not enough memory"); }
 
 void warn(const char *what, const char *format, ...)
 {
-	char    message[1024];
+	char message[1024];
 	va_list list;
 	if (quiet) return;
 	va_start(list, format);
@@ -133,7 +128,11 @@ int print_json(json_t *object)
 /* Length of the UTF-8 character at p (at most n bytes), 0 when it is none. */
 static size_t utf8_length(const unsigned char *p, size_t n)
 {
-	size_t   m = p[0] < 0x80 ? 1 : p[0] >= 0xC2 && p[0] < 0xE0 ? 2 : (p[0] & 0xF0) == 0xE0 ? 3 : p[0] >= 0xF0 && p[0] < 0xF5 ? 4 : 0;
+	size_t m = p[0] < 0x80            ? 1
+		: p[0] >= 0xC2 && p[0] < 0xE0 ? 2
+		: (p[0] & 0xF0) == 0xE0       ? 3
+		: p[0] >= 0xF0 && p[0] < 0xF5 ? 4
+									  : 0;
 	unsigned c = p[0];
 	if (!m || m > n) return 0;
 	c = m == 2 ? c & 31 : m == 3 ? c & 15 : m == 4 ? c & 7 : c;
@@ -183,17 +182,11 @@ json_t *json_text(const char *text, size_t n)
 	return whole;
 }
 
-json_t *json_number(double value)
-{
-	return isfinite(value) ? json_real(value) : json_null();
-}
+json_t *json_number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
 /* ---- terminal ---- */
 
-int is_terminal(FILE *f)
-{
-	return isatty(fileno(f));
-}
+int is_terminal(FILE *f) { return isatty(fileno(f)); }
 
 int is_utf8_terminal(void)
 {
@@ -208,17 +201,14 @@ int is_utf8_terminal(void)
 static int width_of(int fd)
 {
 	struct winsize w;
-	const char    *columns = getenv("COLUMNS");
-	int64_t        n;
+	const char *columns = getenv("COLUMNS");
+	int64_t n;
 	if (!ioctl(fd, TIOCGWINSZ, &w) && w.ws_col >= 20) return w.ws_col;
 	if (columns && parse_int(columns, &n) && n >= 20 && n <= 1000) return (int)n;
 	return 80;
 }
 
-int terminal_width(void)
-{
-	return width_of(STDOUT_FILENO);
-}
+int terminal_width(void) { return width_of(STDOUT_FILENO); }
 
 double seconds_now(void)
 {
@@ -237,7 +227,7 @@ int64_t peak_memory(void)
 char *format_count(int64_t n, char *buf, size_t size)
 {
 	char digits[32];
-	int  len = snprintf(digits, sizeof digits, "%lld", (long long)n), j = 0;
+	int len = snprintf(digits, sizeof digits, "%lld", (long long)n), j = 0;
 	for (int i = 0; i < len && (size_t)j + 2 < size; i++) {
 		buf[j++] = digits[i];
 		if ((len - 1 - i) % 3 == 0 && i != len - 1 && digits[i] != '-') buf[j++] = ',';
@@ -269,11 +259,11 @@ void progress_start(progress *p, const char *label, int64_t first, int64_t total
 static void draw_bar(const progress *p, int64_t done, const char *tail)
 {
 	static const char *const parts[] = { "", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
-	char   bar[128], line[512];
+	char bar[128], line[512];
 	size_t n = 0;
-	int    width = width_of(STDERR_FILENO), cells = width >= 100 ? 24 : width >= 70 ? 16 : 8, utf8 = is_utf8_terminal();
+	int width = width_of(STDERR_FILENO), cells = width >= 100 ? 24 : width >= 70 ? 16 : 8, utf8 = is_utf8_terminal();
 	double share = p->total > 0 ? (double)done / (double)p->total : 0;
-	int    eighths = (int)(share * cells * 8 + 0.5), column = 0;
+	int eighths = (int)(share * cells * 8 + 0.5), column = 0;
 	if (share > 1) eighths = cells * 8;
 	for (int i = 0; i < cells; i++) {
 		int fill = eighths - 8 * i;
@@ -293,11 +283,11 @@ static void draw_bar(const progress *p, int64_t done, const char *tail)
 void progress_show(progress *p, int64_t done, const char *detail)
 {
 	double now = seconds_now(), took = now - p->start;
-	int    terminal = is_terminal(stderr), last = done >= p->total;
-	char   left[32], tail[256];
+	int terminal = is_terminal(stderr), last = done >= p->total;
+	char left[32], tail[256];
 	if (quiet || (now - p->last < (terminal ? 0.1 : 5.0) && !last)) return;
 	int64_t n = done - p->first;
-	double  rate = took > 0 ? (double)n / took : 0;
+	double rate = took > 0 ? (double)n / took : 0;
 	human_time(rate > 0 ? (double)(p->total - done) / rate : -1, left, sizeof left);
 	p->last = now;
 	snprintf(tail, sizeof tail, "%s%s%.3g/s  %s left", detail ? detail : "", detail && *detail ? "  " : "", rate, left);

@@ -9,7 +9,7 @@ static int add(series *s, double x, double y)
 {
 	if (!isfinite(x) || !isfinite(y)) return OK;
 	if (s->n == s->room) {
-		size_t  room = s->room ? s->room * 2 : 256;
+		size_t room = s->room ? s->room * 2 : 256;
 		double *more = grow(s->x, room, sizeof *more);
 		if (!more) return FAILED;
 		s->x = more;
@@ -25,7 +25,7 @@ static int add(series *s, double x, double y)
 static int add_line(run_log *r, json_t *o)
 {
 	json_t *step = json_object_get(o, "step"), *loss = json_object_get(o, "loss"), *lr = json_object_get(o, "lr"),
-	       *eval = json_object_get(o, "eval_loss");
+		   *eval = json_object_get(o, "eval_loss");
 	if (!json_is_number(step)) return OK;
 	double x = json_number_value(step);
 	if (json_is_number(loss) && add(&r->loss, x, json_number_value(loss))) return FAILED;
@@ -55,19 +55,21 @@ static int smooth(run_log *r)
 
 static int read_run(run_log *r, const char *given)
 {
-	char  *path = path_is_dir(given) ? path_join(given, "log.jsonl") : new_string(given), *text = NULL;
+	char *path = path_is_dir(given) ? path_join(given, "log.jsonl") : new_string(given), *text = NULL;
 	size_t bytes = 0, number = 0;
-	int    status = path ? read_file(path, 0, &text, &bytes) : FAILED;
+	int status = path ? read_file(path, 0, &text, &bytes) : FAILED;
 
 	for (size_t at = 0; !status && at < bytes;) {
-		char        *end = memchr(text + at, '\n', bytes - at);
-		size_t       n = end ? (size_t)(end - text) - at : bytes - at;
+		char *end = memchr(text + at, '\n', bytes - at);
+		size_t n = end ? (size_t)(end - text) - at : bytes - at;
 		json_error_t err;
 		number++;
 		if (strspn(text + at, " \t\r") < n) {
 			json_t *o = json_loadb(text + at, n, 0, &err);
 			if (json_is_object(o)) status = add_line(r, o);
-			else if (end) status = fail(FAILED, path, "line %zu: not a JSON object", number); /* a last line may be cut: the run may go on */
+			else if (end)
+				status = fail(
+					FAILED, path, "line %zu: not a JSON object", number); /* a last line may be cut: the run may go on */
 			json_decref(o);
 		}
 		at += n + 1;

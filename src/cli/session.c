@@ -13,7 +13,7 @@ static void on_log(void *user, int32_t level, const char *module, const char *me
 int session_context(session *s, const args *a)
 {
 	lora_context_options opts;
-	lora_error           error;
+	lora_error error;
 
 	memset(s, 0, sizeof *s);
 	memset(&error, 0, sizeof error);
@@ -31,7 +31,7 @@ int session_context(session *s, const args *a)
 int session_model(session *s, const args *a)
 {
 	lora_settings *settings = NULL;
-	int            status = FAILED;
+	int status = FAILED;
 
 	if (!a->model) return fail(USAGE, "-m", "a model is needed; usage: lora %s %s", a->cmd->name, a->cmd->usage);
 	if (lora_settings_create(s->ctx, &settings)) return fail_library(s->ctx, a->model);
@@ -59,9 +59,9 @@ done:
 static int open_adapter(session *s, const args *a, size_t i, int attach)
 {
 	lora_settings *settings = NULL;
-	const char    *path = a->adapters[i].path;
-	char           name[32];
-	int            status = FAILED;
+	const char *path = a->adapters[i].path;
+	char name[32];
+	int status = FAILED;
 
 	/* names must differ when several adapters act at once, and those in the files often don't */
 	snprintf(name, sizeof name, i ? "default%zu" : "default", i);
@@ -88,7 +88,7 @@ int session_adapters(session *s, const args *a, int attach)
 int session_tokenizer(session *s, const char *path)
 {
 	char *dir = NULL;
-	int   status = OK;
+	int status = OK;
 	/* the tokenizer lies beside a model that is given as one file */
 	if (!path_is_dir(path) && path_has_suffix(path, ".safetensors")) {
 		dir = path_dir(path);
@@ -112,7 +112,7 @@ void session_close(session *s)
 
 json_t *family_member(lora_context *ctx, const char *family, const char *member)
 {
-	size_t  needed = 0;
+	size_t needed = 0;
 	json_t *result = NULL;
 	lora_status status = lora_family_describe(ctx, family, member, NULL, 0, &needed);
 	if (status != LORA_OK && status != LORA_E_LIMIT) return NULL;

@@ -11,12 +11,22 @@
 
 static const struct {
 	const char *name;
-	lora_dtype  dtype;
-	size_t      size;
+	lora_dtype dtype;
+	size_t size;
 } dtypes[] = {
-	{ "F32", LORA_F32, 4 }, { "F16", LORA_F16, 2 }, { "BF16", LORA_BF16, 2 }, { "F64", LORA_F64, 8 }, { "I64", LORA_I64, 8 },
-	{ "I32", LORA_I32, 4 }, { "I16", LORA_I16, 2 }, { "I8", LORA_I8, 1 },     { "U64", LORA_U64, 8 }, { "U32", LORA_U32, 4 },
-	{ "U16", LORA_U16, 2 }, { "U8", LORA_U8, 1 },   { "BOOL", LORA_BOOL, 1 },
+	{ "F32", LORA_F32, 4 },
+	{ "F16", LORA_F16, 2 },
+	{ "BF16", LORA_BF16, 2 },
+	{ "F64", LORA_F64, 8 },
+	{ "I64", LORA_I64, 8 },
+	{ "I32", LORA_I32, 4 },
+	{ "I16", LORA_I16, 2 },
+	{ "I8", LORA_I8, 1 },
+	{ "U64", LORA_U64, 8 },
+	{ "U32", LORA_U32, 4 },
+	{ "U16", LORA_U16, 2 },
+	{ "U8", LORA_U8, 1 },
+	{ "BOOL", LORA_BOOL, 1 },
 };
 #define N_DTYPES (sizeof dtypes / sizeof dtypes[0])
 
@@ -34,9 +44,23 @@ size_t dtype_size(lora_dtype t)
 	return 0;
 }
 
+/* Types of the format that this program has no use for: such tensors may be there, and are not looked at. */
+static int is_foreign(const char *name)
+{
+	static const char *const names[] = { "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2",
+		"F4", "C64" };
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (!strcmp(names[i], name)) return 1;
+	return 0;
+}
+
 static int wrong_magic(const char *path, const char *b, size_t n)
 {
-	static const struct { const char *magic; size_t n; const char *is; } kinds[] = {
+	static const struct {
+		const char *magic;
+		size_t n;
+		const char *is;
+	} kinds[] = {
 		{ "PK\3\4", 4, "a zip archive (a torch or numpy file?)" },
 		{ "GGUF", 4, "a GGUF file" },
 		{ "\x93NUMPY", 6, "a numpy array" },
@@ -53,16 +77,19 @@ static int wrong_magic(const char *path, const char *b, size_t n)
 /* One entry of the header. data_bytes is the size of the data section. */
 static int parse_tensor(const st_file *f, const char *key, json_t *value, uint64_t data_bytes, uint64_t *begin, st_tensor *t)
 {
-	json_t *dtype = json_object_get(value, "dtype"), *shape = json_object_get(value, "shape"), *offsets = json_object_get(value, "data_offsets");
+	json_t *dtype = json_object_get(value, "dtype"), *shape = json_object_get(value, "shape"),
+		   *offsets = json_object_get(value, "data_offsets");
 	uint64_t count = 1, end;
-	size_t   i;
+	size_t i;
 
-	if (!json_is_object(value) || !json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) || json_array_size(offsets) != 2 ||
-	    json_object_size(value) != 3)
+	if (!json_is_object(value) || !json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) ||
+		json_array_size(offsets) != 2 || json_object_size(value) != 3)
 		return fail(FAILED, f->path, "tensor \"%.80s\": needs dtype, shape and two data_offsets, and nothing else", key);
 	for (i = 0; i < N_DTYPES; i++)
 		if (!strcmp(dtypes[i].name, json_string_value(dtype))) t->dtype = dtypes[i].dtype;
-	if (!t->dtype) return fail(FAILED, f->path, "tensor \"%.80s\": dtype \"%.20s\" is not known here", key, json_string_value(dtype));
+	int foreign = is_foreign(json_string_value(dtype));
+	if (!t->dtype && !foreign)
+		return fail(FAILED, f->path, "tensor \"%.80s\": dtype \"%.20s\" is not known here", key, json_string_value(dtype));
 	if (json_array_size(shape) > 8) return fail(FAILED, f->path, "tensor \"%.80s\": more than 8 dimensions", key);
 	t->rank = (int)json_array_size(shape);
 	for (i = 0; i < (size_t)t->rank; i++) {
@@ -78,19 +105,19 @@ static int parse_tensor(const st_file *f, const char *key, json_t *value, uint64
 	*begin = (uint64_t)json_integer_value(b);
 	end = (uint64_t)json_integer_value(e);
 	if (end > data_bytes)
-		return fail(FAILED, f->path, "tensor \"%.80s\": runs past the end of the file (%llu of %llu bytes)", key, (unsigned long long)end,
-		            (unsigned long long)data_bytes);
+		return fail(FAILED, f->path, "tensor \"%.80s\": runs past the end of the file (%llu of %llu bytes)", key,
+			(unsigned long long)end, (unsigned long long)data_bytes);
 	t->count = (int64_t)count;
-	t->bytes = count * dtype_size(t->dtype);
+	t->bytes = foreign ? end - *begin : count * dtype_size(t->dtype);
 	if (end - *begin != t->bytes)
-		return fail(FAILED, f->path, "tensor \"%.80s\": shape and dtype make %llu bytes, data_offsets %llu", key, (unsigned long long)t->bytes,
-		            (unsigned long long)(end - *begin));
+		return fail(FAILED, f->path, "tensor \"%.80s\": shape and dtype make %llu bytes, data_offsets %llu", key,
+			(unsigned long long)t->bytes, (unsigned long long)(end - *begin));
 	t->name = new_string(key);
 	return t->name ? OK : FAILED;
 }
 
 typedef struct placed {
-	uint64_t  begin;
+	uint64_t begin;
 	st_tensor tensor;
 } placed;
 
@@ -126,11 +153,11 @@ static int lay_out(st_file *f, placed *list, size_t n, uint64_t data_bytes)
 static int parse_header(st_file *f, const char *header, size_t bytes, uint64_t data_bytes)
 {
 	json_error_t err;
-	placed      *list = NULL;
-	size_t       n = 0;
-	const char  *key;
-	json_t      *value, *root;
-	int          status = FAILED;
+	placed *list = NULL;
+	size_t n = 0;
+	const char *key;
+	json_t *value, *root;
+	int status = FAILED;
 
 	root = json_loadb(header, bytes, JSON_REJECT_DUPLICATES, &err);
 	if (!root) return fail(FAILED, f->path, "header is not JSON: %s (column %d)", err.text, err.column);
@@ -140,15 +167,17 @@ static int parse_header(st_file *f, const char *header, size_t bytes, uint64_t d
 	}
 	list = new_array(json_object_size(root), sizeof *list);
 	if (!list) goto done;
-	json_object_foreach(root, key, value) {
+	json_object_foreach(root, key, value)
+	{
 		if (!strcmp(key, "__metadata__")) {
 			const char *k;
-			json_t     *v;
+			json_t *v;
 			if (!json_is_object(value)) {
 				fail(FAILED, f->path, "__metadata__ is not an object");
 				goto done;
 			}
-			json_object_foreach(value, k, v) {
+			json_object_foreach(value, k, v)
+			{
 				if (!json_is_string(v)) {
 					fail(FAILED, f->path, "__metadata__ \"%.60s\" is not a string", k);
 					goto done;
@@ -172,17 +201,18 @@ done:
 int st_read(const char *path, int header_only, st_file *out)
 {
 	struct stat s;
-	FILE  *f = NULL;
-	char  *header = NULL;
+	FILE *f = NULL;
+	char *header = NULL;
 	unsigned char head[24];
 	uint64_t size, n = 0;
-	int    status = FAILED;
+	int status = FAILED;
 
 	memset(out, 0, sizeof *out);
 	out->path = new_string(path);
 	if (!out->path) return FAILED;
 	if (stat(path, &s)) return fail_system(path, "cannot open");
-	if (!S_ISREG(s.st_mode)) return fail(FAILED, path, S_ISDIR(s.st_mode) ? "is a directory, expected a file" : "is not a regular file");
+	if (!S_ISREG(s.st_mode))
+		return fail(FAILED, path, S_ISDIR(s.st_mode) ? "is a directory, expected a file" : "is not a regular file");
 	f = fopen(path, "rbe");
 	if (!f) return fail_system(path, "cannot open");
 	size = (uint64_t)s.st_size;
@@ -242,7 +272,7 @@ const st_tensor *st_find(const st_file *f, const char *name)
 /* Element i as int64; 0 when it does not fit or the type is not an integer. Little-endian bytes, unaligned. */
 static int integer_at(const st_tensor *t, int64_t i, int64_t *out)
 {
-	size_t   size = dtype_size(t->dtype);
+	size_t size = dtype_size(t->dtype);
 	uint64_t v = 0;
 	const unsigned char *p = (const unsigned char *)t->data + (size_t)i * size;
 	for (size_t b = 0; b < size; b++) v |= (uint64_t)p[b] << 8 * b;
@@ -262,7 +292,8 @@ static int integer_at(const st_tensor *t, int64_t i, int64_t *out)
 
 int st_int32(const st_file *f, const st_tensor *t, int32_t **out)
 {
-	if (t->dtype == LORA_F32 || t->dtype == LORA_F16 || t->dtype == LORA_BF16 || t->dtype == LORA_F64)
+	if (t->dtype == LORA_DTYPE_NONE || t->dtype == LORA_F32 || t->dtype == LORA_F16 || t->dtype == LORA_BF16 ||
+		t->dtype == LORA_F64)
 		return fail(FAILED, f->path, "tensor \"%.80s\": is %s, expected I32 or I64", t->name, dtype_name(t->dtype));
 	int32_t *values = new_array((size_t)t->count, sizeof *values);
 	if (!values) return FAILED;
@@ -282,8 +313,8 @@ static json_t *header_entry(const st_tensor *t, uint64_t *at)
 {
 	json_t *shape = json_array();
 	for (int i = 0; i < t->rank; i++) json_array_append_new(shape, json_integer(t->shape[i]));
-	json_t *entry = json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype_name(t->dtype), "shape", shape, "data_offsets", (json_int_t)*at,
-	                          (json_int_t)(*at + t->bytes));
+	json_t *entry = json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype_name(t->dtype), "shape", shape, "data_offsets",
+		(json_int_t)*at, (json_int_t)(*at + t->bytes));
 	*at += t->bytes;
 	return entry;
 }
@@ -291,11 +322,11 @@ static json_t *header_entry(const st_tensor *t, uint64_t *at)
 /* Data is written as it lies in memory: this program runs on little-endian machines, as its library does. */
 int st_write(const char *path, const st_tensor *tensors, size_t n, const char *key, const char *value)
 {
-	outfile  o;
+	outfile o;
 	uint64_t at = 0;
-	json_t  *root = json_object();
-	char    *header = NULL;
-	int      status = FAILED;
+	json_t *root = json_object();
+	char *header = NULL;
+	int status = FAILED;
 
 	if (key) json_object_set_new(root, "__metadata__", json_pack("{s:s}", key, value));
 	for (size_t i = 0; i < n; i++)
@@ -312,7 +343,8 @@ int st_write(const char *path, const st_tensor *tensors, size_t n, const char *k
 	for (int i = 0; i < 8; i++) head[i] = (unsigned char)(padded >> 8 * i);
 	int bad = fwrite(head, 1, 8, o.f) != 8 || fwrite(header, 1, (size_t)length, o.f) != length;
 	for (uint64_t i = length; i < padded; i++) bad |= fputc(' ', o.f) == EOF;
-	for (size_t i = 0; i < n && !bad; i++) bad = tensors[i].bytes && fwrite(tensors[i].data, 1, (size_t)tensors[i].bytes, o.f) != tensors[i].bytes;
+	for (size_t i = 0; i < n && !bad; i++)
+		bad = tensors[i].bytes && fwrite(tensors[i].data, 1, (size_t)tensors[i].bytes, o.f) != tensors[i].bytes;
 	if (bad) {
 		fail_system(path, "cannot write");
 		outfile_abort(&o);

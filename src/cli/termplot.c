@@ -10,7 +10,7 @@
 
 static const char *const blocks[] = { " ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█" };
 
-/* Mean of the values of each column; a column without any takes the one before it. */
+/* Mean of the values of each column; a column between two points is interpolated, one beyond the last is empty (NAN). */
 static double *columns_of(const series *s, int columns, double first, double last)
 {
 	double *sum = new_array((size_t)columns, sizeof *sum), *count = new_array((size_t)columns, sizeof *count);
@@ -21,10 +21,16 @@ static double *columns_of(const series *s, int columns, double first, double las
 		sum[c] += s->y[i];
 		count[c]++;
 	}
-	double before = NAN;
+	int before = -1;
 	for (int c = 0; c < columns; c++) {
-		if (count[c] > 0) before = sum[c] / count[c];
-		sum[c] = s->n && (last > first || !c) && first + (last - first) * c / columns <= s->x[s->n - 1] ? before : NAN;
+		if (!(count[c] > 0)) {
+			sum[c] = NAN;
+			continue;
+		}
+		sum[c] /= count[c];
+		for (int k = before + 1; before >= 0 && k < c; k++)
+			sum[k] = sum[before] + (sum[c] - sum[before]) * (k - before) / (c - before);
+		before = c;
 	}
 done:
 	free(count);
@@ -38,7 +44,8 @@ static void chart(const double *values, int columns, const axis *y, int rows, in
 		/* labels at top, middle and bottom */
 		if (row == rows - 1) axis_label(y, y->high, label, sizeof label);
 		else if (row == 0) axis_label(y, y->low, label, sizeof label);
-		else if (row == rows / 2 && rows > 5) snprintf(label, sizeof label, "%.3g", y->low + (y->high - y->low) * (row + 0.5) / rows);
+		else if (row == rows / 2 && rows > 5)
+			snprintf(label, sizeof label, "%.3g", y->low + (y->high - y->low) * (row + 0.5) / rows);
 		say("%*s %s", MARGIN - 2, label, utf8 ? "│" : "|");
 		for (int c = 0; c < columns; c++) {
 			double fill = isnan(values[c]) ? 0 : (values[c] - y->low) / (y->high - y->low) * rows - row;
@@ -64,7 +71,7 @@ static void foot(int columns, double first, double last, int utf8)
 int terminal_plot(const run_log *runs, size_t n)
 {
 	double low = INFINITY, high = -INFINITY, lr_low = 0, lr_high = -INFINITY, first = INFINITY, last = -INFINITY;
-	int    columns = terminal_width() - MARGIN - 1, utf8 = is_utf8_terminal();
+	int columns = terminal_width() - MARGIN - 1, utf8 = is_utf8_terminal();
 	if (columns > 160) columns = 160;
 	if (columns < 8) columns = 8;
 	for (size_t i = 0; i < n; i++) {
@@ -77,9 +84,10 @@ int terminal_plot(const run_log *runs, size_t n)
 	axis y = axis_make(low, high, LOSS_ROWS), lr = axis_make(lr_low, lr_high > 0 ? lr_high : 1, LR_ROWS);
 	for (size_t i = 0; i < n; i++) {
 		const series *s = runs[i].smooth.n ? &runs[i].smooth : &runs[i].eval;
-		double       *values = columns_of(s, columns, first, last);
+		double *values = columns_of(s, columns, first, last);
 		if (!values) return FAILED;
-		say("%s%s  loss %.5g at step %.10g, %.5g at step %.10g\n", i ? "\n" : "", runs[i].name, s->y[0], s->x[0], s->y[s->n - 1], s->x[s->n - 1]);
+		say("%s%s  loss %.5g at step %.10g, %.5g at step %.10g\n", i ? "\n" : "", runs[i].name, s->y[0], s->x[0], s->y[s->n - 1],
+			s->x[s->n - 1]);
 		chart(values, columns, &y, LOSS_ROWS, utf8);
 		free(values);
 		foot(columns, first, last, utf8);

@@ -11,7 +11,7 @@
 static int has(const char *dir, const char *name)
 {
 	char *path = path_join(dir, name);
-	int   yes = path && path_exists(path);
+	int yes = path && path_exists(path);
 	free(path);
 	return yes;
 }
@@ -39,7 +39,7 @@ int train_out_check(train_out *o, const args *a)
 int train_out_before(const train_out *o, json_t **out)
 {
 	json_error_t err;
-	char  *text;
+	char *text;
 	size_t n;
 	*out = NULL;
 	if (!path_exists(o->settings_path)) return OK;
@@ -84,11 +84,11 @@ int train_out_begin(train_out *o, json_t *settings, const char *init)
 	return open_log(o, "we");
 }
 
-int train_out_continue(train_out *o, int64_t step)
+int train_out_continue(train_out *o, int64_t step, json_t *settings, const char *init)
 {
 	outfile f;
-	char   *text = NULL;
-	size_t  n = 0;
+	char *text = NULL;
+	size_t n = 0;
 
 	if (path_exists(o->log_path)) {
 		if (read_file(o->log_path, 0, &text, &n)) return FAILED;
@@ -97,8 +97,8 @@ int train_out_continue(train_out *o, int64_t step)
 			return FAILED;
 		}
 		for (size_t at = 0; at < n;) {
-			char   *end = memchr(text + at, '\n', n - at);
-			size_t  m = end ? (size_t)(end - text) - at : n - at;
+			char *end = memchr(text + at, '\n', n - at);
+			size_t m = end ? (size_t)(end - text) - at : n - at;
 			json_t *line = json_loadb(text + at, m, 0, NULL), *s = json_object_get(line, "step");
 			if (json_is_integer(s) && json_integer_value(s) <= step) {
 				fwrite(text + at, 1, m, f.f);
@@ -110,6 +110,7 @@ int train_out_continue(train_out *o, int64_t step)
 		free(text);
 		if (outfile_commit(&f)) return FAILED;
 	}
+	if (write_settings(o, settings, init)) return FAILED;
 	return open_log(o, "ae");
 }
 
@@ -126,13 +127,14 @@ int train_out_log(train_out *o, json_t *line)
 /* The files of a fresh adapter directory replace their namesakes; the weights come before the config that makes them an adapter. */
 static int move_files(const char *from, const char *to)
 {
-	int  status = OK;
+	int status = OK;
 	DIR *d = opendir(from);
 	if (!d) return fail_system(from, "cannot read");
 	for (int config = 0; config < 2 && !status; config++) {
 		rewinddir(d);
 		for (struct dirent *e; !status && (e = readdir(d));) {
-			if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || (strcmp(e->d_name, "adapter_config.json") == 0) != config) continue;
+			if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || (strcmp(e->d_name, "adapter_config.json") == 0) != config)
+				continue;
 			char *a = path_join(from, e->d_name), *b = path_join(to, e->d_name);
 			if (!a || !b) status = FAILED;
 			else if (rename(a, b)) status = fail_system(b, "cannot put the finished file in place");
@@ -152,7 +154,7 @@ static int move_files(const char *from, const char *to)
 int train_out_adapter(train_out *o, lora_context *ctx, lora_adapter *adapter)
 {
 	char *fresh = new_format("%s/.adapter-%ld", o->dir, (long)getpid());
-	int   status = fresh ? OK : FAILED;
+	int status = fresh ? OK : FAILED;
 	if (!status && lora_adapter_save(adapter, fresh, NULL)) status = fail_library(ctx, o->dir);
 	if (!status) status = move_files(fresh, o->dir);
 	if (fresh && path_exists(fresh)) remove_tree(fresh);

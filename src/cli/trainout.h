@@ -10,9 +10,9 @@
 
 typedef struct train_out {
 	const char *dir;
-	char       *checkpoint, *log_path, *settings_path;
-	FILE       *log;
-	int         made; /* the directory did not exist before */
+	char *checkpoint, *log_path, *settings_path;
+	FILE *log;
+	int made; /* the directory did not exist before */
 } train_out;
 
 /* Refuse what is no output of train. Nothing is changed. */
@@ -21,8 +21,8 @@ int train_out_check(train_out *o, const args *a);
 int train_out_before(const train_out *o, json_t **out);
 /* Make the directory, or clear what an older run left. */
 int train_out_begin(train_out *o, json_t *settings, const char *init);
-/* Go on: the log keeps what is not after step. */
-int train_out_continue(train_out *o, int64_t step);
+/* Go on: the log keeps what is not after step; settings that were changed (more max_steps) are kept for the next time. */
+int train_out_continue(train_out *o, int64_t step, json_t *settings, const char *init);
 int train_out_log(train_out *o, json_t *line); /* borrowed */
 /* Put the adapter in place. */
 int train_out_adapter(train_out *o, lora_context *ctx, lora_adapter *adapter);

@@ -7,13 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const own_names[] = { "method", "optimizer", "num_train_epochs", "max_steps", "batch_size", "sequence_length", "packing", "loss_on",
-	                                     "save_steps", "eval_steps", "validation", "seed" };
+static const char *const own_names[] = { "method", "optimizer", "num_train_epochs", "max_steps", "batch_size", "sequence_length",
+	"packing", "loss_on", "save_steps", "eval_steps", "validation", "seed" };
 #define N_OWN (sizeof own_names / sizeof own_names[0])
 
-/* Keys of adapter_config.json that say where an adapter comes from, not what it is. */
-static const char *const provenance[] = { "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-	                                      "task_type", "megatron_config", "megatron_core", "runtime_config", NULL };
+/* Keys of adapter_config.json that say where an adapter comes from, not what it is; and one that acts only together with use_qalora. */
+static const char *const provenance[] = { "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+	"inference_mode", "task_type", "megatron_config", "megatron_core", "runtime_config", "qalora_group_size", NULL };
 
 enum { ADAPTER, OPTIM, TRAINER, SCHEDULE, N_TAKERS };
 
@@ -25,8 +25,9 @@ typedef struct schemas {
 static json_t *schema_find(const schemas *s, int taker, const char *name)
 {
 	json_t *setting;
-	size_t  i;
-	json_array_foreach(s->list[taker], i, setting) {
+	size_t i;
+	json_array_foreach(s->list[taker], i, setting)
+	{
 		const char *n = json_string_value(json_object_get(setting, "name"));
 		if (n && !strcmp(n, name)) return setting;
 	}
@@ -54,10 +55,10 @@ static void schemas_load(schemas *s, lora_context *ctx, const train_plan *p, con
 static int add_config(json_t *all, const char *path)
 {
 	json_error_t err;
-	char        *text;
-	size_t       n;
-	const char  *key;
-	json_t      *value;
+	char *text;
+	size_t n;
+	const char *key;
+	json_t *value;
 
 	if (read_file(path, 64u << 20, &text, &n)) return FAILED;
 	json_t *config = json_loadb(text, n, JSON_REJECT_DUPLICATES, &err);
@@ -70,7 +71,8 @@ static int add_config(json_t *all, const char *path)
 	}
 	const char *type = json_string_value(json_object_get(config, "peft_type"));
 	if (type) json_object_set_new(all, "method", json_string(type));
-	json_object_foreach(config, key, value) {
+	json_object_foreach(config, key, value)
+	{
 		int skip = json_is_null(value);
 		for (size_t i = 0; provenance[i]; i++) skip |= !strcmp(key, provenance[i]);
 		if (!skip) json_object_set(all, key, value);
@@ -83,7 +85,7 @@ static int add_given(json_t *all, const args *a)
 {
 	for (size_t i = 0; i < a->n_settings; i++) {
 		const char *text = a->settings[i].text;
-		json_t     *v = json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL);
+		json_t *v = json_loads(text, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL);
 		if (!v) v = json_string(text);
 		if (!v || json_object_set_new(all, a->settings[i].name, v)) return fail(USAGE, a->settings[i].name, "is not UTF-8");
 	}
@@ -95,9 +97,10 @@ static int add_given(json_t *all, const args *a)
 static void spread_names(json_t *all, const schemas *s)
 {
 	const char *key;
-	json_t     *value;
-	void       *next;
-	json_object_foreach_safe(all, next, key, value) {
+	json_t *value;
+	void *next;
+	json_object_foreach_safe(all, next, key, value)
+	{
 		json_t *setting = schema_find(s, ADAPTER, key);
 		const char *type = json_string_value(json_object_get(setting, "type")), *text = json_string_value(value);
 		if (!type || !text || !*text || !strstr(type, "strings") || !strcmp(text, "all-linear")) continue;
@@ -119,7 +122,7 @@ static void spread_names(json_t *all, const schemas *s)
 static int own_int(json_t *all, const char *name, int64_t low, int64_t def, int64_t *out)
 {
 	json_t *v = json_object_get(all, name);
-	double  real = json_is_real(v) ? json_real_value(v) : 0.5;
+	double real = json_is_real(v) ? json_real_value(v) : 0.5;
 	*out = def;
 	if (!v) return OK;
 	if (json_is_real(v) && real == floor(real) && fabs(real) < 1e15) *out = (int64_t)real;
@@ -142,16 +145,17 @@ static int own_settings(train_plan *p, json_t *all)
 {
 	json_t *v;
 	if (own_int(all, "batch_size", 1, 8, &p->batch_size) || own_int(all, "sequence_length", 2, UNSET, &p->sequence_length) ||
-	    own_int(all, "save_steps", 0, 500, &p->save_steps) || own_int(all, "eval_steps", 0, 0, &p->eval_steps) ||
-	    own_int(all, "seed", 0, 0, &p->seed) || own_int(all, "gradient_accumulation_steps", 1, 1, &p->accumulation) ||
-	    own_int(all, "max_steps", -1, UNSET, &p->max_steps) || own_bool(all, "packing", &p->packing))
+		own_int(all, "save_steps", 0, 500, &p->save_steps) || own_int(all, "eval_steps", 0, 0, &p->eval_steps) ||
+		own_int(all, "seed", 0, 0, &p->seed) || own_int(all, "gradient_accumulation_steps", 1, 1, &p->accumulation) ||
+		own_int(all, "max_steps", -1, UNSET, &p->max_steps) || own_bool(all, "packing", &p->packing))
 		return USAGE;
 	if (p->max_steps == -1) p->max_steps = UNSET; /* transformers' way of saying: not set */
 	if (p->max_steps == 0) return fail(USAGE, "max_steps", "must be at least 1, or -1 for all epochs");
 	p->epochs = NAN;
 	if ((v = json_object_get(all, "num_train_epochs"))) {
 		p->epochs = json_number_value(v);
-		if (!json_is_number(v) || !(p->epochs > 0) || p->epochs > 1e9) return fail(USAGE, "num_train_epochs", "must be a number above 0");
+		if (!json_is_number(v) || !(p->epochs > 0) || p->epochs > 1e9)
+			return fail(USAGE, "num_train_epochs", "must be a number above 0");
 	}
 	p->completion_only = 1;
 	if ((v = json_object_get(all, "loss_on"))) {
@@ -170,9 +174,9 @@ static int own_settings(train_plan *p, json_t *all)
 /* The member of a family that a setting names, in lower case. */
 static int choose(json_t *all, const char *key, const char *family, const char *def, char *out, size_t size)
 {
-	json_t     *v = json_object_get(all, key);
+	json_t *v = json_object_get(all, key);
 	const char *text = v ? json_string_value(v) : def, *names[256];
-	size_t      n = 0;
+	size_t n = 0;
 	if (!text) return fail(USAGE, key, "must be a name");
 	if (strlen(text) >= size) return fail(USAGE, key, "no such %s: %.60s", family, text);
 	for (size_t i = 0; i <= strlen(text); i++) out[i] = (char)tolower((unsigned char)text[i]);
@@ -190,11 +194,11 @@ static int choose(json_t *all, const char *key, const char *family, const char *
 static int unknown_setting(const schemas *s, const char *key)
 {
 	const char *names[512];
-	size_t      n = 0, i;
-	json_t     *setting;
+	size_t n = 0, i;
+	json_t *setting;
 	for (i = 0; i < N_OWN; i++) names[n++] = own_names[i];
-	for (int t = 0; t < N_TAKERS; t++)
-		json_array_foreach(s->list[t], i, setting) {
+	for (int t = 0; t < N_TAKERS; t++) json_array_foreach(s->list[t], i, setting)
+		{
 			if (n < 512) names[n++] = json_string_value(json_object_get(setting, "name"));
 		}
 	const char *near = nearest_name(key, names, n);
@@ -204,7 +208,8 @@ static int unknown_setting(const schemas *s, const char *key)
 
 static int is_trivial(json_t *v)
 {
-	return json_is_null(v) || json_is_false(v) || (json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v));
+	return json_is_null(v) || json_is_false(v) || (json_is_array(v) && !json_array_size(v)) ||
+		(json_is_object(v) && !json_object_size(v));
 }
 
 static int is_own(const char *key)
@@ -224,9 +229,11 @@ static int was_given(const args *a, const char *key)
 static int deal_out(train_plan *p, const schemas *s, const args *a)
 {
 	const char *key;
-	json_t     *value;
-	json_t     *const takers[] = { p->adapter, p->optim, p->trainer, p->trainer };
-	json_object_foreach(p->given, key, value) {
+	json_t *value;
+	void *next;
+	json_t *const takers[] = { p->adapter, p->optim, p->trainer, p->trainer };
+	json_object_foreach_safe(p->given, next, key, value)
+	{
 		int taken = 0;
 		for (int t = 0; t < N_TAKERS; t++) {
 			if (!schema_find(s, t, key) || !strcmp(key, "max_steps")) continue;
@@ -234,9 +241,10 @@ static int deal_out(train_plan *p, const schemas *s, const args *a)
 			taken = 1;
 		}
 		if (taken || is_own(key)) continue;
-		/* a key of adapter_config.json that this kind does not know matters only when it says something */
+		/* as when an adapter is opened, a key that nobody knows is let pass; but a user should hear of one that says something */
 		if (a->config && !was_given(a, key)) {
-			if (!is_trivial(value)) json_object_set(p->adapter, key, value);
+			if (!is_trivial(value)) warn(a->config, "%s is not known here and is ignored", key);
+			json_object_del(p->given, key);
 			continue;
 		}
 		return unknown_setting(s, key);
@@ -247,8 +255,8 @@ static int deal_out(train_plan *p, const schemas *s, const args *a)
 int plan_read(train_plan *p, session *s, const args *a, json_t *before)
 {
 	schemas known;
-	char    schedule[64];
-	int     status;
+	char schedule[64];
+	int status;
 
 	memset(p, 0, sizeof *p);
 	p->given = before ? json_copy(before) : json_object();
@@ -259,8 +267,8 @@ int plan_read(train_plan *p, session *s, const args *a, json_t *before)
 	if (a->config && (status = add_config(p->given, a->config))) return status;
 	if ((status = add_given(p->given, a))) return status;
 	if ((status = choose(p->given, "method", "adapter", "lora", p->method, sizeof p->method)) ||
-	    (status = choose(p->given, "optimizer", "optimizer", "adamw", p->optimizer, sizeof p->optimizer)) ||
-	    (status = choose(p->given, "lr_scheduler_type", "schedule", "linear", schedule, sizeof schedule)))
+		(status = choose(p->given, "optimizer", "optimizer", "adamw", p->optimizer, sizeof p->optimizer)) ||
+		(status = choose(p->given, "lr_scheduler_type", "schedule", "linear", schedule, sizeof schedule)))
 		return status;
 	schemas_load(&known, s->ctx, p, schedule);
 	spread_names(p->given, &known);
@@ -291,11 +299,12 @@ int plan_settings(const session *s, json_t *object, lora_settings **out)
 static int same_value(json_t *a, json_t *b)
 {
 	json_t *x, *y;
-	size_t  i, j;
+	size_t i, j;
 	if (json_is_number(a) && json_is_number(b)) return json_number_value(a) == json_number_value(b);
 	if (!json_is_array(a) || !json_is_array(b)) return json_equal(a, b);
 	if (json_array_size(a) != json_array_size(b)) return 0;
-	json_array_foreach(a, i, x) {
+	json_array_foreach(a, i, x)
+	{
 		int found = 0;
 		json_array_foreach(b, j, y) found |= json_equal(x, y);
 		if (!found) return 0;
@@ -306,10 +315,10 @@ static int same_value(json_t *a, json_t *b)
 int plan_agrees(const train_plan *p, lora_context *ctx, const lora_adapter *a, const char *path)
 {
 	lora_adapter_info info = { .struct_size = sizeof info };
-	size_t      needed = 0;
+	size_t needed = 0;
 	const char *key;
-	json_t     *value, *has = NULL;
-	int         status = OK;
+	json_t *value, *has = NULL;
+	int status = OK;
 
 	if (lora_adapter_get_info(a, &info)) return fail_library(ctx, path);
 	if (json_object_get(p->given, "method") && strcmp(p->method, info.kind))
@@ -319,7 +328,8 @@ int plan_agrees(const train_plan *p, lora_context *ctx, const lora_adapter *a, c
 	if (!text) return FAILED;
 	if (!lora_adapter_settings_json(a, text, needed + 1, &needed)) has = json_loads(text, 0, NULL);
 	free(text);
-	json_object_foreach(p->adapter, key, value) {
+	json_object_foreach(p->adapter, key, value)
+	{
 		json_t *is = json_object_get(has, key);
 		if (status || !strcmp(key, "seed") || !strcmp(key, "name") || !is || same_value(is, value)) continue;
 		status = fail(USAGE, key, "differs from what the adapter of --init has (%s)", path);
@@ -334,6 +344,7 @@ int fail_setting(const session *s, lora_status status, const char *otherwise)
 	memset(&error, 0, sizeof error);
 	error.struct_size = sizeof error;
 	lora_context_error(s->ctx, &error);
-	return fail(status == LORA_E_ARGUMENT ? USAGE : FAILED, error.tensor[0] && status == LORA_E_ARGUMENT ? error.tensor : otherwise, "%s",
-	            error.message[0] ? error.message : "failed");
+	return fail(status == LORA_E_ARGUMENT ? USAGE : FAILED,
+		error.tensor[0] && status == LORA_E_ARGUMENT ? error.tensor : otherwise, "%s",
+		error.message[0] ? error.message : "failed");
 }

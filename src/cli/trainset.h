@@ -5,18 +5,18 @@
 #include "cli/cli.h"
 
 typedef struct train_plan {
-	char    method[64], optimizer[64];
+	char method[64], optimizer[64];
 	json_t *given;                     /* all settings as given, for the next --resume */
 	json_t *adapter, *optim, *trainer; /* objects of what goes where */
 	int64_t max_steps;                 /* UNSET = from epochs */
 	int64_t accumulation, batch_size, sequence_length, save_steps, eval_steps, seed;
-	double  epochs;                    /* NAN = default */
-	int     packing, completion_only;
-	const char *validation;            /* in given */
+	double epochs; /* NAN = default */
+	int packing, completion_only;
+	const char *validation; /* in given */
 } train_plan;
 
 /* before: settings of the run that is taken up again, or NULL. */
-int  plan_read(train_plan *p, session *s, const args *a, json_t *before);
+int plan_read(train_plan *p, session *s, const args *a, json_t *before);
 void plan_free(train_plan *p);
 /* A settings object of the library from a JSON object. */
 int plan_settings(const session *s, json_t *object, lora_settings **out);

@@ -40,17 +40,17 @@ done:
 	return st;
 }
 
-/* lora__json_dump() with every character beyond ASCII as \uxxxx, as Python's ensure_ascii does (outside strings there are none). */
+/* Every character beyond printable ASCII as \uxxxx, as Python's ensure_ascii does (outside strings there are none but line feeds). */
 static void put_ascii(lora__text *out, const char *s, size_t n)
 {
 	for (size_t i = 0; i < n;) {
 		size_t plain = i;
-		while (i < n && (unsigned char)s[i] < 0x80) i++;
+		while (i < n && (unsigned char)s[i] < 0x7f) i++;
 		lora__text_add(out, s + plain, i - plain);
 		if (i >= n) break;
 		unsigned char c = (unsigned char)s[i];
-		size_t        len = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-		uint32_t      u = c & (0xffu >> (len + 1));
+		size_t        len = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0x80 ? 2 : 1;
+		uint32_t      u = len == 1 ? c : c & (0xffu >> (len + 1));
 		if (len > n - i) break; /* jansson gives valid UTF-8 only */
 		for (size_t k = 1; k < len; k++) u = u << 6 | ((unsigned char)s[i + k] & 0x3f);
 		i += len;

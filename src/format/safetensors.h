@@ -33,9 +33,9 @@ typedef struct lora__tensors {
 	json_t       *metadata;  /* __metadata__ object of the first file that has one, or NULL */
 } lora__tensors;
 
-/* The reader's rules, beyond those of the reference reader: no duplicate names, also after unescaping; no fields but dtype, shape and
- * data_offsets; rank at most 8; an entry at most 16 KiB; metadata at most 4,096 entries and 16 MiB; header and tensor count within the
- * context's limits. White space before and after the header's object is accepted, as the reference reader does. Numbers in the header are
+/* The reader's rules, beyond those of the reference reader: no duplicate names, also after unescaping; no NUL in names; no fields but dtype,
+ * shape and data_offsets; rank at most 8; an entry at most 16 KiB; metadata at most 4,096 entries and 16 MiB; header and tensor count within
+ * the context's limits. White space before and after the header's object is accepted, as the reference reader does. Numbers in the header are
  * integers up to 2^63 - 1. Before a file is accepted the reader holds at most three times the header's size. */
 
 /* One file, mapped. For models; see lora__blob_map() for what mapping asks of others. */

@@ -18,7 +18,8 @@ int                  lora__st_type_rank(const lora__st_type *type);   /* place i
 /* Reverse the bytes of each number of width 1, 2, 4 or 8, from src to dst (may be equal). */
 void lora__swap_bytes(void *dst, const void *src, size_t bytes, size_t width);
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#ifdef LORA__BIG_ENDIAN /* given: to run both swapping paths on any host */
+#elif defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 #define LORA__BIG_ENDIAN 1
 #else
 #define LORA__BIG_ENDIAN 0

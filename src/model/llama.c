@@ -62,6 +62,7 @@ static void build(lora__builder *b)
 }
 
 static const char *const types[] = { "llama", NULL };
+static const char *const targets[] = { "q_proj", "v_proj", NULL };
 
 const lora__arch lora__arch_llama = { .m = { "llama", "Llama 1 to 3 and models of the same shape", "arXiv:2307.09288; transformers LlamaForCausalLM", params },
-	.model_types = types, .build = build };
+	.model_types = types, .targets = targets, .build = build };

@@ -10,7 +10,7 @@ typedef struct lora__rotary {
 	int64_t rot;        /* rotated part of a head; 0 = none */
 	double *inv_freq;   /* [rot/2] */
 	double  factor;     /* multiplied into cos and sin (YaRN's attention factor) */
-	char   *cos, *sin;  /* [n_positions, rot/2] in real */
+	char   *cos, *sin;  /* [n_positions, rot/2] in the wide type */
 	int64_t n_positions;
 } lora__rotary;
 
@@ -66,6 +66,7 @@ typedef struct lora__builder {
 typedef struct lora__arch {
 	lora__member       m;
 	const char *const *model_types; /* config.json model_type values, NULL-ended */
+	const char *const *targets;     /* PEFT's default target_modules for it, NULL-ended */
 	void (*build)(lora__builder *b); /* read the config, name the sites, list the ops */
 } lora__arch;
 

@@ -92,7 +92,8 @@ lora_status lora__rotary_reserve(lora_model *m, int64_t n)
 	if (t->rot <= 0 || n <= t->n_positions) return LORA_OK;
 	int64_t half = t->rot / 2, cap = t->n_positions ? t->n_positions * 2 : 512;
 	if (cap < n) cap = n;
-	size_t each = lora__dtype_size(m->s.real);
+	lora_dtype wide = lora__wide(m->s.real);
+	size_t each = lora__dtype_size(wide);
 	char *c = lora__alloc(m->s.ctx, (size_t)(cap * half) * each), *s = c ? lora__alloc(m->s.ctx, (size_t)(cap * half) * each) : NULL;
 	if (!s) {
 		lora__free(m->s.ctx, c);
@@ -101,8 +102,8 @@ lora_status lora__rotary_reserve(lora_model *m, int64_t n)
 	for (int64_t p = 0; p < cap; p++)
 		for (int64_t j = 0; j < half; j++) {
 			double angle = (double)p * t->inv_freq[j], v[2] = { cos(angle) * t->factor, sin(angle) * t->factor };
-			lora__convert(c + (size_t)(p * half + j) * each, m->s.real, &v[0], LORA_F64, 1);
-			lora__convert(s + (size_t)(p * half + j) * each, m->s.real, &v[1], LORA_F64, 1);
+			lora__convert(c + (size_t)(p * half + j) * each, wide, &v[0], LORA_F64, 1);
+			lora__convert(s + (size_t)(p * half + j) * each, wide, &v[1], LORA_F64, 1);
 		}
 	lora__free(m->s.ctx, t->cos);
 	lora__free(m->s.ctx, t->sin);

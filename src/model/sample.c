@@ -19,27 +19,34 @@ static void sink(const float *logits, int32_t *heap, int64_t n, int64_t i)
 	}
 }
 
-/* Take ids from a heap, best first, until top_k are taken or their share reaches top_p. They end up at the end of order, the best one last.
- * Returns how many; *mass is the sum of their weights. */
+static double weight(const lora__sampling *how, const float *logits, float top, int32_t id)
+{
+	return exp((double)(logits[id] - top) / how->temperature);
+}
+
+/* Heap sort, as far as needed: the best of the n ids in the heap goes behind it. */
+static int32_t pop(const float *logits, int32_t *heap, int64_t n)
+{
+	int32_t best = heap[0];
+	heap[0] = heap[n - 1], heap[n - 1] = best;
+	sink(logits, heap, n - 1, 0);
+	return best;
+}
+
+/* The ids that may be drawn end up at the end of order, the best one last. Returns how many; *mass is the sum of their weights. */
 static int64_t cut(const lora__sampling *how, const float *logits, float top, int64_t n, int32_t *order, double *mass)
 {
-	int64_t limit = how->top_k > 0 && how->top_k < n ? how->top_k : n, taken = 0;
+	int64_t limit = how->top_k > 0 && how->top_k < n ? how->top_k : n, kept = 0;
 	double total = 0;
 	for (int64_t i = 0; i < n; i++) order[i] = (int32_t)i;
 	for (int64_t i = n / 2; i-- > 0;) sink(logits, order, n, i);
-	for (; taken < limit; taken++) { /* heap sort: the best goes behind the shrinking heap */
-		int64_t last = n - taken - 1;
-		int32_t best = order[0];
-		order[0] = order[last], order[last] = best;
-		sink(logits, order, last, 0);
-	}
-	for (int64_t i = 0; i < limit; i++) total += exp((double)(logits[order[n - 1 - i]] - top) / how->temperature);
-	*mass = 0;
-	for (taken = 0; taken < limit; taken++) {
-		if (taken && *mass >= how->top_p * total) break;
-		*mass += exp((double)(logits[order[n - 1 - taken]] - top) / how->temperature);
-	}
-	return taken;
+	if (limit < n) /* top_p is a share of what top_k leaves */
+		for (int64_t i = 0; i < limit; i++) total += weight(how, logits, top, pop(logits, order, n - i));
+	else
+		for (int64_t i = 0; i < n; i++) total += weight(how, logits, top, (int32_t)i);
+	for (*mass = 0; kept < limit && (kept == 0 || *mass < how->top_p * total); kept++)
+		*mass += weight(how, logits, top, limit < n ? order[n - 1 - kept] : pop(logits, order, n - kept));
+	return kept;
 }
 
 static double uniform(uint64_t seed, uint64_t sequence, uint64_t position)
@@ -56,11 +63,11 @@ static int32_t draw(const lora__sampling *how, double u, const float *logits, fl
 	int sorted = (how->top_k > 0 && how->top_k < n) || how->top_p < 1;
 	if (sorted) kept = cut(how, logits, top, n, order, &mass);
 	else
-		for (int64_t i = 0; i < n; i++) mass += exp((double)(logits[i] - top) / how->temperature);
+		for (int64_t i = 0; i < n; i++) mass += weight(how, logits, top, (int32_t)i);
 	int32_t id = 0;
 	for (int64_t i = 0; i < kept; i++) {
 		int32_t at = sorted ? order[n - 1 - i] : (int32_t)i;
-		double w = exp((double)(logits[at] - top) / how->temperature);
+		double w = weight(how, logits, top, at);
 		sum += w;
 		if (w > 0) id = at; /* rounding may leave u * mass above the last sum */
 		if (sum > u * mass) break;

@@ -1,14 +1,14 @@
 /* Scaled dot-product attention over segments, with grouped heads: softmax(scale * q k^T) v. Vaswani et al. 2017, arXiv:1706.03762, eq. 1;
  * no T x T matrix is stored: Dao et al. 2022, arXiv:2205.14135. in: q[n,h*d], k[n,kv*d], v[n,kv*d]; out[n,h*d].
  * i[0] heads, i[1] kv heads, i[2] head_dim, i[3] causal, i[4] window (0 = none), i[5] number of this layer's cache; f[0] scale, f[1] soft cap.
- * Saved: log-sum-exp[n,h] in real. With a cache, new keys and values are appended to it and the whole cache is attended. */
+ * Saved: log-sum-exp[n,h] in the wide type. With a cache, new keys and values are appended to it and the whole cache is attended. */
 #include <string.h>
 
 #include "ops/op.h"
 
 static uint32_t keeps(const lora__node *n) { return (void)n, LORA__KEEP_IN0 | LORA__KEEP_IN1 | LORA__KEEP_IN2 | LORA__KEEP_OUT0; }
 
-static size_t saved_bytes(const lora__node *n, lora_dtype real, int64_t rows) { return lora__dtype_size(real) * (size_t)rows * (size_t)n->i[0]; }
+static size_t saved_bytes(const lora__node *n, lora_dtype real, int64_t rows) { return lora__dtype_size(lora__wide(real)) * (size_t)rows * (size_t)n->i[0]; }
 
 static void common(const lora__exec *e, lora_call *c, int first)
 {
@@ -43,7 +43,7 @@ static lora_status forward(lora__exec *e)
 		c.v[2] = lora__view2(k, e->real, cache->slots * cache->capacity, cache->width, cache->width);
 		c.v[3] = lora__view2(v, e->real, cache->slots * cache->capacity, cache->width, cache->width);
 	}
-	c.v[4] = lora__view2(e->saved, e->real, e->rows->n, e->node->i[0], e->node->i[0]);
+	c.v[4] = lora__view2(e->saved, lora__wide(e->real), e->rows->n, e->node->i[0], e->node->i[0]);
 	common(e, &c, 5);
 	return lora__run(e->ctx, &c);
 }
@@ -68,7 +68,7 @@ static lora_status backward(lora__exec *e)
 		}
 	}
 	c.v[3] = e->in[0], c.v[4] = e->in[1], c.v[5] = e->in[2], c.v[6] = e->out[0];
-	c.v[7] = lora__view2(e->saved, e->real, e->rows->n, e->node->i[0], e->node->i[0]);
+	c.v[7] = lora__view2(e->saved, lora__wide(e->real), e->rows->n, e->node->i[0], e->node->i[0]);
 	c.v[8] = e->dout[0];
 	common(e, &c, 9);
 	if ((st = lora__run(e->ctx, &c))) return st;

@@ -8,8 +8,8 @@ static lora_status turn(lora__exec *e, lora_view x, int64_t inverse)
 	const lora__node *n = e->node;
 	lora_call c = lora__prim(LORA_PRIM_ROPE, 4);
 	c.v[0] = x;
-	c.v[1] = lora__view2(e->rows->cos, e->real, e->rows->n_positions, n->i[2] / 2, n->i[2] / 2);
-	c.v[2] = lora__view2(e->rows->sin, e->real, e->rows->n_positions, n->i[2] / 2, n->i[2] / 2);
+	c.v[1] = lora__view2(e->rows->cos, lora__wide(e->real), e->rows->n_positions, n->i[2] / 2, n->i[2] / 2);
+	c.v[2] = lora__view2(e->rows->sin, lora__wide(e->real), e->rows->n_positions, n->i[2] / 2, n->i[2] / 2);
 	c.v[3] = lora__view1(e->rows->positions, LORA_I32, e->rows->n);
 	c.i[0] = n->i[0], c.i[1] = n->i[1], c.i[2] = n->i[2], c.i[3] = inverse;
 	return lora__run(e->ctx, &c);

@@ -37,6 +37,9 @@ void lora__convert(void *dst, lora_dtype dst_type, const void *src, lora_dtype s
 /* 1 when all n float elements are finite. */
 int lora__all_finite(const void *src, lora_dtype type, size_t n);
 
+/* Type of statistics, tables, adapter gradients and other sums while activations are of type real: F64 for F64, else F32. */
+static inline lora_dtype lora__wide(lora_dtype real) { return real == LORA_F64 ? LORA_F64 : LORA_F32; }
+
 /* Views over host memory. */
 static inline lora_view lora__view2(const void *data, lora_dtype dtype, int64_t rows, int64_t cols, int64_t stride)
 {

@@ -8,7 +8,7 @@ lora_status lora__optimizer_create(lora_adapter *a, const char *name, const lora
 	lora_context *ctx = a->ctx;
 	lora_optimizer *o = lora__zalloc(ctx, sizeof *o);
 	if (!o) return LORA_E_MEMORY;
-	lora_status st = lora__opt_create(ctx, name, settings, a->n_params, a->sites->real, &o->opt);
+	lora_status st = lora__opt_create(ctx, name, settings, a->n_params, lora__wide(a->sites->real), &o->opt);
 	if (st) {
 		lora__free(ctx, o);
 		return st;
@@ -33,7 +33,7 @@ void lora__optimizer_release(lora_optimizer *o)
 	lora__context_release(ctx);
 }
 
-void lora__adapter_clear_grads(lora_adapter *a) { memset(a->grads, 0, a->n_params * lora__dtype_size(a->sites->real)); }
+void lora__adapter_clear_grads(lora_adapter *a) { memset(a->grads, 0, a->n_params * lora__dtype_size(lora__wide(a->sites->real))); }
 
 lora_status lora__optimizer_step(lora_optimizer *o, double lr_scale)
 {
@@ -42,8 +42,8 @@ lora_status lora__optimizer_step(lora_optimizer *o, double lr_scale)
 	if (!isfinite(lr_scale) || lr_scale < 0)
 		return lora__fail_at(o->ctx, LORA_E_ARGUMENT, "optimizer", "lr_scale", -1, "lr_scale is %g, must be finite and not negative", lr_scale);
 	if (a->merged) return lora__fail(o->ctx, LORA_E_STATE, "optimizer", "the adapter is merged; unmerge it before changing its parameters");
-	lora_status st = lora__opt_sumsq(o->ctx, a->grads, a->sites->real, a->n_params, &sum);
+	lora_status st = lora__opt_sumsq(o->ctx, a->grads, lora__wide(a->sites->real), a->n_params, &sum);
 	if (st) return st;
 	if (!isfinite(sum)) return lora__fail(o->ctx, LORA_E_NUMERIC, "optimizer", "a gradient is not finite; nothing was changed");
-	return lora__opt_step(o->opt, a->params, a->grads, a->sites->real, lr_scale, 1.0);
+	return lora__opt_step(o->opt, a->params, a->grads, lora__wide(a->sites->real), lr_scale, 1.0);
 }

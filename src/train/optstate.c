@@ -31,7 +31,7 @@ lora_status lora__state_list(lora_optimizer *o, uint32_t what, lora__statelist *
 	if (what & LORA__STATE_PARAMS) prefix[groups] = "param", base[groups] = a->params, type[groups++] = LORA_F32;
 	for (int i = 0; (what & LORA__STATE_SLOTS) && i < o->opt->n_slots; i++)
 		prefix[groups] = o->opt->kind->slots[i], base[groups] = o->opt->slot[i], type[groups++] = LORA_F32;
-	if (what & LORA__STATE_GRADS) prefix[groups] = "grad", base[groups] = a->grads, type[groups++] = a->sites->real;
+	if (what & LORA__STATE_GRADS) prefix[groups] = "grad", base[groups] = a->grads, type[groups++] = lora__wide(a->sites->real);
 	for (size_t g = 0; g < groups; g++)
 		for (size_t i = 0; i < a->n_tensors; i++) bytes += strlen(prefix[g]) + strlen(a->tensors[i].name) + 2;
 	*out = (lora__statelist){ .list = lora__calloc(o->ctx, groups * a->n_tensors + 1, sizeof *out->list), .names = lora__alloc(o->ctx, bytes + 1) };

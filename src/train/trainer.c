@@ -21,7 +21,7 @@ static const lora__param params[] = {
 	{ "gradient_checkpointing", LORA__BOOL, "false", 0, 0, NULL, "keep block boundaries only and compute each block's forward again: less memory, same bits" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of dropout" },
 	{ "save_total_limit", LORA__INT, "2", 1, 1e6, NULL, "checkpoints kept by lora_trainer_save" },
-	{ NULL }
+	{ .name = NULL }
 };
 const lora__member lora__trainer_member = { "trainer", "the training step: accumulation, clipping, schedule, checkpoints", "transformers.Trainer", params };
 
@@ -82,7 +82,7 @@ static lora_status read_settings(lora_trainer *t, const lora_settings *s)
 	t->max_norm = lora__get_float(s, params, "max_grad_norm");
 	t->seed = (uint64_t)lora__get_int(s, params, "seed");
 	t->keep = lora__get_int(s, params, "save_total_limit");
-	if (t->accumulation > 1 && !(t->undo = lora__calloc(t->ctx, t->a->n_params, lora__dtype_size(t->m->s.real)))) return LORA_E_MEMORY;
+	if (t->accumulation > 1 && !(t->undo = lora__calloc(t->ctx, t->a->n_params, lora__dtype_size(lora__wide(t->m->s.real))))) return LORA_E_MEMORY;
 	return LORA_OK;
 }
 
@@ -119,7 +119,7 @@ void lora__trainer_free(lora_trainer *t)
 
 /* ---- the step ---- */
 
-static size_t grad_bytes(const lora_trainer *t) { return t->a->n_params * lora__dtype_size(t->m->s.real); }
+static size_t grad_bytes(const lora_trainer *t) { return t->a->n_params * lora__dtype_size(lora__wide(t->m->s.real)); }
 
 /* One forward and backward. A loss that is not finite is noted; any other failure leaves gradients and sums as they were. */
 static lora_status micro_batch(lora_trainer *t, const lora_batch *batch)
@@ -160,7 +160,7 @@ static lora_status skip(lora_trainer *t)
 static lora_status update(lora_trainer *t, int *updated)
 {
 	double start = lora__now(), sum = 0, factor = t->by_tokens && t->run.labels ? 1.0 / (double)t->run.labels : 1.0, clip = 1.0;
-	lora_dtype real = t->m->s.real;
+	lora_dtype real = lora__wide(t->m->s.real);
 	lora_status st = lora__opt_sumsq(t->ctx, t->a->grads, real, t->a->n_params, &sum);
 	if (st == LORA_OK) {
 		t->grad_norm = sqrt(sum) * factor;

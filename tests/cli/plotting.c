@@ -9,7 +9,8 @@
 static void write_run(const char *path, int steps, double loss)
 {
 	FILE *f = fopen(path, "wb");
-	for (int i = 1; i <= steps; i++) fprintf(f, "{\"step\":%d,\"loss\":%.17g,\"lr\":%.17g}\n", i, loss * exp(-i * 0.01), 1e-4 * i / steps);
+	for (int i = 1; i <= steps; i++)
+		fprintf(f, "{\"step\":%d,\"loss\":%.17g,\"lr\":%.17g}\n", i, loss * exp(-i * 0.01), 1e-4 * i / steps);
 	fprintf(f, "{\"step\":%d,\"eval_loss\":%.17g}\n{\"done\":true,\"steps\":%d}\n", steps, loss, steps);
 	fclose(f);
 }
@@ -18,9 +19,11 @@ START_TEST(svg_is_whole)
 {
 	write_run(in_scratch("one.jsonl"), 300, 4);
 	write_run(in_scratch("two<&.jsonl"), 100, 3);
-	ck_assert_int_eq(run_lora("plot '%s' '%s' -o '%s'", in_scratch("one.jsonl"), in_scratch("two<&.jsonl"), in_scratch("curve.svg")), 0);
+	ck_assert_int_eq(
+		run_lora("plot '%s' '%s' -o '%s'", in_scratch("one.jsonl"), in_scratch("two<&.jsonl"), in_scratch("curve.svg")), 0);
 	char *svg = read_text(in_scratch("curve.svg"), NULL);
-	ck_assert(!strncmp(svg, "<svg ", 5) && strstr(svg, "</svg>") && strstr(svg, "learning rate") && strstr(svg, "two&lt;&amp;") && strstr(svg, "validation"));
+	ck_assert(!strncmp(svg, "<svg ", 5) && strstr(svg, "</svg>") && strstr(svg, "learning rate") && strstr(svg, "two&lt;&amp;") &&
+		strstr(svg, "validation"));
 	ck_assert(!strstr(svg, "nan") && !strstr(svg, "inf"));
 	free(svg);
 	ck_assert_int_eq(run_lora("plot --json '%s'", in_scratch("one.jsonl")), 0);
@@ -60,7 +63,8 @@ START_TEST(the_terminal_is_filled_not_broken)
 	for (int width = 30; width <= 160; width += 35) {
 		ck_assert_int_eq(run_shell("LC_ALL=C COLUMNS=%d '%s' plot '%s'", width, lora_program(), in_scratch("one.jsonl")), 0);
 		for (const char *p = run_out; *p; p += strcspn(p, "\n") + 1)
-			if (strchr("| +", *p)) ck_assert_msg((int)strcspn(p, "\n") <= width, "width %d: %.*s", width, (int)strcspn(p, "\n"), p);
+			if (strchr("| +", *p))
+				ck_assert_msg((int)strcspn(p, "\n") <= width, "width %d: %.*s", width, (int)strcspn(p, "\n"), p);
 	}
 }
 END_TEST

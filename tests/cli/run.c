@@ -32,7 +32,7 @@ void scratch_remove(void)
 const char *in_scratch(const char *name)
 {
 	static char paths[8][700];
-	static int  next;
+	static int next;
 	char *p = paths[next++ % 8];
 	snprintf(p, sizeof paths[0], "%s/%s", scratch, name);
 	return p;
@@ -41,7 +41,7 @@ const char *in_scratch(const char *name)
 /* The program of the same build as this test: build/bin for the release flavour, build/<flavour>/bin for others. */
 const char *lora_program(void)
 {
-	char    self[512];
+	char self[512];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
 	if (program[0]) return program;
 	ck_assert(n > 0);
@@ -61,7 +61,7 @@ char *read_text(const char *path, size_t *n)
 	struct stat s;
 	int fd = open(path, O_RDONLY);
 	ck_assert_msg(fd >= 0 && !fstat(fd, &s), "cannot open %s", path);
-	char  *text = calloc(1, (size_t)s.st_size + 1);
+	char *text = calloc(1, (size_t)s.st_size + 1);
 	size_t have = 0;
 	for (ssize_t got; (got = read(fd, text + have, (size_t)s.st_size - have)) > 0;) have += (size_t)got;
 	close(fd);
@@ -84,10 +84,7 @@ static void take(const char *path, char *to, size_t size)
 	free(text);
 }
 
-static int status_of(int wait_status)
-{
-	return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
-}
+static int status_of(int wait_status) { return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status); }
 
 static int shell(const char *command)
 {
@@ -101,7 +98,7 @@ static int shell(const char *command)
 
 int run_shell(const char *format, ...)
 {
-	char    command[4096];
+	char command[4096];
 	va_list list;
 	va_start(list, format);
 	vsnprintf(command, sizeof command, format, list);
@@ -111,7 +108,7 @@ int run_shell(const char *format, ...)
 
 int run_lora(const char *format, ...)
 {
-	char    arguments[4096], command[6000];
+	char arguments[4096], command[6000];
 	va_list list;
 	va_start(list, format);
 	vsnprintf(arguments, sizeof arguments, format, list);
@@ -162,16 +159,13 @@ json_t *out_json(int n)
 	return o;
 }
 
-int exists(const char *path)
-{
-	return !access(path, F_OK);
-}
+int exists(const char *path) { return !access(path, F_OK); }
 
 int same_file(const char *a, const char *b)
 {
 	size_t n, m;
-	char  *x = read_text(a, &n), *y = read_text(b, &m);
-	int    same = n == m && !memcmp(x, y, n);
+	char *x = read_text(a, &n), *y = read_text(b, &m);
+	int same = n == m && !memcmp(x, y, n);
 	free(x);
 	free(y);
 	return same;
@@ -179,7 +173,7 @@ int same_file(const char *a, const char *b)
 
 int files_in(const char *dir)
 {
-	int  n = 0;
+	int n = 0;
 	DIR *d = opendir(dir);
 	for (struct dirent *e; d && (e = readdir(d));) n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
 	if (d) closedir(d);
@@ -207,15 +201,12 @@ void tensors_free(tensors *t)
 	free(t->bytes);
 }
 
-int tensors_have(const tensors *t, const char *name)
-{
-	return json_object_get(t->header, name) != NULL;
-}
+int tensors_have(const tensors *t, const char *name) { return json_object_get(t->header, name) != NULL; }
 
 int64_t tensors_count(const tensors *t, const char *name)
 {
 	json_t *n, *shape = json_object_get(json_object_get(t->header, name), "shape");
-	size_t  i;
+	size_t i;
 	int64_t count = 1;
 	json_array_foreach(shape, i, n) count *= json_integer_value(n);
 	return count;
@@ -227,8 +218,8 @@ double tensors_at(const tensors *t, const char *name, int64_t i)
 	ck_assert_msg(o != NULL, "no tensor %s", name);
 	const char *dtype = json_string_value(json_object_get(o, "dtype"));
 	const char *p = t->data + json_integer_value(json_array_get(json_object_get(o, "data_offsets"), 0));
-	float   f;
-	double  d;
+	float f;
+	double d;
 	int64_t l;
 	int32_t n;
 	if (!strcmp(dtype, "F32")) return memcpy(&f, p + 4 * i, 4), f;
@@ -241,7 +232,7 @@ double tensors_at(const tensors *t, const char *name, int64_t i)
 
 void write_ids(const char *path, const char *header, const int32_t *values, size_t n)
 {
-	FILE    *f = fopen(path, "wb");
+	FILE *f = fopen(path, "wb");
 	uint64_t length = strlen(header);
 	ck_assert(f != NULL);
 	for (int i = 0; i < 8; i++) fputc((int)(length >> 8 * i & 255), f);

@@ -7,10 +7,12 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define GOLDEN   "tests/golden/"
-#define MODEL    GOLDEN "llama"
-#define ADAPTER  GOLDEN "lora-default"
-#define TRAINING GOLDEN "train-adamw"
+#define GOLDEN     "tests/golden/"
+#define MODEL      GOLDEN "models/llama/model"
+#define IO         GOLDEN "models/llama/io.safetensors"
+#define ADAPTER    GOLDEN "peft/lora-default/adapter"
+#define ADAPTER_IO GOLDEN "peft/lora-default/io.safetensors"
+#define TRAINING   GOLDEN "train-adamw"
 
 extern char run_out[1 << 20], run_err[1 << 16]; /* of the last run, terminated */
 extern char scratch[512];                       /* a folder of this program's own */
@@ -32,7 +34,7 @@ int run_shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void expect_error(int got, int status, const char *text);
 /* Line n (from 0) of stdout as JSON; NULL when there is none. */
 json_t *out_json(int n);
-int     out_lines(void);
+int out_lines(void);
 
 void write_text(const char *path, const char *text);
 char *read_text(const char *path, size_t *n);
@@ -42,15 +44,15 @@ int files_in(const char *dir);
 
 /* A safetensors file. */
 typedef struct tensors {
-	char   *bytes;
+	char *bytes;
 	json_t *header;
-	char   *data;
+	char *data;
 } tensors;
-void    tensors_read(tensors *t, const char *path);
-void    tensors_free(tensors *t);
-int     tensors_have(const tensors *t, const char *name);
+void tensors_read(tensors *t, const char *path);
+void tensors_free(tensors *t);
+int tensors_have(const tensors *t, const char *name);
 int64_t tensors_count(const tensors *t, const char *name);
-double  tensors_at(const tensors *t, const char *name, int64_t i);
+double tensors_at(const tensors *t, const char *name, int64_t i);
 /* One tensor of int32, any shape as JSON text, to a file. More may be added by name2 .. */
 void write_ids(const char *path, const char *header, const int32_t *values, size_t n);
 

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VOCAB 131
-#define ROWS  3
+#define VOCAB  131
+#define ROWS   3
 #define LENGTH 19
 
 /* Largest difference of the logits where the mask is 1; rows as -1 = all. */
@@ -26,13 +26,13 @@ static double logits_gap(const tensors *got, const tensors *want, const tensors 
 START_TEST(score_matches_the_reference)
 {
 	tensors got, want;
-	ck_assert_int_eq(run_lora("score --json -m " MODEL " -i " MODEL "/io.safetensors -o '%s'", in_scratch("base.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score --json -m " MODEL " -i " IO " -o '%s'", in_scratch("base.safetensors")), 0);
 	json_t *o = out_json(0);
 	ck_assert_int_eq(out_lines(), 1);
 	ck_assert_double_eq_tol(json_number_value(json_object_get(o, "loss")), 7.694188620075677, 2e-5);
 	ck_assert(json_is_integer(json_object_get(o, "tokens")) && json_is_number(json_object_get(o, "seconds")));
 	tensors_read(&got, in_scratch("base.safetensors"));
-	tensors_read(&want, MODEL "/io.safetensors");
+	tensors_read(&want, IO);
 	ck_assert_int_eq(tensors_count(&got, "logits"), ROWS * LENGTH * VOCAB);
 	ck_assert_double_lt(logits_gap(&got, &want, &want, -1), 5e-5);
 	ck_assert_double_eq(tensors_at(&got, "loss", 0), json_number_value(json_object_get(o, "loss")));
@@ -47,16 +47,18 @@ END_TEST
 
 START_TEST(gradients_match_the_reference)
 {
-	tensors     got, want;
+	tensors got, want;
 	const char *name;
-	json_t     *entry;
-	int         n = 0;
-	double      most = 0, gap = 0;
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -i " ADAPTER "/io.safetensors --grad -o '%s'", in_scratch("grad.safetensors")), 0);
+	json_t *entry;
+	int n = 0;
+	double most = 0, gap = 0;
+	ck_assert_int_eq(
+		run_lora("score -m " MODEL " -a " ADAPTER " -i " ADAPTER_IO " --grad -o '%s'", in_scratch("grad.safetensors")), 0);
 	tensors_read(&got, in_scratch("grad.safetensors"));
-	tensors_read(&want, ADAPTER "/io.safetensors");
+	tensors_read(&want, ADAPTER_IO);
 	ck_assert_double_lt(logits_gap(&got, &want, &want, -1), 5e-5);
-	json_object_foreach(want.header, name, entry) {
+	json_object_foreach(want.header, name, entry)
+	{
 		if (strncmp(name, "grad.", 5)) continue;
 		n++;
 		ck_assert_msg(tensors_have(&got, name), "%s is missing", name);
@@ -75,12 +77,13 @@ END_TEST
 
 START_TEST(scale_zero_is_the_base)
 {
-	ck_assert_int_eq(run_lora("score -m " MODEL " -i " MODEL "/io.safetensors -o '%s'", in_scratch("a.safetensors")), 0);
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=0 -i " MODEL "/io.safetensors -o '%s'", in_scratch("b.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -i " IO " -o '%s'", in_scratch("a.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=0 -i " IO " -o '%s'", in_scratch("b.safetensors")), 0);
 	tensors a, b;
 	tensors_read(&a, in_scratch("a.safetensors"));
 	tensors_read(&b, in_scratch("b.safetensors"));
-	for (int64_t i = 0; i < ROWS * LENGTH * VOCAB; i++) ck_assert_double_eq_tol(tensors_at(&a, "logits", i), tensors_at(&b, "logits", i), 1e-6);
+	for (int64_t i = 0; i < ROWS * LENGTH * VOCAB; i++)
+		ck_assert_double_eq_tol(tensors_at(&a, "logits", i), tensors_at(&b, "logits", i), 1e-6);
 	tensors_free(&a);
 	tensors_free(&b);
 }
@@ -92,18 +95,18 @@ static void write_mixed(const char *path, const int32_t rows[ROWS])
 	static const char *const names[] = { "input_ids", "attention_mask", "position_ids", "labels" };
 	tensors in;
 	int32_t values[4 * ROWS * LENGTH + ROWS];
-	tensors_read(&in, MODEL "/io.safetensors");
+	tensors_read(&in, IO);
 	for (int k = 0; k < 4; k++)
 		for (int64_t i = 0; i < ROWS * LENGTH; i++) values[k * ROWS * LENGTH + i] = (int32_t)tensors_at(&in, names[k], i);
 	memcpy(values + 4 * ROWS * LENGTH, rows, sizeof(int32_t) * ROWS);
 	tensors_free(&in);
 	write_ids(path,
-	          "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[0,228]},"
-	          "\"attention_mask\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[228,456]},"
-	          "\"position_ids\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[456,684]},"
-	          "\"labels\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[684,912]},"
-	          "\"adapter_rows\":{\"dtype\":\"I32\",\"shape\":[3],\"data_offsets\":[912,924]}}",
-	          values, 4 * ROWS * LENGTH + ROWS);
+		"{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[0,228]},"
+		"\"attention_mask\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[228,456]},"
+		"\"position_ids\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[456,684]},"
+		"\"labels\":{\"dtype\":\"I32\",\"shape\":[3,19],\"data_offsets\":[684,912]},"
+		"\"adapter_rows\":{\"dtype\":\"I32\",\"shape\":[3],\"data_offsets\":[912,924]}}",
+		values, 4 * ROWS * LENGTH + ROWS);
 }
 
 START_TEST(rows_choose_their_adapters)
@@ -111,12 +114,13 @@ START_TEST(rows_choose_their_adapters)
 	static const int32_t rows[ROWS] = { 1, -1, 0 };
 	tensors got, base, with, twice;
 	write_mixed(in_scratch("mixed.safetensors"), rows);
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -a " ADAPTER "=2 -i '%s' -o '%s' --grad", in_scratch("mixed.safetensors"),
-	                          in_scratch("mixed-out.safetensors")), 0);
-	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=2 -i " MODEL "/io.safetensors -o '%s'", in_scratch("twice.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER " -a " ADAPTER "=2 -i '%s' -o '%s' --grad",
+						 in_scratch("mixed.safetensors"), in_scratch("mixed-out.safetensors")),
+		0);
+	ck_assert_int_eq(run_lora("score -m " MODEL " -a " ADAPTER "=2 -i " IO " -o '%s'", in_scratch("twice.safetensors")), 0);
 	tensors_read(&got, in_scratch("mixed-out.safetensors"));
-	tensors_read(&base, MODEL "/io.safetensors");
-	tensors_read(&with, ADAPTER "/io.safetensors");
+	tensors_read(&base, IO);
+	tensors_read(&with, ADAPTER_IO);
 	tensors_read(&twice, in_scratch("twice.safetensors"));
 	ck_assert_double_lt(logits_gap(&got, &twice, &base, 0), 5e-5);
 	ck_assert_double_lt(logits_gap(&got, &base, &base, 1), 5e-5);
@@ -128,8 +132,9 @@ START_TEST(rows_choose_their_adapters)
 	tensors_free(&twice);
 	static const int32_t wrong[ROWS] = { 0, 2, 0 };
 	write_mixed(in_scratch("mixed.safetensors"), wrong);
-	expect_error(run_lora("score -m " MODEL " -a " ADAPTER " -i '%s' -o '%s'", in_scratch("mixed.safetensors"), in_scratch("never.safetensors")), 1,
-	             "adapter_rows");
+	expect_error(run_lora("score -m " MODEL " -a " ADAPTER " -i '%s' -o '%s'", in_scratch("mixed.safetensors"),
+					 in_scratch("never.safetensors")),
+		1, "adapter_rows");
 	ck_assert(!exists(in_scratch("never.safetensors")));
 }
 END_TEST
@@ -145,27 +150,31 @@ START_TEST(bad_inputs_are_told)
 		{ "{\"input_ids\":{\"dtype\":\"I64\",\"shape\":[1,2],\"data_offsets\":[0,16]}}", "out of range" },
 		{ "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,4],\"data_offsets\":[0,20]}}", "input_ids" },
 		{ "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,2],\"data_offsets\":[0,8]},\"labels\":{\"dtype\":\"I32\",\"shape\":[2],\"data_offsets\":[8,16]}}",
-		  "labels" },
+			"labels" },
 	};
 	static const int32_t values[4] = { 1, 7, 5, 9 };
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		write_ids(in_scratch("bad.safetensors"), cases[i].header, values, 4);
-		expect_error(run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1, cases[i].text);
+		expect_error(
+			run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1,
+			cases[i].text);
 	}
 	static const int32_t beyond[4] = { 1, 7, 131, 9 };
-	write_ids(in_scratch("bad.safetensors"), "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,4],\"data_offsets\":[0,16]}}", beyond, 4);
-	expect_error(run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1, "131");
+	write_ids(
+		in_scratch("bad.safetensors"), "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,4],\"data_offsets\":[0,16]}}", beyond, 4);
+	expect_error(
+		run_lora("score -m " MODEL " -i '%s' -o '%s'", in_scratch("bad.safetensors"), in_scratch("never.safetensors")), 1, "131");
 	ck_assert(!exists(in_scratch("never.safetensors")));
 	/* nowhere to write */
-	expect_error(run_lora("score -m " MODEL " -i " MODEL "/io.safetensors -o '%s/none/out.safetensors'", scratch), 1, "none/out.safetensors");
+	expect_error(run_lora("score -m " MODEL " -i " IO " -o '%s/none/out.safetensors'", scratch), 1, "none/out.safetensors");
 }
 END_TEST
 
 START_TEST(eval_is_the_loss_of_score)
 {
-	ck_assert_int_eq(run_lora("eval --json -m " MODEL " -a " ADAPTER " -d " ADAPTER "/io.safetensors"), 0);
+	ck_assert_int_eq(run_lora("eval --json -m " MODEL " -a " ADAPTER " -d " ADAPTER_IO), 0);
 	json_t *o = out_json(0);
-	double  loss = json_number_value(json_object_get(o, "loss"));
+	double loss = json_number_value(json_object_get(o, "loss"));
 	ck_assert_double_eq_tol(loss, 7.80549, 2e-5);
 	ck_assert_double_eq_tol(json_number_value(json_object_get(o, "perplexity")), exp(loss), 1e-9 * exp(loss));
 	ck_assert_int_gt(json_integer_value(json_object_get(o, "tokens")), 0);
@@ -188,7 +197,8 @@ END_TEST
 START_TEST(only_completions_count)
 {
 	/* three tokens of completion and the end of sequence */
-	write_text(in_scratch("pairs.jsonl"), "{\"prompt\":\"abc\",\"completion\":\"xyz\"}\n{\"prompt\":\"b\",\"completion\":\"q\"}\n");
+	write_text(
+		in_scratch("pairs.jsonl"), "{\"prompt\":\"abc\",\"completion\":\"xyz\"}\n{\"prompt\":\"b\",\"completion\":\"q\"}\n");
 	ck_assert_int_eq(run_lora("eval --json -m " MODEL " -d '%s'", in_scratch("pairs.jsonl")), 0);
 	json_t *o = out_json(0);
 	ck_assert_int_eq(json_integer_value(json_object_get(o, "tokens")), 4 + 2);
@@ -205,9 +215,9 @@ START_TEST(merge_is_the_adapter)
 	tensors a, b;
 	ck_assert_int_eq(run_lora("merge -m " MODEL " -a " ADAPTER " -o '%s'", in_scratch("merged")), 0);
 	ck_assert(exists(in_scratch("merged/tokenizer.json")) && exists(in_scratch("merged/config.json")));
-	ck_assert_int_eq(run_lora("score -m '%s' -i " MODEL "/io.safetensors -o '%s'", in_scratch("merged"), in_scratch("merged.safetensors")), 0);
+	ck_assert_int_eq(run_lora("score -m '%s' -i " IO " -o '%s'", in_scratch("merged"), in_scratch("merged.safetensors")), 0);
 	tensors_read(&a, in_scratch("merged.safetensors"));
-	tensors_read(&b, ADAPTER "/io.safetensors");
+	tensors_read(&b, ADAPTER_IO);
 	ck_assert_double_lt(logits_gap(&a, &b, &b, -1), 5e-5);
 	tensors_free(&a);
 	tensors_free(&b);

@@ -14,15 +14,20 @@
 
 START_TEST(losses_match_the_reference)
 {
-	json_t *want = json_load_file(TRAINING "/case.json", 0, NULL), *losses = json_object_get(want, "loss"), *norms = json_object_get(want, "grad_norm");
-	ck_assert_int_eq(run_lora("train --json -q -m " MODEL " --init " TRAINING "/adapter-initial -d " TRAINING "/data.safetensors -o '%s' " REFERENCE,
-	                          in_scratch("reference")), 0);
+	json_t *want = json_load_file(TRAINING "/case.json", 0, NULL), *losses = json_object_get(want, "loss"),
+		   *norms = json_object_get(want, "grad_norm");
+	ck_assert_int_eq(run_lora("train --json -q -m " MODEL " --init " TRAINING "/adapter-initial -d " TRAINING
+							  "/data.safetensors -o '%s' " REFERENCE,
+						 in_scratch("reference")),
+		0);
 	ck_assert_int_eq(out_lines(), 21);
 	for (int i = 0; i < 20; i++) {
 		json_t *o = out_json(i);
 		ck_assert_int_eq(json_integer_value(json_object_get(o, "step")), i + 1);
-		ck_assert_double_eq_tol(json_number_value(json_object_get(o, "loss")), json_number_value(json_array_get(losses, (size_t)i)), 5e-5);
-		ck_assert_double_eq_tol(json_number_value(json_object_get(o, "grad_norm")), json_number_value(json_array_get(norms, (size_t)i)), 5e-4);
+		ck_assert_double_eq_tol(
+			json_number_value(json_object_get(o, "loss")), json_number_value(json_array_get(losses, (size_t)i)), 5e-5);
+		ck_assert_double_eq_tol(
+			json_number_value(json_object_get(o, "grad_norm")), json_number_value(json_array_get(norms, (size_t)i)), 5e-4);
 		ck_assert_double_eq_tol(json_number_value(json_object_get(o, "lr")), 0.01, 1e-12);
 		ck_assert_double_gt(json_number_value(json_object_get(o, "tokens_per_second")), 0);
 		json_decref(o);
@@ -37,7 +42,7 @@ START_TEST(losses_match_the_reference)
 	ck_assert(exists(in_scratch("reference/adapter_config.json")) && exists(in_scratch("reference/adapter_model.safetensors")));
 	ck_assert(exists(in_scratch("reference/checkpoint")) && exists(in_scratch("reference/log.jsonl")));
 	/* what was written is an adapter that scores */
-	ck_assert_int_eq(run_lora("score -q -m " MODEL " -a '%s' -i " MODEL "/io.safetensors", in_scratch("reference")), 0);
+	ck_assert_int_eq(run_lora("score -q -m " MODEL " -a '%s' -i " IO, in_scratch("reference")), 0);
 }
 END_TEST
 
@@ -45,7 +50,7 @@ START_TEST(settings_are_checked)
 {
 	static const struct {
 		const char *settings;
-		int         status;
+		int status;
 		const char *text;
 	} cases[] = {
 		{ "-s lerning_rate=1", 2, "learning_rate" },
@@ -69,8 +74,9 @@ START_TEST(settings_are_checked)
 		{ "--resume", 1, "nothing to resume" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-		expect_error(run_lora("train --json -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' %s", in_scratch("unmade"), cases[i].settings),
-		             cases[i].status, cases[i].text);
+		expect_error(run_lora("train --json -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' %s", in_scratch("unmade"),
+						 cases[i].settings),
+			cases[i].status, cases[i].text);
 		ck_assert_msg(!exists(in_scratch("unmade")), "%s left an output", cases[i].settings);
 	}
 }
@@ -78,15 +84,31 @@ END_TEST
 
 START_TEST(settings_come_from_config_and_line)
 {
-	write_text(in_scratch("config.json"), "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 6, \"target_modules\": [\"q_proj\"], \"base_model_name_or_path\": \"x\","
-	                                      " \"peft_version\": \"0.21.2\", \"auto_mapping\": null, \"use_dora\": false, \"bias\": \"none\"}");
-	ck_assert_int_eq(run_lora("train -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -c '%s' -s r=5 -s target_modules=k_proj,v_proj -s max_steps=2",
-	                          in_scratch("config-run"), in_scratch("config.json")), 0);
+	write_text(in_scratch("config.json"),
+		"{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 6, \"target_modules\": [\"q_proj\"], \"base_model_name_or_path\": \"x\","
+		" \"peft_version\": \"0.21.2\", \"auto_mapping\": null, \"use_dora\": false, \"bias\": \"none\"}");
+	ck_assert_int_eq(run_lora("train -q -m " MODEL " -d " TRAINING
+							  "/data.safetensors -o '%s' -c '%s' -s r=5 -s target_modules=k_proj,v_proj -s max_steps=2",
+						 in_scratch("config-run"), in_scratch("config.json")),
+		0);
 	json_t *o = json_load_file(in_scratch("config-run/adapter_config.json"), 0, NULL);
 	ck_assert_int_eq(json_integer_value(json_object_get(o, "r")), 5);
 	ck_assert_double_eq(json_number_value(json_object_get(o, "lora_alpha")), 6);
 	ck_assert_uint_eq(json_array_size(json_object_get(o, "target_modules")), 2);
 	json_decref(o);
+	/* what PEFT itself writes, with keys that nobody here has heard of */
+	json_t *peft = json_load_file(ADAPTER "/adapter_config.json", 0, NULL);
+	json_object_set_new(peft, "a_key_of_tomorrow", json_integer(3));
+	json_dump_file(peft, in_scratch("config.json"), 0);
+	json_decref(peft);
+	ck_assert_int_eq(run_lora("train -m " MODEL " -d " TRAINING
+							  "/data.safetensors -o '%s' -c '%s' -s max_steps=1 -s lr_scheduler_type=constant",
+						 in_scratch("config-run2"), in_scratch("config.json")),
+		0);
+	ck_assert(strstr(run_err, "a_key_of_tomorrow") && !strstr(run_err, "qalora"));
+	ck_assert_int_eq(run_lora("train -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s max_steps=2",
+						 in_scratch("config-run2")),
+		0);
 }
 END_TEST
 
@@ -101,7 +123,8 @@ static void write_story(const char *path)
 	fclose(f);
 }
 
-#define LONG_RUN "-s batch_size=3 -s gradient_accumulation_steps=2 -s learning_rate=0.01 -s lora_dropout=0.1 -s warmup_steps=3 -s max_steps=60 -s seed=7"
+#define LONG_RUN                                                                                                                 \
+	"-s batch_size=3 -s gradient_accumulation_steps=2 -s learning_rate=0.01 -s lora_dropout=0.1 -s warmup_steps=3 -s max_steps=120 -s seed=7"
 
 static void compare_runs(const char *a, const char *b, int steps)
 {
@@ -110,8 +133,12 @@ static void compare_runs(const char *a, const char *b, int steps)
 	snprintf(y, sizeof y, "%s/adapter_model.safetensors", b);
 	ck_assert_msg(same_file(x, y), "the adapters differ");
 	/* log.jsonl: equal but for the speed */
-	ck_assert_int_eq(run_shell("sed 's/,\"tokens_per_second.*//' '%s/log.jsonl' >'%s/log-a'; sed 's/,\"tokens_per_second.*//' '%s/log.jsonl' >'%s/log-b'; "
-	                           "wc -l <'%s/log-a'; diff '%s/log-a' '%s/log-b'", a, scratch, b, scratch, scratch, scratch, scratch), 0);
+	ck_assert_int_eq(
+		run_shell(
+			"sed 's/,\"tokens_per_second.*//' '%s/log.jsonl' >'%s/log-a'; sed 's/,\"tokens_per_second.*//' '%s/log.jsonl' >'%s/log-b'; "
+			"wc -l <'%s/log-a'; diff '%s/log-a' '%s/log-b'",
+			a, scratch, b, scratch, scratch, scratch, scratch),
+		0);
 	ck_assert_int_eq(atoi(run_out), steps);
 }
 
@@ -124,11 +151,11 @@ START_TEST(interrupted_and_resumed_is_the_same)
 	write_story(data);
 	ck_assert_int_eq(run_lora("train -q --threads 1 -m " MODEL " -d '%s' -o '%s' " LONG_RUN, data, straight), 0);
 
-	char *argv[] = { "lora", "train", "--json", "-q", "--threads", "1", "-m", MODEL, "-d", data, "-o", broken, "-s", "batch_size=3", "-s",
-		             "gradient_accumulation_steps=2", "-s", "learning_rate=0.01", "-s", "lora_dropout=0.1", "-s", "warmup_steps=3", "-s", "max_steps=60",
-		             "-s", "seed=7", NULL };
+	char *argv[] = { "lora", "train", "--json", "-q", "--threads", "1", "-m", MODEL, "-d", data, "-o", broken, "-s",
+		"batch_size=3", "-s", "gradient_accumulation_steps=2", "-s", "learning_rate=0.01", "-s", "lora_dropout=0.1", "-s",
+		"warmup_steps=3", "-s", "max_steps=120", "-s", "seed=7", NULL };
 	pid_t pid = start_lora("broken.log", argv);
-	int   status = 0, lines = 0;
+	int status = 0, lines = 0;
 	/* after a few steps */
 	for (int i = 0; i < 5000 && lines < 4; i++) {
 		usleep(1000);
@@ -152,7 +179,7 @@ START_TEST(interrupted_and_resumed_is_the_same)
 	free(log);
 	/* train.json remembers the settings */
 	ck_assert_int_eq(run_lora("train -q --threads 1 -m " MODEL " -d '%s' -o '%s' --resume", data, broken), 0);
-	compare_runs(straight, broken, 60);
+	compare_runs(straight, broken, 120);
 }
 END_TEST
 
@@ -164,11 +191,11 @@ START_TEST(killed_and_resumed_is_the_same)
 	snprintf(broken, sizeof broken, "%s", in_scratch("broken2"));
 	write_story(data);
 	ck_assert_int_eq(run_lora("train -q --threads 1 -m " MODEL " -d '%s' -o '%s' " LONG_RUN, data, straight), 0);
-	char *argv[] = { "lora", "train", "--json", "-q", "--threads", "1", "-m", MODEL, "-d", data, "-o", broken, "-s", "batch_size=3", "-s",
-		             "gradient_accumulation_steps=2", "-s", "learning_rate=0.01", "-s", "lora_dropout=0.1", "-s", "warmup_steps=3", "-s", "max_steps=60",
-		             "-s", "seed=7", "-s", "save_steps=5", NULL };
+	char *argv[] = { "lora", "train", "--json", "-q", "--threads", "1", "-m", MODEL, "-d", data, "-o", broken, "-s",
+		"batch_size=3", "-s", "gradient_accumulation_steps=2", "-s", "learning_rate=0.01", "-s", "lora_dropout=0.1", "-s",
+		"warmup_steps=3", "-s", "max_steps=120", "-s", "seed=7", "-s", "save_steps=5", NULL };
 	pid_t pid = start_lora("broken2.log", argv);
-	int   lines = 0;
+	int lines = 0;
 	for (int i = 0; i < 5000 && lines < 8; i++) {
 		usleep(1000);
 		lines = 0;
@@ -179,21 +206,48 @@ START_TEST(killed_and_resumed_is_the_same)
 	}
 	kill(pid, SIGKILL);
 	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+	ck_assert(exists(in_scratch("broken2/checkpoint")) && !exists(in_scratch("broken2/adapter_config.json")));
 	ck_assert_int_eq(run_lora("train -q --threads 1 -m " MODEL " -d '%s' -o '%s' --resume", data, broken), 0);
-	compare_runs(straight, broken, 60);
+	compare_runs(straight, broken, 120);
+}
+END_TEST
+
+START_TEST(a_finished_run_can_be_made_longer)
+{
+	char shorter[700], straight[700];
+	snprintf(shorter, sizeof shorter, "%s", in_scratch("longer"));
+	snprintf(straight, sizeof straight, "%s", in_scratch("straight3"));
+	ck_assert_int_eq(
+		run_lora("train -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' " REFERENCE " -s max_steps=7", shorter), 0);
+	ck_assert_int_eq(
+		run_lora("train --json -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s max_steps=25", shorter), 0);
+	json_t *o = out_json(0);
+	ck_assert_int_eq(json_integer_value(json_object_get(o, "step")), 8);
+	json_decref(o);
+	ck_assert_int_eq(
+		run_lora("train -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' " REFERENCE " -s max_steps=25", straight), 0);
+	compare_runs(straight, shorter, 25);
+	expect_error(run_lora("train -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s batch_size=3", shorter), 2,
+		"batch_size");
+	expect_error(
+		run_lora("train -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' --resume -s r=3", shorter), 1, "checkpoint");
 }
 END_TEST
 
 START_TEST(a_foreign_output_is_refused)
 {
 	ck_assert_int_eq(run_shell("mkdir -p '%s' && echo mine >'%s'", in_scratch("mine"), in_scratch("mine/notes")), 0);
-	expect_error(run_lora("train -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -s max_steps=1", in_scratch("mine")), 1, "--force");
+	expect_error(
+		run_lora("train -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -s max_steps=1", in_scratch("mine")), 1, "--force");
 	ck_assert_int_eq(files_in(in_scratch("mine")), 1);
-	ck_assert_int_eq(run_lora("train -q --force -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -s max_steps=1", in_scratch("mine")), 0);
+	ck_assert_int_eq(
+		run_lora("train -q --force -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -s max_steps=1", in_scratch("mine")), 0);
 	ck_assert(exists(in_scratch("mine/notes")) && exists(in_scratch("mine/adapter_config.json")));
-	expect_error(run_lora("train -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -s max_steps=1", in_scratch("mine/notes")), 1, "no directory");
+	expect_error(run_lora("train -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -s max_steps=1", in_scratch("mine/notes")),
+		1, "no directory");
 	/* a run into its own old output starts anew */
-	ck_assert_int_eq(run_lora("train --json -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -s max_steps=2", in_scratch("mine")), 0);
+	ck_assert_int_eq(
+		run_lora("train --json -q -m " MODEL " -d " TRAINING "/data.safetensors -o '%s' -s max_steps=2", in_scratch("mine")), 0);
 	json_t *o = out_json(0);
 	ck_assert_int_eq(json_integer_value(json_object_get(o, "step")), 1);
 	json_decref(o);
@@ -204,8 +258,10 @@ END_TEST
 START_TEST(evaluation_in_between)
 {
 	write_story(in_scratch("story.jsonl"));
-	ck_assert_int_eq(run_lora("train --json -q -m " MODEL " -d '%s' -o '%s' -s max_steps=4 -s eval_steps=2 -s validation='%s' -s learning_rate=0.01",
-	                          in_scratch("story.jsonl"), in_scratch("evaluated"), in_scratch("story.jsonl")), 0);
+	ck_assert_int_eq(run_lora("train --json -q -m " MODEL
+							  " -d '%s' -o '%s' -s max_steps=4 -s eval_steps=2 -s validation='%s' -s learning_rate=0.01",
+						 in_scratch("story.jsonl"), in_scratch("evaluated"), in_scratch("story.jsonl")),
+		0);
 	int evals = 0;
 	double last = 0;
 	for (int i = 0; i < out_lines(); i++) {
@@ -234,6 +290,7 @@ Suite *suite_train(void)
 	tcase_add_test(t, settings_come_from_config_and_line);
 	tcase_add_test(t, interrupted_and_resumed_is_the_same);
 	tcase_add_test(t, killed_and_resumed_is_the_same);
+	tcase_add_test(t, a_finished_run_can_be_made_longer);
 	tcase_add_test(t, a_foreign_output_is_refused);
 	tcase_add_test(t, evaluation_in_between);
 	suite_add_tcase(s, t);

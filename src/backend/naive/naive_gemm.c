@@ -47,10 +47,12 @@ static lora_status packed_gemm(lora__naive *self, const lora_call *c, lora_dtype
 	lora_view cv = c->v[0], av = c->v[1], bv = c->v[2];
 	int mr, nr;
 	PICK(self, real, gemm_shape)(&mr, &nr);
-	/* The transposed product may waste less of the tiles' edges: C^T = B^T A^T has the same sums in the same order. */
+	/* The transposed product C^T = B^T A^T has the same sums in the same order. It is better when C is contiguous down its columns, and when
+	 * it wastes much less of the tiles at the edges. */
 	double waste = (double)round_up(cv.size[0], mr) * (double)round_up(cv.size[1], nr);
 	double waste_t = (double)round_up(cv.size[1], mr) * (double)round_up(cv.size[0], nr);
-	if (waste_t < waste || (waste_t == waste && cv.stride[1] != 1 && cv.stride[0] == 1)) {
+	int by_columns = cv.stride[0] == 1 && cv.stride[1] != 1;
+	if (by_columns ? waste_t < 1.5 * waste : 1.5 * waste_t < waste) {
 		lora_view t = lora__view_t(av);
 		cv = lora__view_t(cv), av = lora__view_t(bv), bv = t;
 	}

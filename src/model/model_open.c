@@ -1,0 +1,279 @@
+/* Opening a model directory, building a fresh one, and releasing models. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "model/model.h"
+
+static const lora__param open_params[] = {
+	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|f64", "arithmetic of activations; f64 runs on the naive backend" },
+	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build)" },
+	{ "weight_dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of fresh weights (lora_model_build)" },
+	{ 0 }
+};
+const lora__member lora__model_member = { "model", "settings of opening and building a model", "liblora", open_params };
+
+static void destroy(lora__sites *s)
+{
+	lora_model *m = (lora_model *)s;
+	lora_context *ctx = s->ctx;
+	for (int i = 0; i < m->n_plans; i++) lora__plan_free(ctx, &m->plans[i]);
+	lora__graph_free(&m->graph);
+	lora__batch_free(m);
+	lora__free(ctx, m->arena);
+	lora__free(ctx, m->rotary.inv_freq);
+	lora__free(ctx, m->rotary.cos);
+	lora__free(ctx, m->rotary.sin);
+	for (size_t i = 0; i < m->n_weights; i++) {
+		if (m->weights[i].owned) lora__free(ctx, (void *)(uintptr_t)m->weights[i].data);
+		lora__free(ctx, m->weights[i].name);
+	}
+	lora__free(ctx, m->weights);
+	lora__sites_free(s);
+	if (m->has_file) lora__tensors_close(&m->file);
+	json_decref(m->config);
+	lora__free(ctx, m->path);
+	lora__free(ctx, m->dir);
+	lora__free(ctx, m);
+	lora__context_release(ctx);
+}
+
+lora_status lora__model_new(lora_context *ctx, lora_model **out)
+{
+	lora_model *m = lora__zalloc(ctx, sizeof *m);
+	if (!m) return LORA_E_MEMORY;
+	m->s.ctx = ctx;
+	m->s.real = LORA_F32;
+	m->s.destroy = destroy;
+	atomic_init(&m->s.refs, 1);
+	lora__map_init(&m->s.by_name, ctx);
+	lora__graph_init(&m->graph, ctx);
+	m->eos = m->bos = m->pad = -1;
+	lora__context_retain(ctx);
+	*out = m;
+	return LORA_OK;
+}
+
+lora_status lora__model_real(lora_context *ctx, const lora_settings *s, lora_dtype *out)
+{
+	(void)ctx;
+	const char *d = lora__get_string(s, open_params, "dtype");
+	*out = strcmp(d, "f64") == 0 ? LORA_F64 : LORA_F32;
+	return LORA_OK;
+}
+
+lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out)
+{
+	*out = NULL;
+	for (size_t i = 0; i < m->n_weights; i++) /* after open: the file's map serves; before: few weights */
+		if (m->weights[i].name && strcmp(m->weights[i].name, name) == 0) return *out = &m->weights[i], LORA_OK;
+	const lora__tensor *t = m->has_file ? lora__tensors_find(&m->file, name) : NULL;
+	if (!t && m->has_file && strncmp(name, "model.", 6) == 0) t = lora__tensors_find(&m->file, name + 6); /* saved without its head's prefix */
+	if (!t) return LORA_OK;
+	size_t each = lora__dtype_size(t->dtype);
+	void *copy = NULL;
+	if (each && (uintptr_t)t->data % each) { /* old files may not align their data: computing needs it aligned */
+		if (!(copy = lora__alloc(m->s.ctx, t->bytes))) return LORA_E_MEMORY;
+		memcpy(copy, t->data, t->bytes);
+	}
+	lora_status st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, copy ? copy : t->data, copy != NULL, out);
+	if (st) lora__free(m->s.ctx, copy);
+	return st;
+}
+
+lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype dtype, int32_t rank, const int64_t *shape, const void *data,
+                                   int owned, lora__weight **out)
+{
+	lora_context *ctx = m->s.ctx;
+	lora_status st = lora__grow(ctx, &m->weights, &m->cap_weights, m->n_weights + 1, sizeof *m->weights);
+	if (st) return st;
+	lora__weight w = { .dtype = dtype, .rank = rank, .data = data, .site = -1, .owned = owned };
+	uint64_t n = 1;
+	for (int32_t i = 0; i < rank; i++) w.shape[i] = shape[i], n *= (uint64_t)shape[i];
+	w.bytes = n * lora__dtype_size(dtype);
+	if (!(w.name = lora__strdup(ctx, name))) return LORA_E_MEMORY;
+	m->weights[m->n_weights] = w;
+	*out = &m->weights[m->n_weights++];
+	m->n_parameters += (int64_t)n;
+	return LORA_OK;
+}
+
+static int64_t token_id(const json_t *config, const char *key)
+{
+	const json_t *v = json_object_get(config, key);
+	if (json_is_array(v)) v = json_array_get(v, 0);
+	return json_is_integer(v) ? (int64_t)json_integer_value(v) : -1;
+}
+
+static lora_status choose_arch(lora_model *m)
+{
+	lora_context *ctx = m->s.ctx;
+	const char *type = json_string_value(json_object_get(m->config, "model_type"));
+	if (!json_is_object(m->config)) return lora__fail(ctx, LORA_E_FORMAT, "model", "config.json: an object is expected");
+	if (!type) return lora__fail_at(ctx, LORA_E_FORMAT, "model", "model_type", -1, "config.json: model_type is missing");
+	if (json_is_object(json_object_get(m->config, "quantization_config")))
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "quantization_config", -1, "config.json: quantization_config: quantised weights are not supported here");
+	for (int i = 0; lora__archs[i]; i++)
+		for (int j = 0; lora__archs[i]->model_types[j]; j++)
+			if (strcmp(type, lora__archs[i]->model_types[j]) == 0) m->arch = lora__archs[i];
+	if (!m->arch) return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "model_type", -1, "config.json: model_type \"%s\" is not supported", lora__quote(type).text);
+	m->eos = token_id(m->config, "eos_token_id"), m->bos = token_id(m->config, "bos_token_id"), m->pad = token_id(m->config, "pad_token_id");
+	return LORA_OK;
+}
+
+static lora_status read_config(lora_model *m, const char *dir)
+{
+	lora_context *ctx = m->s.ctx;
+	lora__blob blob = { 0 };
+	char *path = lora__path_join(ctx, dir, "config.json");
+	if (!path) return LORA_E_MEMORY;
+	lora_status st;
+	if (!lora__path_exists(path)) st = lora__fail(ctx, LORA_E_NOTFOUND, "model", "%s: no config.json beside the weights", lora__quote(dir).text);
+	else st = lora__blob_read(ctx, path, ctx->limits.json_bytes, &blob);
+	if (st == LORA_OK) st = lora__json_parse(ctx, (const char *)blob.data, blob.n, "config.json", &m->config);
+	lora__blob_close(ctx, &blob);
+	lora__free(ctx, path);
+	return st;
+}
+
+static lora_status open_files(lora_model *m, const char *path)
+{
+	lora_context *ctx = m->s.ctx;
+	lora_status st;
+	if (!(m->path = lora__dir_current(ctx, path))) return LORA_E_MEMORY;
+	path = m->path; /* after an interrupted save not quite the caller's */
+	if (!lora__path_exists(path)) return lora__fail(ctx, LORA_E_NOTFOUND, "model", "no such file or directory");
+	if (lora__path_is_dir(path)) {
+		if (!(m->dir = lora__strdup(ctx, path))) return LORA_E_MEMORY;
+		st = read_config(m, path);
+		if (st == LORA_OK) st = choose_arch(m);
+		if (st == LORA_OK) st = lora__safetensors_open_model(ctx, path, &m->file);
+	} else {
+		const char *slash = strrchr(path, '/');
+		m->dir = slash ? lora__strndup(ctx, path, slash == path ? 1 : (size_t)(slash - path)) : lora__strdup(ctx, ".");
+		if (!m->dir) return LORA_E_MEMORY;
+		st = lora__safetensors_open(ctx, path, &m->file);
+		m->has_file = st == LORA_OK;
+		if (st == LORA_OK) st = read_config(m, m->dir);
+		if (st == LORA_OK) st = choose_arch(m);
+	}
+	m->has_file = m->has_file || st == LORA_OK;
+	return st;
+}
+
+/* Tensors that no op reads are kept in the list, so that saving writes them again. */
+static lora_status keep_the_rest(lora_model *m)
+{
+	lora__map seen;
+	lora_status st = LORA_OK;
+	lora__map_init(&seen, m->s.ctx);
+	for (size_t i = 0; i < m->n_weights && st == LORA_OK; i++)
+		if (lora__map_add(&seen, m->weights[i].name, strlen(m->weights[i].name), 0, NULL) == LORA_E_MEMORY) st = LORA_E_MEMORY;
+	for (size_t i = 0; i < m->file.n && st == LORA_OK; i++) {
+		const lora__tensor *t = &m->file.list[i];
+		lora__weight *w;
+		if (lora__map_find(&seen, t->name, strlen(t->name)) < 0) st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, t->data, 0, &w);
+	}
+	lora__map_free(&seen);
+	return st;
+}
+
+static lora_dtype main_dtype(const lora_model *m)
+{
+	uint64_t best = 0;
+	lora_dtype d = LORA_F32;
+	for (size_t i = 0; i < m->n_weights; i++)
+		if (m->weights[i].bytes > best) best = m->weights[i].bytes, d = m->weights[i].dtype;
+	return d;
+}
+
+lora_status lora_model_open(lora_context *ctx, const char *path, const lora_settings *settings, lora_model **out)
+{
+	lora_model *m = NULL;
+	if (out) *out = NULL;
+	if (!ctx || !path || !out) return lora__fail(ctx, LORA_E_ARGUMENT, "model", "lora_model_open: %s is NULL", !path ? "path" : "out");
+	lora_status st = lora__settings_check(ctx, settings, "lora_model_open", open_params, NULL, NULL);
+	if (st == LORA_OK) st = lora__model_new(ctx, &m);
+	if (st) return st;
+	lora__builder b = { .m = m, .layer = -1 };
+	st = lora__model_real(ctx, settings, &m->s.real);
+	if (st == LORA_OK) st = open_files(m, path);
+	if (st == LORA_OK) {
+		m->s.default_targets = m->arch->targets;
+		m->arch->build(&b);
+		st = b.status;
+	}
+	if (st == LORA_OK) st = keep_the_rest(m);
+	if (st) {
+		lora__sites_release(&m->s);
+		return lora__fail_prefix(ctx, st, "%s: ", lora__quote(path).text);
+	}
+	m->dtype = main_dtype(m);
+	*out = m;
+	return LORA_OK;
+}
+
+static lora_status fresh_config(lora_model *m, const lora_settings *settings, const lora__arch *arch)
+{
+	m->config = json_object();
+	if (!m->config) return lora__fail(m->s.ctx, LORA_E_MEMORY, "model", "out of memory");
+	json_t *archs = json_pack("[s]", strcmp(arch->m.name, "llama") == 0 ? "LlamaForCausalLM" : arch->m.name);
+	int bad = !archs || json_object_set_new(m->config, "model_type", json_string(arch->model_types[0])) || json_object_set_new(m->config, "architectures", archs);
+	for (const lora__param *p = arch->m.params; p && p->name && !bad; p++) {
+		const json_t *v = lora__get_json(settings, p->name);
+		if (v) bad = json_object_set(m->config, p->name, (json_t *)(uintptr_t)v);
+		else if (p->def) bad = json_object_set_new(m->config, p->name, p->type == LORA__STRING ? json_string(p->def) : json_loads(p->def, JSON_DECODE_ANY, NULL));
+	}
+	return bad ? lora__fail(m->s.ctx, LORA_E_MEMORY, "model", "out of memory") : LORA_OK;
+}
+
+lora_status lora_model_build(lora_context *ctx, const char *architecture, const lora_settings *settings, lora_model **out)
+{
+	lora_model *m = NULL;
+	const lora__arch *arch = NULL;
+	if (out) *out = NULL;
+	if (!ctx || !architecture || !out) return lora__fail(ctx, LORA_E_ARGUMENT, "model", "lora_model_build: %s is NULL", !architecture ? "architecture" : "out");
+	for (int i = 0; lora__archs[i]; i++)
+		if (strcmp(architecture, lora__archs[i]->m.name) == 0) arch = lora__archs[i];
+	if (!arch) return lora__fail_at(ctx, LORA_E_NOTFOUND, "model", architecture, -1, "there is no architecture \"%s\"", lora__quote(architecture).text);
+	lora_status st = lora__settings_check(ctx, settings, architecture, arch->m.params, open_params, NULL);
+	if (st == LORA_OK) st = lora__model_new(ctx, &m);
+	if (st) return st;
+	m->arch = arch;
+	m->s.default_targets = arch->targets;
+	st = lora__model_real(ctx, settings, &m->s.real);
+	if (st == LORA_OK) st = fresh_config(m, settings, arch);
+	if (st == LORA_OK) {
+		lora__builder b = { .m = m, .layer = -1, .fresh = 1, .fresh_dtype = lora__dtype_parse(lora__get_string(settings, open_params, "weight_dtype")),
+			.seed = (uint64_t)lora__get_int(settings, open_params, "seed"), .init_range = lora__get_float(settings, arch->m.params, "initializer_range") };
+		m->eos = token_id(m->config, "eos_token_id"), m->bos = token_id(m->config, "bos_token_id"), m->pad = token_id(m->config, "pad_token_id");
+		arch->build(&b);
+		st = b.status;
+	}
+	if (st) {
+		lora__sites_release(&m->s);
+		return lora__fail_prefix(ctx, st, "lora_model_build: ");
+	}
+	m->dtype = main_dtype(m);
+	*out = m;
+	return LORA_OK;
+}
+
+/* All small weights, and of large ones the first and last page and 64 pages between: enough to tell base models apart, quick on mapped files. */
+uint64_t lora__model_digest(lora_model *m)
+{
+	enum { PAGE = 4096, SAMPLES = 64 };
+	uint64_t h = 0;
+	if (m->digest) return m->digest;
+	for (size_t i = 0; i < m->s.n; i++) {
+		const lora__site *s = m->s.list[i];
+		size_t bytes = lora__site_bytes(s), step = bytes / SAMPLES & ~(size_t)(PAGE - 1);
+		int64_t shape[3] = { s->out, s->in, s->dtype };
+		h = lora__hash64(s->name, strlen(s->name), h) ^ lora__hash64(shape, sizeof shape, h + 1);
+		if (s->flags & LORA_SITE_HOST) continue; /* in place, and may be merged now */
+		if (bytes <= PAGE * SAMPLES) h = lora__hash64(s->base, bytes, h);
+		else
+			for (size_t at = 0; at + PAGE <= bytes; at += step) h = lora__hash64((const char *)s->base + at, PAGE, h);
+	}
+	return m->digest = h ? h : 1;
+}

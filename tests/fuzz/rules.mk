@@ -1,0 +1,27 @@
+# Fuzzing. A target is tests/fuzz/fuzz_<name>.c, its corpus tests/fuzz/corpus/<name>/. Included by the Makefile.
+#   make fuzz-regress                  every corpus through its target, with any compiler and flavour
+#   make fuzz FUZZ=safetensors FUZZ_SECONDS=600   libFuzzer with the address and undefined-behaviour sanitizers (clang)
+FUZZ_NAMES   := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ         ?= $(FUZZ_NAMES)
+FUZZ_SECONDS ?= 60
+FUZZ_CC      ?= clang
+FUZZ_FLAGS   ?= -max_len=4096 -rss_limit_mb=2048 -timeout=10
+fuzz_regress := $(FUZZ_NAMES:%=$(B)/fuzz/%)
+
+fuzz-regress: $(fuzz_regress:=.replay)                   ## corpora through the fuzz targets
+$(fuzz_regress:=.replay): $(B)/fuzz/%.replay: $(B)/fuzz/%
+	@$< tests/fuzz/corpus/$* 2>$@.err || { cat $@.err; exit 1; }
+$(fuzz_regress): $(B)/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/driver.c $(L)/liblora.a
+	$(call step,LD)
+	$(Q)$(cc) $(LDFLAGS) -MF $@.d $< tests/fuzz/driver.c $(L)/liblora.a $(libs) -o $@
+
+# The whole library is built once more with coverage; a target then runs for FUZZ_SECONDS, and what it finds is left in build/fuzz/.
+fuzz:                                                    ## libFuzzer over every target, FUZZ_SECONDS each
+	+$(Q)$(MAKE) --no-print-directory FLAVOR=fuzz CC=$(FUZZ_CC) $(FUZZ:%=build/fuzz/fuzz_%)
+	$(Q)for t in $(FUZZ); do mkdir -p build/fuzz/corpus/$$t; \
+	  build/fuzz/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) $(FUZZ_FLAGS) $$(ls tests/fuzz/$$t.dict 2>/dev/null | sed 's/^/-dict=/') \
+	    -artifact_prefix=build/fuzz/$$t- build/fuzz/corpus/$$t tests/fuzz/corpus/$$t || exit 1; done
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c build/fuzz/lib/liblora.a
+	@mkdir -p $(@D)
+	$(Q)$(cc) -fsanitize=fuzzer $(LDFLAGS) -MF $@.d $< build/fuzz/lib/liblora.a $(libs) -o $@
+.PHONY: $(fuzz_regress:=.replay)

@@ -163,6 +163,7 @@ static lora_status backward(lora__slot *s, const lora__site_call *c)
 	pieces p = cut(s, c);
 	int64_t r = part(s)->rank, in = s->site->in, out = s->site->out;
 	lora_status st = lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p.z);
+	if (st == LORA_OK && s->trainable) st = lora__adapter_need_grads(s->adapter);
 	if (st == LORA_OK && s->trainable) {
 		lora_view da = lora__view2(part(s)->grad[A], lora__wide(c->real), r, in, in), db = lora__view2(part(s)->grad[B], lora__wide(c->real), out, r, r);
 		if (!c->saved) st = shrink(s, c, &p);

@@ -175,7 +175,7 @@ dist:                                                    ## source tarball of HE
 repro:                                                   ## build twice in two folders and compare, byte for byte
 	@CC="$(CC)" MAKE="$(MAKE)" sh tests/repro.sh
 
--include $(wildcard tests/fuzz/rules.mk src/backend/*/rules.mk)
+-include $(wildcard tests/*/rules.mk src/backend/*/rules.mk)
 -include $(OBJ:.o=.d) $(CLI:.o=.d) $(TSTOBJ:.o=.d) $(BENCH:=.d)
 .PHONY: all plugins install uninstall clean distclean help programs check check-quick check-programs check-install asan ubsan tsan \
         valgrind coverage fuzz fuzz-regress torture headers lint format abi size examples demo docs docs-check bench dist repro FORCE

@@ -1,311 +1,298 @@
-/* Gradients of the whole model in double against central differences of the loss, along random directions and for single coordinates; and what
- * must not change them: recomputation, padding, the way rows are dealt to adapters, threads. */
-#include "adapter/adapter.h"
-#include "golden.h"
+/* Backward primitives of naive in double against central differences of the forwards, along random directions and along single coordinates.
+ * For a direction u: (f(x + h u) - f(x - h u)) / 2h with f = sum(w * y) must equal sum(grad * u). With four points the error is O(h^4).
+ * The optimizer primitives are compared with ten steps of torch.optim (tests/golden/optim/optimizers.json). */
+#include <check.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
 
-typedef struct setup { const char *config; const char *adapter; } setup;
+#include "check_alloc.h"
 
-static const setup setups[] = {
-	{ "{}", "{\"target_modules\":\"all-linear\"}" },
-	{ "{\"attention_bias\":true,\"mlp_bias\":true}", "{\"target_modules\":\"all-linear\",\"use_rslora\":true}" },
-	{ "{\"tie_word_embeddings\":true}", "{\"target_modules\":[\"q_proj\",\"lm_head\"]}" },
-	{ "{\"num_key_value_heads\":1,\"hidden_act\":\"gelu\"}", "{\"target_modules\":[\"down_proj\",\"k_proj\"],\"layers_to_transform\":[1]}" },
-	{ "{\"hidden_act\":\"gelu_pytorch_tanh\",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":3.0}}", "{\"target_modules\":\"all-linear\",\"lora_alpha\":-3}" },
-	{ "{\"num_hidden_layers\":3,\"head_dim\":10}", "{\"target_modules\":[\"v_proj\",\"up_proj\"],\"rank_pattern\":{\"up_proj\":1}}" },
-};
-enum { N_SETUPS = sizeof setups / sizeof *setups, B = 3, T = 9 };
+#include "backend/backend.h"
 
-static int32_t ids[B * T], mask[B * T], labels[B * T];
+enum { MAX = 4096 };
 
-static void make_batch(lora_batch *b)
+static lora_context *ctx;
+static uint64_t seed;
+
+static double uniform(void) { return (double)(check_random(&seed) >> 11) * 0x1p-52 - 1; }
+
+static void fill(double *x, int64_t n)
 {
-	lora__rng r;
-	lora__rng_init(&r, 4);
-	for (int i = 0; i < B * T; i++) {
-		int s = i / T, t = i % T;
-		ids[i] = (int32_t)lora__rng_below(&r, 37);
-		mask[i] = s == 0 ? 1 : s == 1 ? t < 6 : t >= 4; /* full, right-padded, left-padded */
-		labels[i] = mask[i] && t > 1 && lora__rng_below(&r, 5) ? ids[i] : -100;
-	}
-	*b = (lora_batch){ .struct_size = sizeof *b, .n_sequences = B, .length = T, .input_ids = ids, .attention_mask = mask, .labels = labels };
+	for (int64_t i = 0; i < n; i++) x[i] = uniform();
 }
 
-static lora_settings *settings_of(const char *json, const char *more)
+/* A function of one array of inputs: f(x) = sum(w * outputs). */
+typedef double (*function)(void *arg, const double *x);
+
+static double slope(function f, void *arg, const double *x, const double *u, int64_t n)
 {
-	lora_settings *s;
-	ck_ok(lora_settings_create(golden_ctx, &s));
-	ck_ok(lora_settings_from_json(s, json, strlen(json)));
-	if (more) ck_ok(lora_settings_from_json(s, more, strlen(more)));
+	static double y[MAX];
+	double value[4], h = 1e-3, at[4] = { -2, -1, 1, 2 };
+	for (int k = 0; k < 4; k++) {
+		for (int64_t i = 0; i < n; i++) y[i] = x[i] + at[k] * h * u[i];
+		value[k] = f(arg, y);
+	}
+	return (8 * (value[2] - value[1]) - (value[3] - value[0])) / (12 * h);
+}
+
+static void check_gradient(const char *what, function f, void *arg, const double *x, const double *grad, int64_t n)
+{
+	static double u[MAX];
+	double size = 0;
+	for (int64_t i = 0; i < n; i++) size += fabs(grad[i]);
+	ck_assert_msg(n == 0 || size > 0, "%s: the gradient is zero: nothing is tested", what);
+	for (int64_t k = 0; k < 8 + n; k++) { /* random directions, then coordinates */
+		if (k >= 8 + 60 && k % 17) continue;
+		for (int64_t i = 0; i < n; i++) u[i] = k < 8 ? uniform() : i == k - 8;
+		double want = slope(f, arg, x, u, n), got = 0, mag = 0;
+		for (int64_t i = 0; i < n; i++) got += grad[i] * u[i], mag += fabs(grad[i] * u[i]);
+		ck_assert_msg(fabs(got - want) <= 1e-8 * (mag + 1e-3 * size), "%s, direction %d: %.12g, by differences %.12g", what, (int)k, got, want);
+	}
+}
+
+static void run(lora_call *c)
+{
+	c->struct_size = sizeof *c;
+	check_ok(ctx, lora__run(ctx, c));
+}
+
+static double weighted(const double *y, const double *w, int64_t n)
+{
+	double s = 0;
+	for (int64_t i = 0; i < n; i++) s += w[i] * y[i];
 	return s;
 }
 
-static lora_model *make_model(const char *config, const char *dtype)
+static lora_view mat(const double *p, int64_t n, int64_t d) { return lora__view2(p, LORA_F64, n, d, d); }
+
+static void setup(void)
 {
-	lora_model *m;
-	lora_settings *s = settings_of("{\"vocab_size\":37,\"hidden_size\":16,\"intermediate_size\":28,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
-		"\"num_key_value_heads\":2,\"seed\":11,\"initializer_range\":0.25}", config);
-	ck_ok(lora_settings_set_string(s, "dtype", dtype));
-	ck_ok(lora_model_build(golden_ctx, "llama", s, &m));
-	lora_settings_destroy(s);
-	return m;
+	lora_context_options o;
+	lora_context_options_init(&o, sizeof o);
+	o.backend = "naive", o.threads = 2;
+	seed = check_seed(3);
+	ck_assert_int_eq(lora_context_create(LORA_ABI, &o, &ctx), LORA_OK);
+}
+static void teardown(void) { lora_context_destroy(ctx); }
+
+/* ---- RMSNORM ---- */
+enum { NR = 5, ND = 33 };
+static struct { double x[NR * ND], w[ND], dy[NR * ND], y[NR * ND], rstd[NR], offset; } norm;
+
+static double norm_of(void *arg, const double *x)
+{
+	(void)arg;
+	run(&(lora_call){ .prim = LORA_PRIM_RMSNORM, .n_views = 4, .f = { 1e-5, norm.offset },
+		.v = { mat(norm.y, NR, ND), mat(x, NR, ND), lora__view1(norm.w, LORA_F64, ND), lora__view1(norm.rstd, LORA_F64, NR) } });
+	return weighted(norm.y, norm.dy, NR * ND);
 }
 
-static lora_adapter *make_adapter(lora_model *m, const char *json, int seed)
+START_TEST(rmsnorm)
 {
-	lora_adapter *a;
-	lora_settings *s = settings_of("{\"r\":3,\"init_lora_weights\":false}", json);
-	ck_ok(lora_settings_set_int(s, "seed", seed));
-	ck_ok(lora_adapter_create(m, "lora", s, &a));
-	lora_settings_destroy(s);
-	return a;
-}
-
-static double loss_of(lora_model *m, const lora_batch *b)
-{
-	double loss;
-	ck_ok(lora_model_loss(m, b, &loss, NULL));
-	return loss;
-}
-
-/* Slope of the loss along direction d (over all parameters), 4-point central difference. */
-static double slope(lora_model *m, const lora_batch *b, lora_adapter *a, const float *d, float h)
-{
-	static const int at[4] = { -2, -1, 1, 2 };
-	static const double weight[4] = { 1.0 / 12, -8.0 / 12, 8.0 / 12, -1.0 / 12 };
-	float *keep = malloc(a->n_params * sizeof *keep);
-	double sum = 0;
-	memcpy(keep, a->params, a->n_params * sizeof *keep);
-	for (int k = 0; k < 4; k++) {
-		for (size_t i = 0; i < a->n_params; i++) a->params[i] = keep[i] + (float)at[k] * h * d[i];
-		sum += weight[k] * loss_of(m, b) / h;
-	}
-	memcpy(a->params, keep, a->n_params * sizeof *keep);
-	free(keep);
-	return sum;
-}
-
-START_TEST(central_differences)
-{
-	lora_batch b;
-	golden_context("naive", 2);
-	lora_model *m = make_model(setups[_i].config, "f64");
-	lora_adapter *a = make_adapter(m, setups[_i].adapter, 3);
-	ck_ok(lora_adapter_attach(a, 0.9));
-	make_batch(&b);
-	/* parameters on a grid of 2^-16, so that steps are exact in F32 */
-	for (size_t i = 0; i < a->n_params; i++) a->params[i] = roundf(a->params[i] * 65536) / 65536;
-	double loss, top = 0;
-	ck_ok(lora_model_backward(m, &b, NULL, 0, &loss, NULL));
-	const double *g = (const double *)(void *)a->grads;
-	for (size_t i = 0; i < a->n_params; i++) top = fmax(top, fabs(g[i]));
-	ck_assert_double_gt(top, 1e-4);
-	float *d = calloc(a->n_params, sizeof *d);
-	lora__rng r;
-	lora__rng_init(&r, 21);
-	for (int k = 0; k < 4; k++) {
-		double want = 0;
-		for (size_t i = 0; i < a->n_params; i++) want += g[i] * (d[i] = lora__rng_below(&r, 2) ? 1.0f : -1.0f);
-		double got = slope(m, &b, a, d, 1.0f / 65536);
-		ck_assert_msg(fabs(got - want) <= 1e-6 * (fabs(want) + top), "direction %d: slope %.10g, gradient %.10g", k, got, want);
-	}
-	for (int k = 0; k < 24; k++) {
-		size_t i = lora__rng_below(&r, a->n_params);
-		memset(d, 0, a->n_params * sizeof *d);
-		d[i] = 1;
-		double got = slope(m, &b, a, d, 1.0f / 8192);
-		ck_assert_msg(fabs(got - g[i]) <= 1e-6 * (fabs(g[i]) + top), "parameter %zu: slope %.10g, gradient %.10g", i, got, g[i]);
-	}
-	free(d);
-	lora_adapter_destroy(a);
-	lora_model_destroy(m);
-	lora_context_destroy(golden_ctx);
+	static double dx[NR * ND];
+	fill(norm.x, NR * ND), fill(norm.w, ND), fill(norm.dy, NR * ND);
+	norm.offset = _i;
+	norm_of(NULL, norm.x);
+	run(&(lora_call){ .prim = LORA_PRIM_RMSNORM_BWD, .n_views = 5, .f = { norm.offset, 0 },
+		.v = { mat(dx, NR, ND), mat(norm.x, NR, ND), lora__view1(norm.w, LORA_F64, ND), lora__view1(norm.rstd, LORA_F64, NR), mat(norm.dy, NR, ND) } });
+	check_gradient("rmsnorm", norm_of, NULL, norm.x, dx, NR * ND);
 }
 END_TEST
 
-/* Recomputing blocks gives the same bits as keeping everything; so does another number of threads; dropout on. */
-START_TEST(recomputation_and_threads)
+/* ---- GATED: inputs gate and up in one array ---- */
+enum { GN = 4, GD = 21, GS = GN * GD };
+static struct { double dh[GS], h[GS]; int kind, with_up; } gate;
+
+static double gated_of(void *arg, const double *x)
 {
-	float *first = NULL;
-	lora_batch b;
-	make_batch(&b);
-	for (int variant = 0; variant < 5; variant++) {
-		static const int threads[] = { 1, 1, 2, 7, 3 };
-		golden_context("naive", threads[variant]);
-		lora_model *m = make_model(setups[_i].config, "f32");
-		lora_settings *s = settings_of(setups[_i].adapter, "{\"lora_dropout\":0.3,\"r\":3,\"init_lora_weights\":false}");
-		lora_adapter *a;
-		ck_ok(lora_adapter_create(m, "lora", s, &a));
-		lora_settings_destroy(s);
-		ck_ok(lora_adapter_attach(a, 1.0));
-		lora__pass p = { .batch = &b, .backward = 1, .train = 1, .key = 77, .grad_scale = 1, .mean = 1, .checkpoint = variant & 1 };
-		ck_ok(lora__model_pass(m, &p));
-		size_t bytes = a->n_params * sizeof(float);
-		if (!first) {
-			first = malloc(bytes + sizeof(double));
-			memcpy(first, a->grads, bytes);
-		} else ck_assert_msg(memcmp(first, a->grads, bytes) == 0, "gradients of variant %d differ", variant);
-		lora_adapter_destroy(a);
-		lora_model_destroy(m);
-		lora_context_destroy(golden_ctx);
+	(void)arg;
+	run(&(lora_call){ .prim = LORA_PRIM_GATED, .n_views = gate.with_up ? 3 : 2, .i = { gate.kind }, .v = { mat(gate.h, GN, GD), mat(x, GN, GD), mat(x + GS, GN, GD) } });
+	return weighted(gate.h, gate.dh, GS);
+}
+
+START_TEST(gated)
+{
+	double x[2 * GS], g[2 * GS] = { 0 };
+	fill(x, 2 * GS), fill(gate.dh, GS);
+	for (int i = 0; i < GS; i++) {
+		x[i] *= 4;
+		if (fabs(x[i]) < 0.01) x[i] = 0.5; /* ReLU has a kink at 0 */
 	}
-	free(first);
+	gate.kind = _i % 4 + 1, gate.with_up = _i / 4;
+	lora_call c = { .prim = LORA_PRIM_GATED_BWD, .n_views = 5, .i = { gate.kind }, .v = { mat(g, GN, GD), mat(g + GS, GN, GD), mat(x, GN, GD), mat(x + GS, GN, GD), mat(gate.dh, GN, GD) } };
+	if (!gate.with_up) c.v[1].data = c.v[3].data = NULL;
+	run(&c);
+	check_gradient("gated", gated_of, NULL, x, g, gate.with_up ? 2 * GS : GS);
 }
 END_TEST
 
-/* Dropout: another key gives another loss; the expectation of the output is that without dropout. */
-START_TEST(dropout_keys)
+/* ---- XENT ---- */
+enum { XN = 6, XV = 19 };
+static struct { double z[XN * XV], loss[XN], cap; int32_t labels[XN]; } xe;
+
+static double xent_call(const double *z, int grad)
 {
-	lora_batch b;
-	make_batch(&b);
-	golden_context("naive", 1);
-	lora_model *m = make_model("{}", "f32");
-	lora_settings *s = settings_of("{\"target_modules\":\"all-linear\",\"lora_dropout\":0.5,\"init_lora_weights\":false}", NULL);
-	lora_adapter *a;
-	ck_ok(lora_adapter_create(m, "lora", s, &a));
-	lora_settings_destroy(s);
-	ck_ok(lora_adapter_attach(a, 0.1));
-	double plain = loss_of(m, &b), sum = 0, previous = 0;
-	enum { N = 200 };
-	for (uint64_t k = 0; k < N; k++) {
-		lora__pass p = { .batch = &b, .train = 1, .key = k };
-		ck_ok(lora__model_pass(m, &p));
-		double loss = p.loss_sum / (double)p.n_labels;
-		ck_assert(loss != previous);
-		previous = loss;
-		sum += loss / N;
-	}
-	ck_assert_double_eq_tol(sum, plain, 0.05);
-	lora_adapter_destroy(a);
-	lora_model_destroy(m);
-	lora_context_destroy(golden_ctx);
+	memcpy(xe.z, z, sizeof xe.z);
+	run(&(lora_call){ .prim = LORA_PRIM_XENT, .n_views = 3, .i = { grad }, .f = { 0.25, xe.cap },
+		.v = { mat(xe.z, XN, XV), lora__view1(xe.labels, LORA_I32, XN), lora__view1(xe.loss, LORA_F64, XN) } });
+	double s = 0;
+	for (int i = 0; i < XN; i++) s += 0.25 * xe.loss[i];
+	return s;
+}
+static double xent_of(void *arg, const double *z) { return (void)arg, xent_call(z, 0); }
+
+START_TEST(xent)
+{
+	static double z[XN * XV], g[XN * XV];
+	fill(z, XN * XV);
+	for (int i = 0; i < XN * XV; i++) z[i] *= 5;
+	for (int i = 0; i < XN; i++) xe.labels[i] = i == 2 ? -100 : (i * 7) % XV;
+	xe.cap = _i ? 6 : 0;
+	xent_call(z, 1);
+	memcpy(g, xe.z, sizeof g);
+	check_gradient("xent", xent_of, NULL, z, g, XN * XV);
 }
 END_TEST
 
-/* A padded batch gives the same logits and gradients as its sequences one by one. */
-START_TEST(padding_is_free)
+/* ---- ROPE: the inverse is the adjoint: <R x, y> = <x, R^-1 y>, and undoes the rotation ---- */
+START_TEST(rope)
 {
-	enum { V = 37 };
-	lora_batch b;
-	make_batch(&b);
-	golden_context("naive", 1);
-	lora_model *m = make_model("{}", "f64");
-	lora_adapter *a = make_adapter(m, "{\"target_modules\":\"all-linear\"}", 1);
-	ck_ok(lora_adapter_attach(a, 1.0));
-	float *all = malloc(sizeof(float) * B * T * V), one[T * V];
-	lora__pass p = { .batch = &b, .backward = 1, .grad_scale = 1, .logits = all };
-	ck_ok(lora__model_pass(m, &p));
-	double *g = malloc(a->n_params * sizeof *g);
-	memcpy(g, a->grads, a->n_params * sizeof *g);
-	ck_ok(lora_adapter_zero_grad(a));
-	for (int s = 0; s < B; s++) {
-		int first = s == 2 ? 4 : 0, n = s == 0 ? T : s == 1 ? 6 : T - 4;
-		lora_batch c = { .struct_size = sizeof c, .n_sequences = 1, .length = n, .input_ids = ids + s * T + first, .labels = labels + s * T + first };
-		lora__pass q = { .batch = &c, .backward = 1, .grad_scale = 1, .logits = one };
-		ck_ok(lora__model_pass(m, &q));
-		for (int i = 0; i < n * V; i++) ck_assert_double_eq_tol(one[i], all[(s * T + first) * V + i], 1e-6);
-	}
-	for (int i = 0; i < B * T; i++)
-		for (int j = 0; j < V && !mask[i]; j++) ck_assert(all[i * V + j] == 0.0f);
-	for (size_t i = 0; i < a->n_params; i++) ck_assert_double_eq_tol(((double *)(void *)a->grads)[i], g[i], 1e-12);
-	free(g), free(all);
-	lora_adapter_destroy(a);
-	lora_model_destroy(m);
-	lora_context_destroy(golden_ctx);
+	enum { N = 7, H = 3, D = 10, ROT = 6, P = 50 };
+	static double cs[P * ROT / 2], sn[P * ROT / 2], x[N * H * D], y[N * H * D], rx[N * H * D], ry[N * H * D];
+	int32_t pos[N];
+	for (int p = 0; p < P; p++)
+		for (int k = 0; k < ROT / 2; k++) cs[p * ROT / 2 + k] = cos(p * pow(100, -k / 3.0)), sn[p * ROT / 2 + k] = sin(p * pow(100, -k / 3.0));
+	for (int i = 0; i < N; i++) pos[i] = (i * 13) % P;
+	fill(x, N * H * D), fill(y, N * H * D);
+	memcpy(rx, x, sizeof x), memcpy(ry, y, sizeof y);
+	lora_call c = { .prim = LORA_PRIM_ROPE, .n_views = 4, .i = { H, D, ROT, 0 },
+		.v = { mat(rx, N, H * D), mat(cs, P, ROT / 2), mat(sn, P, ROT / 2), lora__view1(pos, LORA_I32, N) } };
+	run(&c);
+	c.i[3] = 1, c.v[0].data = ry;
+	run(&c);
+	ck_assert(fabs(weighted(rx, y, N * H * D) - weighted(x, ry, N * H * D)) < 1e-12);
+	c.v[0].data = rx;
+	run(&c);
+	check_close(rx, x, N * H * D, 1e-13);
 }
 END_TEST
 
-/* adapter_rows: a mixed batch equals each sequence with its adapter alone, logits and gradients; -1 is the base. */
-START_TEST(mixed_batch)
+/* ---- ATTENTION: q, k, v in one array ---- */
+static const struct { int heads, kv, d, causal, window; double cap; int nq, nk, n_seg; int32_t seg[3][4]; int columns; } shapes[] = {
+	{ 2, 1, 4, 1, 0, 0, 9, 9, 1, { { 0, 9, 0, 9 } }, 0 },
+	{ 4, 2, 3, 1, 0, 2, 8, 12, 2, { { 0, 3, 0, 7 }, { 3, 5, 7, 5 } }, 0 },
+	{ 2, 2, 5, 0, 0, 0, 6, 10, 1, { { 0, 6, 0, 10 } }, 0 },
+	{ 2, 1, 4, 1, 3, 3, 10, 10, 2, { { 0, 6, 0, 6 }, { 6, 4, 6, 4 } }, 0 },
+	{ 2, 1, 4, 1, 4, 0, 10, 10, 1, { { 0, 10, 0, 10 } }, 1 },
+	{ 2, 2, 4, 0, 3, 0, 10, 10, 1, { { 0, 10, 0, 10 } }, 0 },
+	{ 1, 1, 4, 1, 0, 0, 70, 70, 1, { { 0, 70, 0, 70 } }, 0 },   /* more than a block of keys and a tile of queries */
+	{ 2, 1, 4, 1, 0, 0, 8, 9, 2, { { 0, 5, 0, 9 }, { 5, 3, 2, 6 } }, 0 }, /* shared keys */
+};
+static struct { double out[MAX], lse[MAX], dout[MAX]; int32_t columns[100]; int s; } at;
+
+static void attention_views(lora_call *c, int first, const double *x)
 {
-	enum { V = 37 };
-	lora_batch b;
-	make_batch(&b);
-	golden_context("naive", 2);
-	lora_model *m = make_model("{}", "f64");
-	lora_adapter *a[2] = { make_adapter(m, "{\"target_modules\":\"all-linear\"}", 1), make_adapter(m, "{\"target_modules\":[\"q_proj\",\"lm_head\"],\"r\":5}", 2) };
-	int32_t rows[B] = { 1, -1, 0 };
-	ck_ok(lora_adapter_attach(a[0], 1.0));
-	ck_ok(lora_adapter_attach(a[1], 0.5));
-	float *mixed = malloc(sizeof(float) * B * T * V), *alone = malloc(sizeof(float) * B * T * V);
-	b.adapter_rows = rows, b.adapters = a, b.n_adapters = 2;
-	double loss, sum = 0;
-	int64_t tokens, total = 0;
-	ck_ok(lora_model_backward(m, &b, mixed, sizeof(float) * B * T * V, &loss, &total));
-	double *g[2];
-	for (int k = 0; k < 2; k++) {
-		g[k] = malloc(a[k]->n_params * sizeof(double));
-		memcpy(g[k], a[k]->grads, a[k]->n_params * sizeof(double));
-		ck_ok(lora_adapter_zero_grad(a[k]));
-		ck_ok(lora_adapter_detach(a[k]));
-	}
-	for (int s = 0; s < B; s++) {
-		if (rows[s] >= 0) ck_ok(lora_adapter_attach(a[rows[s]], rows[s] ? 0.5 : 1.0));
-		lora_batch c = { .struct_size = sizeof c, .n_sequences = 1, .length = T, .input_ids = ids + s * T, .labels = labels + s * T, .attention_mask = mask + s * T };
-		lora__pass q = { .batch = &c, .backward = 1, .grad_scale = 1.0 / (double)total, .logits = alone };
-		ck_ok(lora__model_pass(m, &q));
-		sum += q.loss_sum;
-		for (int i = 0; i < T * V; i++) ck_assert_double_eq_tol(alone[i], mixed[s * T * V + i], 1e-6);
-		if (rows[s] >= 0) ck_ok(lora_adapter_detach(a[rows[s]]));
-	}
-	ck_assert_double_eq_tol(sum / (double)total, loss, 1e-12);
-	for (int k = 0; k < 2; k++)
-		for (size_t i = 0; i < a[k]->n_params; i++) ck_assert_double_eq_tol(((double *)(void *)a[k]->grads)[i], g[k][i], 1e-12);
-	rows[0] = 2;
-	ck_assert_int_eq(lora_model_loss(m, &b, &loss, &tokens), LORA_E_ARGUMENT);
-	free(g[0]), free(g[1]), free(mixed), free(alone);
-	lora_adapter_destroy(a[0]);
-	lora_adapter_destroy(a[1]);
-	lora_model_destroy(m);
-	lora_context_destroy(golden_ctx);
+	int s = at.s, h = shapes[s].heads * shapes[s].d, kw = shapes[s].kv * shapes[s].d;
+	c->v[first] = mat(x, shapes[s].nq, h), c->v[first + 1] = mat(x + shapes[s].nq * h, shapes[s].nk, kw);
+	c->v[first + 2] = mat(x + shapes[s].nq * h + shapes[s].nk * kw, shapes[s].nk, kw);
+	int seg = first == 1 ? 5 : 9;
+	c->v[seg] = lora__view2(shapes[s].seg, LORA_I32, shapes[s].n_seg, 4, 4);
+	if (shapes[s].columns) c->v[seg + 1] = lora__view1(at.columns, LORA_I32, shapes[s].nk);
+	c->n_views = seg + 1 + shapes[s].columns;
+	c->i[0] = shapes[s].heads, c->i[1] = shapes[s].kv, c->i[2] = shapes[s].d, c->i[3] = shapes[s].causal, c->i[4] = shapes[s].window;
+	c->f[0] = 0.8, c->f[1] = shapes[s].cap;
+}
+
+static double attention_of(void *arg, const double *x)
+{
+	int s = at.s, h = shapes[s].heads * shapes[s].d;
+	lora_call c = { .prim = LORA_PRIM_ATTENTION };
+	(void)arg;
+	attention_views(&c, 1, x);
+	c.v[0] = mat(at.out, shapes[s].nq, h), c.v[4] = mat(at.lse, shapes[s].nq, shapes[s].heads);
+	run(&c);
+	return weighted(at.out, at.dout, shapes[s].nq * h);
+}
+
+START_TEST(attention)
+{
+	static double x[MAX], g[MAX];
+	at.s = _i;
+	int h = shapes[_i].heads * shapes[_i].d, kw = shapes[_i].kv * shapes[_i].d, n = shapes[_i].nq * h + 2 * shapes[_i].nk * kw;
+	for (int i = 0; i < 100; i++) at.columns[i] = i + i / 3;
+	fill(x, n), fill(at.dout, shapes[_i].nq * h);
+	attention_of(NULL, x);
+	lora_call c = { .prim = LORA_PRIM_ATTENTION_BWD }, views = { 0 };
+	attention_views(&c, 3, x);
+	attention_views(&views, 3, g);
+	for (int i = 0; i < 3; i++) c.v[i] = views.v[3 + i];
+	c.v[6] = mat(at.out, shapes[_i].nq, h), c.v[7] = mat(at.lse, shapes[_i].nq, shapes[_i].heads), c.v[8] = mat(at.dout, shapes[_i].nq, h);
+	run(&c);
+	check_gradient("attention", attention_of, NULL, x, g, n);
 }
 END_TEST
 
-/* A fresh adapter leaves every output bit as it is; the output of one layer is linear in the scale; frozen adapters get no gradient. */
-START_TEST(properties)
+/* ---- optimizers against torch.optim ---- */
+static void read_reals(const json_t *a, double *out, int *n)
 {
-	lora_batch b;
-	make_batch(&b);
-	enum { N = B * T * 37 };
-	static float plain[N], with[N];
-	golden_context("auto", 2);
-	lora_model *m = make_model("{}", "f32");
-	ck_ok(lora_model_forward(m, &b, plain, sizeof plain));
-	lora_adapter *a;
-	ck_ok(lora_adapter_create(m, "lora", NULL, &a));
-	ck_ok(lora_adapter_attach(a, 1.0));
-	ck_ok(lora_model_forward(m, &b, with, sizeof with));
-	ck_assert(memcmp(plain, with, sizeof plain) == 0);
-	lora_adapter *c = make_adapter(m, "{\"target_modules\":\"all-linear\"}", 9);
-	ck_ok(lora_adapter_attach(c, 0.0));
-	ck_ok(lora_model_forward(m, &b, with, sizeof with));
-	ck_assert(memcmp(plain, with, sizeof plain) == 0);
-	ck_ok(lora_adapter_set_scale(c, 1.0));
-	ck_ok(lora_adapter_set_trainable(c, 0));
-	double loss;
-	ck_ok(lora_model_backward(m, &b, NULL, 0, &loss, NULL));
-	for (size_t i = 0; i < c->n_params; i++) ck_assert(((float *)(void *)c->grads)[i] == 0.0f);
-	double moved = 0;
-	for (size_t i = 0; i < a->n_params; i++) moved += fabs(((float *)(void *)a->grads)[i]);
-	ck_assert_double_gt(moved, 0);
-	lora_adapter_destroy(c);
-	lora_adapter_destroy(a);
-	lora_model_destroy(m);
-	lora_context_destroy(golden_ctx);
+	size_t i;
+	json_t *e;
+	if (json_is_number(a)) {
+		out[(*n)++] = json_number_value(a);
+		return;
+	}
+	json_array_foreach(a, i, e) read_reals(e, out, n);
+}
+
+static double setting(const json_t *case_, const char *name) { return json_number_value(json_object_get(json_object_get(case_, "all_settings"), name)); }
+
+START_TEST(optimizers)
+{
+	static const char *const names[] = { "adamw", "adam", "adam-l2", "sgd", "sgd-momentum", "sgd-nesterov" };
+	json_t *root = json_load_file("tests/golden/optim/optimizers.json", 0, NULL), *k = json_object_get(json_object_get(root, "cases"), names[_i]);
+	ck_assert_msg(k != NULL, "tests/golden/optim/optimizers.json has no case %s", names[_i]);
+	double p[16], g[16], m[16] = { 0 }, v[16] = { 0 }, want[16];
+	int n = 0, adam = _i < 3;
+	read_reals(json_object_get(root, "param0"), p, &n);
+	for (size_t step = 0; step < json_array_size(json_object_get(k, "params")); step++) {
+		int ng = 0, nw = 0;
+		read_reals(json_array_get(json_object_get(root, "grads"), step), g, &ng);
+		read_reals(json_array_get(json_object_get(k, "params"), step), want, &nw);
+		ck_assert(ng == n && nw == n);
+		lora_call c = { .n_views = 4, .v = { lora__view1(p, LORA_F64, n), lora__view1(g, LORA_F64, n), lora__view1(m, LORA_F64, n), lora__view1(v, LORA_F64, n) } };
+		c.f[0] = setting(k, "lr");
+		if (adam) {
+			const json_t *betas = json_object_get(json_object_get(k, "all_settings"), "betas");
+			c.prim = LORA_PRIM_ADAMW, c.f[1] = json_number_value(json_array_get(betas, 0)), c.f[2] = json_number_value(json_array_get(betas, 1));
+			c.f[3] = setting(k, "eps"), c.f[4] = setting(k, "weight_decay"), c.f[7] = 1;
+			c.f[5] = 1 - pow(c.f[1], (double)step + 1), c.f[6] = 1 - pow(c.f[2], (double)step + 1);
+			c.i[0] = !json_is_true(json_object_get(json_object_get(k, "all_settings"), "decoupled_weight_decay"));
+		} else {
+			c.prim = LORA_PRIM_SGD, c.n_views = 3, c.f[1] = setting(k, "momentum"), c.f[2] = setting(k, "dampening"), c.f[3] = setting(k, "weight_decay"), c.f[4] = 1;
+			c.i[0] = json_is_true(json_object_get(json_object_get(k, "all_settings"), "nesterov")), c.i[1] = step == 0;
+			if (c.f[1] == 0) c.v[2].data = NULL;
+		}
+		run(&c);
+		check_close(p, want, n, 1e-14 * (1 + fabs(check_w)));
+	}
+	json_decref(root);
 }
 END_TEST
 
 int main(void)
 {
 	Suite *s = suite_create("gradients");
-	TCase *t = tcase_create("gradients");
-	tcase_set_timeout(t, 120);
-	tcase_add_loop_test(t, central_differences, 0, N_SETUPS);
-	tcase_add_loop_test(t, recomputation_and_threads, 0, N_SETUPS);
-	tcase_add_test(t, dropout_keys);
-	tcase_add_test(t, padding_is_free);
-	tcase_add_test(t, mixed_batch);
-	tcase_add_test(t, properties);
-	suite_add_tcase(s, t);
+	TCase *c = tcase_create("gradients");
+	tcase_set_timeout(c, 120);
+	tcase_add_checked_fixture(c, setup, teardown);
+	tcase_add_loop_test(c, rmsnorm, 0, 2);
+	tcase_add_loop_test(c, gated, 0, 8);
+	tcase_add_loop_test(c, xent, 0, 2);
+	tcase_add_test(c, rope);
+	tcase_add_loop_test(c, attention, 0, (int)(sizeof shapes / sizeof *shapes));
+	tcase_add_loop_test(c, optimizers, 0, 6);
+	suite_add_tcase(s, c);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);

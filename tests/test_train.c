@@ -172,13 +172,17 @@ START_TEST(cancel)
 	ck_assert_int_eq(e.value, 41);
 	for (int k = 4; k < 8; k++) ck_ok(step(&w, k, &x)); /* it goes on */
 	lora__text a = snapshot(&w);
+	char *want = malloc(a.n);
+	size_t n = a.n;
+	memcpy(want, a.data, n);
+	lora__text_free(&a);
 	world_free(&w);
 	world_make(&w, "{\"gradient_accumulation_steps\":2}");
 	for (int k = 0; k < 8; k++) ck_ok(step(&w, k, &x));
-	lora__text b = snapshot(&w);
-	ck_assert(same(&a, &b)); /* and no bit tells that it was cancelled */
-	lora__text_free(&b);
-	a.ctx = golden_ctx;
+	a = snapshot(&w);
+	ck_assert(a.n == n && memcmp(a.data, want, n) == 0); /* and no bit tells that it was cancelled */
+	lora__text_free(&a);
+	free(want);
 	world_free(&w);
 }
 END_TEST

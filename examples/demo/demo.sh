@@ -15,7 +15,11 @@ run() { # show a command, then run it
 	printf '%s$ %s%s\n' "$dim" "$(printf '%s' "$*" | sed "s|$lora|lora|")" "$plain"
 	"$@" || { echo "demo: that failed" >&2; exit 1; }
 }
-story() { run "$lora" generate -m "$model" "$@" -p "$prompt" -n 60 --threads 0 --quiet; echo; }
+story() { # the prompt in bold, then what the model makes of it
+	set -- generate -m "$model" "$@" -p "$prompt" -n 70 --threads 0 --quiet
+	printf '%s$ lora %s%s\n\n%s%s%s' "$dim" "$*" "$plain" "$bold" "$prompt" "$plain"
+	"$lora" "$@" || { echo "demo: that failed" >&2; exit 1; }
+}
 
 rm -rf "$out"; mkdir -p "$out"
 title "1. The model: a small Llama that was trained on everyday stories, shipped with the sources"

@@ -54,9 +54,11 @@ enum {
 	/* v0 out[n, h*d]; v1 q[n, h*d]; v2 k[m, kv*d]; v3 v[m, kv*d]; v4 lse[n, h] (written); v5 segments[s,4] I32: first query row, query
 	 * rows, first key row, key rows (query rows are the last ones of the keys: query j of a segment sees keys 0 .. keys-queries+j);
 	 * i0 h, i1 kv, i2 d, i3 causal (0 = sees all keys of the segment), i4 window (0 = none; counted in v6); v6 columns[m] I32 or data NULL;
-	 * f0 scale; f1 soft cap (0 = none). Never stores a T x T matrix. arXiv:2205.14135 */
+	 * f0 scale; f1 soft cap (0 = none). Never stores a T x T matrix. arXiv:2205.14135. A query sees the keys less than window behind it in columns
+	 * (index in the segment without v6); not causal: less than window away on either side. Query rows of segments must not overlap, key rows
+	 * may. Query rows in no segment are left alone. */
 	LORA_PRIM_ATTENTION = 9,
-	/* v0 dq, v1 dk, v2 dv (overwritten); v3 q, v4 k, v5 v, v6 out, v7 lse, v8 dout, v9 segments, v10 columns; integers and reals as forward */
+	/* v0 dq, v1 dk, v2 dv (overwritten, zero where no segment reaches); v3 q, v4 k, v5 v, v6 out, v7 lse, v8 dout, v9 segments, v10 columns; integers and reals as forward */
 	LORA_PRIM_ATTENTION_BWD = 10,
 	/* v0 h[n,d] = act(v1 gate) * v2 up; i0 activation (LORA_ACT_*); v2 data NULL: plain act(gate). arXiv:2002.05202 */
 	LORA_PRIM_GATED = 11,
@@ -65,8 +67,9 @@ enum {
 	/* v0 logits[n,V] real, overwritten by f0 * (softmax - onehot) when i0 = 1; v1 labels[n] I32 (< 0: row's loss and gradient are 0);
 	 * v2 loss[n] F64 (written); f1 soft cap (0 = none) */
 	LORA_PRIM_XENT = 13,
-	/* v0 out[n,d] = v1 x * mask / (1 - f0); mask of element (row, col) from Philox4x32-10 with key i0 and counter (row + i1) * d + col, so it does
-	 * not depend on threads or slicing; in place allowed; f1: out = f1 * out + ... */
+	/* v0 out[n,d] = v1 x * mask / (1 - f0); in place allowed; f1: out = f1 * out + ... Element (row, col) has index e = (row + i1) * d + col; its
+	 * word is word e % 4 of Philox4x32-10 with key i0 and counter e / 4; it is kept when (word >> 8) * 2^-24 >= f0. So the mask depends on
+	 * neither threads nor slicing. */
 	LORA_PRIM_DROPOUT = 14,
 	/* v0 y[n,d] += v1 bias[d] */
 	LORA_PRIM_BIAS = 15,

@@ -76,8 +76,10 @@ lora_status lora_family_describe(lora_context *ctx, const char *family, const ch
 	if (!family || !member) return lora__fail(ctx, LORA_E_ARGUMENT, "family", "lora_family_describe: %s is NULL", family ? "member" : "family");
 	const struct family *f = find(family);
 	const lora__member *m = NULL;
-	for (int32_t i = 0; f && i < f->count(); i++)
-		if (strcmp(f->at(i)->name, member) == 0) m = f->at(i);
+	for (int32_t i = 0; f && i < f->count() && !m; i++) {
+		m = f->at(i); /* a backend's entry lives until the next one is asked for */
+		if (strcmp(m->name, member)) m = NULL;
+	}
 	if (!m)
 		return lora__fail_at(ctx, LORA_E_NOTFOUND, "family", f ? member : family, -1, "there is no %s \"%s\"", f ? family : "family", lora__quote(f ? member : family).text);
 	lora__text t;

@@ -92,7 +92,7 @@ static lora_status check(lora_model *m, const lora_linear_args *a, int backward)
 	for (int i = 0; i < 3; i++)
 		if (strides[i][0] < strides[i][1] || strides[i][0] > limit)
 			return lora__fail(ctx, LORA_E_SHAPE, "linear", "a stride is %lld, the width is %lld", (long long)strides[i][0], (long long)strides[i][1]);
-	if (m->s.real != LORA_F32) return lora__fail(ctx, LORA_E_DTYPE, "linear", "the model computes in F64; these calls are F32");
+	if (m->s.real != LORA_F32) return lora__fail(ctx, LORA_E_DTYPE, "linear", "the model does not compute in F32, as these calls do");
 	return LORA_OK;
 }
 

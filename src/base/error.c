@@ -56,8 +56,9 @@ lora_status lora__fail_prefix(lora_context *ctx, lora_status status, const char 
 	va_start(args, format);
 	int n = vsnprintf(ctx->error.message, sizeof ctx->error.message, format, args);
 	va_end(args);
-	if (n >= 0 && (size_t)n < sizeof ctx->error.message)
-		clip(ctx->error.message + n, sizeof ctx->error.message - (size_t)n, old);
+	size_t at = n < 0 ? 0 : (size_t)n < sizeof ctx->error.message ? (size_t)n : sizeof ctx->error.message - 1;
+	if (strncmp(old, ctx->error.message, at) == 0) at = 0; /* a lower layer has named it already */
+	clip(ctx->error.message + at, sizeof ctx->error.message - at, old);
 	return status;
 }
 

@@ -109,7 +109,7 @@ static int run(const args *a)
 	if (family && !has_member(NULL, family)) return unknown("family", NULL, family);
 	if (name && !has_member(family, name)) return unknown("member", family, name);
 	args plain = *a;
-	if (!plain.backend) plain.backend = "naive"; /* nothing is computed here */
+	/* "auto" loads the plug-ins, so that they are listed */
 	plain.threads = 1;
 	status = session_context(&s, &plain);
 	if (status) return status;

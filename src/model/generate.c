@@ -11,7 +11,7 @@ static const lora__param params[] = {
 	{ "top_k", LORA__INT, "0", 0, 1e9, NULL, "draw from this many most likely tokens only; 0 = off" },
 	{ "top_p", LORA__FLOAT, "1.0", 1e-9, 1, NULL, "draw from the smallest set with this probability; 1 = off" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of the draws" },
-	{ NULL }
+	{ .name = NULL }
 };
 const lora__member lora__generator_member = { "generator", "generation with a key-value cache", "transformers.generate", params };
 

@@ -6,7 +6,7 @@
 #include "model/model.h"
 
 static const lora__param open_params[] = {
-	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|f64", "arithmetic of activations; f64 runs on the naive backend" },
+	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|bf16|f64", "arithmetic of activations (auto = f32); f64 runs on the naive backend" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build)" },
 	{ "weight_dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of fresh weights (lora_model_build)" },
 	{ 0 }
@@ -58,7 +58,7 @@ lora_status lora__model_real(lora_context *ctx, const lora_settings *s, lora_dty
 {
 	(void)ctx;
 	const char *d = lora__get_string(s, open_params, "dtype");
-	*out = strcmp(d, "f64") == 0 ? LORA_F64 : LORA_F32;
+	*out = strcmp(d, "f64") == 0 ? LORA_F64 : strcmp(d, "bf16") == 0 ? LORA_BF16 : LORA_F32;
 	return LORA_OK;
 }
 

@@ -13,7 +13,7 @@ static const lora__param params[] = {
 	{ "adam_beta1", LORA__FLOAT, "0.9", 0, 0.9999999, NULL, "decay of the mean of gradients" },
 	{ "adam_beta2", LORA__FLOAT, "0.999", 0, 0.9999999, NULL, "decay of the mean of squared gradients" },
 	{ "adam_epsilon", LORA__FLOAT, "1e-8", 1e-30, 1, NULL, "added to the root of the mean square" },
-	{ NULL }
+	{ .name = NULL }
 };
 
 static const char *const slots[] = { "exp_avg", "exp_avg_sq", NULL };

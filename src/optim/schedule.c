@@ -31,7 +31,7 @@ enum { LR_END, POWER };
 static const lora__param polynomial_params[] = {
 	{ "lr_end", LORA__FLOAT, "1e-7", 0, 1e6, NULL, "learning rate at the end; must be below learning_rate" },
 	{ "power", LORA__FLOAT, "1.0", 0, 1000, NULL, "exponent of the fall" },
-	{ NULL }
+	{ .name = NULL }
 };
 
 static lora_status polynomial_read(lora_context *ctx, const lora_settings *s, lora__sched *o)
@@ -55,7 +55,7 @@ static double polynomial(const lora__sched *s, int64_t step)
 enum { TIMESCALE };
 static const lora__param inverse_sqrt_params[] = {
 	{ "timescale", LORA__INT, NULL, 1, 1e15, NULL, "time scale; default warmup_steps, or 10000 without warm-up" },
-	{ NULL }
+	{ .name = NULL }
 };
 
 static lora_status inverse_sqrt_read(lora_context *ctx, const lora_settings *s, lora__sched *o)

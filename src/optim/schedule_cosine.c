@@ -15,15 +15,15 @@ static double progress(const lora__sched *s, int64_t step)
 	return (double)(step - s->warmup) / (double)(fall > 1 ? fall : 1);
 }
 
-static const lora__param cosine_params[] = { { "num_cycles", LORA__FLOAT, "0.5", 0, 1e6, NULL, "waves over the fall; 0.5 falls once to 0" }, { NULL } };
-static const lora__param restart_params[] = { { "num_cycles", LORA__FLOAT, "1", 0, 1e6, NULL, "number of falls, each from the full rate" }, { NULL } };
+static const lora__param cosine_params[] = { { "num_cycles", LORA__FLOAT, "0.5", 0, 1e6, NULL, "waves over the fall; 0.5 falls once to 0" }, { .name = NULL } };
+static const lora__param restart_params[] = { { "num_cycles", LORA__FLOAT, "1", 0, 1e6, NULL, "number of falls, each from the full rate" }, { .name = NULL } };
 #define MIN_LR_PARAMS \
 	{ "num_cycles", LORA__FLOAT, "0.5", 0, 1e6, NULL, "waves over the fall" }, \
 	{ "min_lr", LORA__FLOAT, NULL, 0, 1e6, NULL, "lowest learning rate; this or min_lr_rate must be set" }, \
 	{ "min_lr_rate", LORA__FLOAT, NULL, 0, 1, NULL, "lowest learning rate as a share of learning_rate" }
-static const lora__param min_params[] = { MIN_LR_PARAMS, { NULL } };
+static const lora__param min_params[] = { MIN_LR_PARAMS, { .name = NULL } };
 static const lora__param warmup_min_params[] = { MIN_LR_PARAMS,
-	{ "warmup_lr_rate", LORA__FLOAT, NULL, 0, 1, NULL, "share of learning_rate at the first step; default 1 / warmup_steps" }, { NULL } };
+	{ "warmup_lr_rate", LORA__FLOAT, NULL, 0, 1, NULL, "share of learning_rate at the first step; default 1 / warmup_steps" }, { .name = NULL } };
 
 static lora_status cosine_read(lora_context *ctx, const lora_settings *s, lora__sched *o)
 {

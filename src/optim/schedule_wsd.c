@@ -14,7 +14,7 @@ static const lora__param params[] = {
 	{ "decay_type", LORA__STRING, "cosine", 0, 0, "linear|cosine|1-sqrt", "shape of the fall" },
 	{ "min_lr_ratio", LORA__FLOAT, "0.0", 0, 1, NULL, "lowest rate as a share of learning_rate" },
 	{ "num_cycles", LORA__FLOAT, "0.5", 0, 1e6, NULL, "waves of a cosine fall" },
-	{ NULL }
+	{ .name = NULL }
 };
 
 static double shape(const lora_settings *s, const char *name)

@@ -11,7 +11,7 @@ static const lora__param params[] = {
 	{ "momentum", LORA__FLOAT, "0.0", 0, 1, NULL, "share of the previous step that is kept" },
 	{ "dampening", LORA__FLOAT, "0.0", 0, 1, NULL, "the gradient enters the momentum with 1 - dampening" },
 	{ "nesterov", LORA__BOOL, "false", 0, 0, NULL, "look ahead: needs momentum and no dampening" },
-	{ NULL }
+	{ .name = NULL }
 };
 
 static const char *const slots[] = { "momentum_buffer", NULL };

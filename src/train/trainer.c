@@ -21,7 +21,7 @@ static const lora__param params[] = {
 	{ "gradient_checkpointing", LORA__BOOL, "false", 0, 0, NULL, "keep block boundaries only and compute each block's forward again: less memory, same bits" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of dropout" },
 	{ "save_total_limit", LORA__INT, "2", 1, 1e6, NULL, "checkpoints kept by lora_trainer_save" },
-	{ NULL }
+	{ .name = NULL }
 };
 const lora__member lora__trainer_member = { "trainer", "the training step: accumulation, clipping, schedule, checkpoints", "transformers.Trainer", params };
 

@@ -7,11 +7,8 @@ static const lora_dtype floats[] = { LORA_F32, LORA_F64, LORA_F16, LORA_BF16 };
 static const struct { int64_t m, n, k; } shapes[] = {
 	{ 1, 1, 1 }, { 0, 3, 2 }, { 3, 0, 2 }, { 3, 2, 0 }, { 1, 40, 70 }, { 5, 40, 33 }, { 8, 17, 300 }, { 40, 3, 33 }, { 13, 31, 7 }, { 33, 65, 129 },
 	{ 50, 1, 20 }, { 97, 129, 300 }, { 21, 300, 16 }, { 120, 16, 530 }, { 64, 64, 256 },
-<<<<<<< HEAD
 	{ 1101, 70, 33 },
-=======
 	{ 12, 24, 2500 }, { 10, 500, 33 },
->>>>>>> main
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 static const double factors[][2] = { { 1, 0 }, { 1, 1 }, { -0.5, 0.25 }, { 2, 0 } };

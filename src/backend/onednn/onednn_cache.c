@@ -3,6 +3,8 @@
  * Factors: matmul's post-operations, acc -> alpha * acc -> that + beta * C, both in float before C's rounding. */
 #include "backend/onednn/onednn.h"
 
+#include "lora/context.h"
+
 static uint64_t hash_of(const onednn_key *key)
 {
 	uint64_t h = 1469598103934665603u;
@@ -47,6 +49,9 @@ static dnnl_status_t make(const onednn *self, onednn_entry *e)
 	if (!s) s = dnnl_matmul_desc_init(&d, &e->a, &e->b, NULL, &e->c);
 	if (!s) s = dnnl_primitive_desc_create(&pd, &d, attr, self->engine, NULL);
 	if (!s) s = dnnl_primitive_create(&e->primitive, pd);
+	const char *impl = NULL;
+	if (!s && !dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &impl) && !strncmp(impl, "ref", 3) && self->host.log)
+		self->host.log(self->host.host, LORA_LOG_WARN, "onednn", "oneDNN has only reference code for a product: it will be slow");
 	if (!s) {
 		e->scratch = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
 		e->scratch_bytes = (dnnl_memory_desc_get_size(&e->scratch) + 63) / 64 * 64;

@@ -4,6 +4,8 @@
  * Threads are the host's. C is cut into parts, a few rows or columns of it for every thread, and each part is a call of oneDNN with OpenMP set to
  * one thread for the thread that makes it; what was set before is put back. The cut depends on sizes and the number of threads alone, and so do the bits.
  * A part's rows are run in pieces of ONEDNN_PIECE rows, then one piece of a multiple of ONEDNN_ROWS: any number of rows needs few primitives.
+ * oneDNN 2.6 has its fast kernels for dense A and C only, and nothing but reference code for packed B otherwise: with packed B, a piece of A or C
+ * that is not dense is copied.
  *
  * Dtypes: A and B are brought to the type that is multiplied in: that of A. B of another type is converted block by block (F32 to BF16 rounds it). */
 #include "backend/onednn/onednn.h"
@@ -44,6 +46,8 @@ typedef struct job {
 	int64_t          m, n, k;
 	int64_t          rows, cols;
 	float            alpha, beta;
+	int              copy_a;        /* A's rows are apart: pieces of it are copied; and so are those of C where C's are */
+	size_t           a_bytes, c_bytes;
 	int              own;           /* slots, streams and scratch of the instance are ours */
 	char            *scratch;
 	size_t           scratch_bytes; /* of one thread */
@@ -81,14 +85,17 @@ static int64_t largest(int64_t total, int64_t step, int64_t n_parts)
 	return size < total ? size : total;
 }
 
-/* Rows x columns of parts: the largest part should be small, and so should what it reads. */
+/* Must pieces of n columns of C be copied? */
+static int copies_c(const job *j, int64_t rows, int64_t n) { return j->packed && rows > 1 && j->c->stride[0] != n; }
+
+/* Rows x columns of parts: the largest part should be small, and so should what it reads and copies. */
 static void cut(job *j)
 {
 	double best = 0;
 	int64_t threads = (double)j->m * (double)j->n * (double)j->k < SPLIT_WORK ? 1 : j->self->threads;
 	for (int64_t rows = 1; rows <= threads; rows++) {
 		double pm = (double)largest(j->m, ONEDNN_ROWS, rows), pn = (double)largest(j->n, ONEDNN_COLS, threads / rows);
-		double cost = pm * pn + 16 * (pm + pn);
+		double cost = pm * pn * (threads / rows > 1 && j->m > 1 ? 1.15 : 1) + 16 * (pm + pn);
 		if (rows == 1 || cost < best) best = cost, j->rows = rows, j->cols = threads / rows;
 	}
 }
@@ -117,6 +124,8 @@ static onednn_entry *kind(const job *j, int64_t m, int64_t n)
 static dnnl_data_type_t type_of(lora_dtype t) { return t == LORA_F32 ? dnnl_f32 : dnnl_bf16; }
 static int64_t size_of(lora_dtype t) { return t == LORA_F32 ? 4 : 2; }
 
+static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 static lora_status need(job *j, int64_t m, int64_t n)
 {
 	onednn_key key;
@@ -126,7 +135,9 @@ static lora_status need(job *j, int64_t m, int64_t n)
 	if (j->n_kinds == ONEDNN_KINDS) return lora__onednn_fail(j->self, LORA_E_BACKEND, "a product is cut into too many kinds of parts");
 	memset(&key, 0, sizeof key);
 	key.m = m, key.n = n, key.k = j->k, key.type = (int32_t)type_of(j->a->dtype), key.c_type = (int32_t)type_of(j->c->dtype);
-	key.ars = j->a->stride[0], key.acs = j->a->stride[1], key.crs = j->c->stride[0], key.alpha = j->alpha, key.beta = j->beta;
+	key.ars = j->copy_a || m == 1 ? j->k : j->a->stride[0], key.acs = j->a->stride[1], key.alpha = j->alpha, key.beta = j->beta;
+	key.crs = copies_c(j, m, n) || m == 1 ? n : j->c->stride[0];
+	if (m == 1 && key.acs != 1) key.ars = 1;
 	if (j->packed) {
 		lora__onednn_panel(j->packed, 0, n, &b, &data);
 		key.brs = b.format_desc.blocking.strides[0], key.bcs = b.format_desc.blocking.strides[1], key.packed = 1 + j->packed->cols;
@@ -138,6 +149,8 @@ static lora_status need(job *j, int64_t m, int64_t n)
 	if (st) return st;
 	size_t bytes = j->kinds[j->n_kinds++]->scratch_bytes;
 	if (bytes > j->scratch_bytes) j->scratch_bytes = bytes;
+	if (j->copy_a && (size_t)(m * j->k * size_of(j->a->dtype)) > j->a_bytes) j->a_bytes = (size_t)(m * j->k * size_of(j->a->dtype));
+	if (copies_c(j, m, n) && (size_t)(m * n * size_of(j->c->dtype)) > j->c_bytes) j->c_bytes = (size_t)(m * n * size_of(j->c->dtype));
 	return LORA_OK;
 }
 
@@ -157,25 +170,42 @@ static lora_status gather(job *j)
 	return st;
 }
 
+static void copy_rows(char *d, int64_t d_step, const char *s, int64_t s_step, int64_t rows, int64_t bytes)
+{
+	for (int64_t i = 0; i < rows; i++) memcpy(d + i * d_step, s + i * s_step, (size_t)bytes);
+}
+
 static dnnl_status_t run_piece(const job *j, onednn_entry *e, dnnl_stream_t stream, int64_t m0, int64_t n0, char *scratch, int32_t thread)
 {
 	const lora_view *c = j->c, *a = j->a, *b = j->b;
 	onednn_slot local = { 0 }, *s = j->own ? &e->slots[thread] : &local;
+	int64_t m = e->key.m, a_size = size_of(a->dtype), c_size = size_of(c->dtype), c_step = c->stride[0] * c_size, c_row = e->key.n * c_size;
+	char *ap = (char *)a->data + m0 * a->stride[0] * a_size, *cp = (char *)c->data + m0 * c_step + n0 * c_size, *c_from = cp, *bp;
 	dnnl_memory_desc_t md;
-	char *bp;
 	dnnl_status_t st = s->a ? dnnl_success : lora__onednn_slot(j->self, e, s);
 	if (st) return st;
 	if (j->packed) lora__onednn_panel(j->packed, n0, e->key.n, &md, &bp);
 	else bp = (char *)b->data + n0 * b->stride[1] * size_of(b->dtype);
-	st = dnnl_memory_set_data_handle(s->a, (char *)a->data + m0 * a->stride[0] * size_of(a->dtype));
+	if (j->copy_a) {
+		char *dense = scratch + e->scratch_bytes;
+		copy_rows(dense, j->k * a_size, ap, a->stride[0] * a_size, m, j->k * a_size);
+		ap = dense;
+	}
+	int copy_c = copies_c(j, m, e->key.n);
+	if (copy_c) {
+		c_from = scratch + j->scratch_bytes - round_up(j->c_bytes);
+		if (j->beta != 0) copy_rows(c_from, c_row, cp, c_step, m, c_row);
+	}
+	st = dnnl_memory_set_data_handle(s->a, ap);
 	if (!st) st = dnnl_memory_set_data_handle(s->b, bp); /* writes 0 where the padding's 0 is */
-	if (!st) st = dnnl_memory_set_data_handle(s->c, (char *)c->data + (m0 * c->stride[0] + n0) * size_of(c->dtype));
+	if (!st) st = dnnl_memory_set_data_handle(s->c, c_from);
 	if (!st) st = dnnl_memory_set_data_handle(s->scratch, scratch);
 	if (!st) {
 		dnnl_exec_arg_t args[] = { { DNNL_ARG_SRC, s->a }, { DNNL_ARG_WEIGHTS, s->b }, { DNNL_ARG_DST, s->c }, { DNNL_ARG_SCRATCHPAD, s->scratch } };
 		st = dnnl_primitive_execute(e->primitive, stream, 4, args);
 	}
 	if (!st) st = dnnl_stream_wait(stream);
+	if (copy_c && !st) copy_rows(cp, c_step, c_from, c_row, m, c_row);
 	if (s == &local) lora__onednn_slot_free(s);
 	return st;
 }
@@ -215,10 +245,12 @@ static lora_status multiply(job *j)
 {
 	onednn *self = j->self;
 	atomic_store(&j->status, (int)dnnl_success);
-	j->n_kinds = 0, j->scratch_bytes = 64, j->scratch = NULL;
+	j->n_kinds = 0, j->scratch_bytes = 64, j->a_bytes = j->c_bytes = 0, j->scratch = NULL;
+	j->copy_a = j->packed && j->m > 1 && j->a->stride[0] != j->k;
 	cut(j);
 	lora_status st = gather(j);
 	if (!st) {
+		j->scratch_bytes += round_up(j->a_bytes) + round_up(j->c_bytes);
 		j->scratch = buffer(self, j->own, &self->scratch, &self->scratch_bytes, j->scratch_bytes * (size_t)self->threads);
 		if (!j->scratch) st = lora__onednn_fail(self, LORA_E_MEMORY, "no memory for scratch");
 	}
@@ -293,6 +325,7 @@ static const onednn_packed *usable(const lora_call *call)
 	const onednn_packed *p = call->packed;
 	const lora_view *b = &call->v[2];
 	if (!p || p->magic != ONEDNN_MAGIC || p->k != b->size[0] || p->n != b->size[1]) return NULL;
+	if (call->v[1].stride[1] != 1 && call->v[1].size[1] > 1) return NULL;
 	return p->type == (int32_t)type_of(call->v[1].dtype) ? p : NULL;
 }
 
@@ -329,7 +362,7 @@ static int accept(const onednn *self, const lora_call *call, lora_view v[3], con
 	if (v[0].stride[1] != 1 || v[0].stride[0] < v[0].size[1]) return refuse(reason, "C's last stride must be 1, and its rows must not overlap");
 	int64_t m = v[0].size[0], n = v[0].size[1], k = v[1].size[1];
 	if (packed) return 1;
-	if (call->packed && !v[2].data) return refuse(reason, "the weights were packed for activations of another dtype");
+	if (call->packed && !v[2].data) return refuse(reason, "the weights were packed for activations of another dtype or layout");
 	if (m < FEW || n < FEW || k < FEW) return refuse(reason, "too narrow to be worth it");
 	if (a != b && m < PANEL_ROWS) return refuse(reason, "too few rows to convert the weights for");
 	if ((double)m * (double)n * (double)k < MIN_WORK) return refuse(reason, "too small to be worth it");

@@ -364,6 +364,7 @@ static int accept(const onednn *self, const lora_call *call, lora_view v[3], con
 	if (packed) return 1;
 	if (call->packed && !v[2].data) return refuse(reason, "the weights were packed for activations of another dtype or layout");
 	if (m < FEW || n < FEW || k < FEW) return refuse(reason, "too narrow to be worth it");
+	if (v[1].stride[1] != 1 && m > 1) return refuse(reason, "oneDNN 2.6 has only reference code for a transposed A");
 	if (a != b && m < PANEL_ROWS) return refuse(reason, "too few rows to convert the weights for");
 	if ((double)m * (double)n * (double)k < MIN_WORK) return refuse(reason, "too small to be worth it");
 	return 1;

@@ -101,10 +101,12 @@ static void widen_f16(float *d, const uint16_t *s, int64_t n) { widen_f16_portab
 static void gemm(const blis *self, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t ars, int64_t acs, const float *b,
                  int64_t brs, int64_t bcs, float beta, float *c, int64_t crs, int64_t ccs)
 {
+	/* BLIS's kernels for small products exist for Haswell, not for skx: measured faster below these sizes, slower above. */
+	int small = k >= 64 && (m < 64 || n < 24);
 	rntm_t rntm = BLIS_RNTM_INITIALIZER;
 	bli_rntm_set_num_threads(1, &rntm);
 	bli_sgemm_ex(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, m, n, k, &alpha, (float *)(uintptr_t)a, ars, acs, (float *)(uintptr_t)b, brs, bcs, &beta, c,
-	             crs, ccs, self->cntx, &rntm);
+	             crs, ccs, small ? NULL : self->cntx, &rntm);
 }
 
 /* B block (k0, n0) of kb x nb as float, in the layout of the source: contiguous along what the source is contiguous along. */

@@ -113,6 +113,14 @@ void lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot)
 	}
 }
 
+lora_status lora__site_prepare(lora__site *s)
+{
+	lora_status st = LORA_OK;
+	for (size_t i = 0; i < s->n_chain && st == LORA_OK; i++)
+		if (s->chain[i]->trainable && !s->chain[i]->merged && s->chain[i]->ops->prepare) st = s->chain[i]->ops->prepare(s->chain[i]);
+	return st;
+}
+
 int lora__site_trains(const lora__site *s)
 {
 	for (size_t i = 0; i < s->n_chain; i++)

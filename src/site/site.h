@@ -40,6 +40,7 @@ typedef struct lora__slot_ops {
 	size_t (*saved_bytes)(const lora__slot *s, lora_dtype real, int64_t n);
 	size_t (*scratch_bytes)(const lora__slot *s, lora_dtype real, int64_t n);
 	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
+	lora_status (*prepare)(lora__slot *s); /* make what backward adds to, before anything is computed; NULL = nothing */
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
@@ -96,6 +97,7 @@ lora_view lora__site_weight(const lora__site *s); /* [out,in], strides say how i
 
 lora_status lora__site_attach(lora__sites *all, lora__site *s, lora__slot *slot);
 void        lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot);
+lora_status lora__site_prepare(lora__site *s); /* memory for the gradients of all slots that train, so that a backward pass cannot fail half-way */
 int         lora__site_trains(const lora__site *s); /* an attached slot wants gradients */
 
 /* A stretch of rows and who acts on it. */

@@ -32,7 +32,9 @@ typedef struct lora_view {
  * Outputs must not overlap inputs unless "in place" is said. beta = 0 never reads the output. */
 typedef int32_t lora_prim;
 enum {
-	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in real */
+	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in real (F32 when real is BF16).
+	 * When A is BF16, a backend may round a B of F32 to BF16 first. With packed set, v2 still tells B's sizes; its data may be NULL where
+	 * supports() takes that. */
 	LORA_PRIM_GEMM = 1,
 	/* v0 out[n,d] = cast(v1 in[n,d]); any strides and float types; round to nearest even */
 	LORA_PRIM_COPY = 2,
@@ -96,7 +98,7 @@ typedef struct lora_call {
 	lora_view   v[12];
 	int64_t     i[8];
 	double      f[8];
-	const void *packed; /* GEMM: B in the backend's packed form (weight_pack), or NULL */
+	const void *packed; /* GEMM: B in the backend's packed form (weight_pack), or NULL. One for another dtype of A is passed over */
 } lora_call;
 
 /* A task of a parallel loop. thread is 0 .. threads-1. */
@@ -154,6 +156,8 @@ typedef struct lora_backend_v1 {
 	lora_status (*weight_pack)(void *self, const lora_view *b, void **packed, uint64_t *bytes);
 	void (*weight_free)(void *self, void *packed);
 	/* members above: v1 */
+	/* Optional: the same for activations (A) of dtype real, where weight_pack takes those of b's dtype: F32 activations of half weights. */
+	lora_status (*weight_pack_as)(void *self, const lora_view *b, lora_dtype real, void **packed, uint64_t *bytes);
 } lora_backend_v1;
 
 /* The one symbol that a plug-in exports.

@@ -96,6 +96,9 @@ END_TEST
 START_TEST(naive_f64) { walk("naive", _i, LORA_F64, 1); }
 END_TEST
 
+START_TEST(naive_bf16) { walk("naive", _i, LORA_BF16, 1); }
+END_TEST
+
 START_TEST(plugins)
 {
 	char names[LORA__PLUGIN_MAX][LORA__PLUGIN_NAME];
@@ -220,6 +223,7 @@ int main(void)
 	tcase_set_timeout(c, 300);
 	tcase_add_loop_test(c, naive_f32, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, naive_f64, 1, LORA_PRIM_COUNT);
+	tcase_add_loop_test(c, naive_bf16, 1, LORA_PRIM_COUNT);
 	tcase_add_test(c, plugins);
 	tcase_add_test(c, float_functions);
 	tcase_add_test(c, refusals);

@@ -90,7 +90,7 @@ static lora_status packed_gemm(lora__naive *self, const lora_call *c, lora_dtype
 	return LORA_OK;
 }
 
-/* m <= GEMM_FEW and C real. Returns 0 when B's layout has no form here. */
+/* m <= GEMM_FEW and C real or BF16. Returns 0 when B's layout has no form here. */
 static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv, double alpha, double beta, lora_dtype real, lora_status *st)
 {
 	gemm_few_job j = { .b = &bv, .c = &cv, .m = cv.size[0], .n = cv.size[1], .k = av.size[1], .alpha = alpha, .beta = beta };
@@ -121,12 +121,13 @@ lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype r
 	lora_status st = LORA_OK;
 	real = cv->dtype == LORA_F64 || av->dtype == LORA_F64 || bv->dtype == LORA_F64 ? LORA_F64 : LORA_F32;
 	if (!cv->size[0] || !cv->size[1]) return LORA_OK;
-	if (cv->dtype == real && av->size[1] > 0) {
+	if ((cv->dtype == real || (real == LORA_F32 && cv->dtype == LORA_BF16)) && av->size[1] > 0) {
 		if (cv->size[0] <= GEMM_FEW && cv->size[0] <= cv->size[1]) {
 			if (few_rows(self, *cv, *av, *bv, c->f[0], c->f[1], real, &st)) return st;
 		} else if (cv->size[1] <= GEMM_FEW) {
 			if (few_rows(self, lora__view_t(*cv), lora__view_t(*bv), lora__view_t(*av), c->f[0], c->f[1], real, &st)) return st;
 		}
 	}
+	if (lora__naive_thin(self, c, real, &st)) return st;
 	return packed_gemm(self, c, real);
 }

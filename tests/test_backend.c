@@ -139,7 +139,7 @@ END_TEST
 START_TEST(naive_f64) { walk("naive", _i, LORA_F64, 1); }
 END_TEST
 
-START_TEST(naive_bf16) { walk("naive", LORA_PRIM_GEMM, LORA_BF16, 1); }
+START_TEST(naive_bf16) { walk("naive", _i, LORA_BF16, 1); }
 END_TEST
 
 START_TEST(plugins)
@@ -270,7 +270,7 @@ int main(void)
 	tcase_set_timeout(c, 300);
 	tcase_add_loop_test(c, naive_f32, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, naive_f64, 1, LORA_PRIM_COUNT);
-	tcase_add_test(c, naive_bf16);
+	tcase_add_loop_test(c, naive_bf16, 1, LORA_PRIM_COUNT);
 	TCase *p = tcase_create("plugins");
 	tcase_set_timeout(p, 300);
 	tcase_add_test(p, plugins);

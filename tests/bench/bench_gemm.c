@@ -48,7 +48,7 @@ static double measure(lora_context *ctx, int64_t m, int64_t n, int64_t k, int tr
 
 int main(int argc, char **argv)
 {
-	static const char *const backends[] = { "naive", "blis" };
+	static const char *const backends[] = { "naive", "blis", "onednn" };
 	static const lora_dtype types[] = { LORA_F32, LORA_BF16 };
 	printf("%s\n%-6s %7s %5s %-18s %6s %6s %6s %10s\n", lora_build_info(), "name", "threads", "W", "what", "m", "n", "k", "GFLOP/s");
 	for (size_t b = 0; b < sizeof backends / sizeof *backends; b++)

@@ -1,11 +1,12 @@
 /* Every primitive on every backend that is found, against an oracle in double (tests/backend/): odd, empty and one-sized shapes, strides, dtypes,
- * guards around every array, NaN in outputs that must not be read, the same bits for any number of threads (naive) and for a second run. */
+ * guards around every array, NaN in outputs that must not be read, the same bits for any number of threads and instruction set (naive) and for a second run. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "backend/cases.h"
+#include "backend/naive/naive.h"
 #include "backend/plugin.h"
 
 static const char *plugin_dir(void)
@@ -66,6 +67,17 @@ static int same(const test_case *t, unsigned char **copy)
 	return 1;
 }
 
+/* naive's loops for lesser instruction sets: right, and the same bits. */
+static void other_copies(lora_context *ctx, test_case *t, lora_prim prim, lora_dtype real, int v, unsigned char **copy)
+{
+	lora__naive *self = ctx->naive_self;
+	int32_t best = self->isa;
+	for (self->isa = 0; self->isa < best; self->isa++) {
+		run_and_verify(ctx, t, prim, real, v);
+		ck_assert_msg(same(t, copy), "prim %d variant %d (%s): instruction set %d gives other bits than %d", prim, v, t->what, (int)self->isa, (int)best);
+	}
+}
+
 /* GEMM with B packed, and with B's own data out of reach where the backend takes that. */
 static void walk_packed(lora_context *ctx, test_case *t, lora_prim prim, lora_dtype real, int v)
 {
@@ -114,6 +126,7 @@ static void walk(const char *backend, lora_prim prim, lora_dtype real, int any_t
 			check_ok(ctx[i], lora__run(ctx[i], &t.call));
 			ck_assert_msg(same(&t, copy), "%s: prim %d variant %d: a second run gives other bits", backend, prim, v);
 		}
+		if (any_threads_equal) other_copies(ctx[0], &t, prim, real, v, copy);
 		for (int i = 0; i < 3; i++) walk_packed(ctx[i], &t, prim, real, v);
 		case_free(&t);
 	}

@@ -58,7 +58,8 @@ enum {
 	 * (index in the segment without v6); not causal: less than window away on either side. Query rows of segments must not overlap, key rows
 	 * may. Query rows in no segment are left alone. */
 	LORA_PRIM_ATTENTION = 9,
-	/* v0 dq, v1 dk, v2 dv (overwritten, zero where no segment reaches); v3 q, v4 k, v5 v, v6 out, v7 lse, v8 dout, v9 segments, v10 columns; integers and reals as forward */
+	/* v0 dq, v1 dk, v2 dv (overwritten, zero where no segment reaches); v3 q, v4 k, v5 v, v6 out, v7 lse, v8 dout, v9 segments, v10 columns;
+	 * integers and reals as forward */
 	LORA_PRIM_ATTENTION_BWD = 10,
 	/* v0 h[n,d] = act(v1 gate) * v2 up; i0 activation (LORA_ACT_*); v2 data NULL: plain act(gate). arXiv:2002.05202 */
 	LORA_PRIM_GATED = 11,

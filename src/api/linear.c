@@ -109,6 +109,7 @@ static lora_status run(lora_model *m, const lora_linear_args *a, int backward)
 	if (!a->workspace && !(own = lora__alloc(ctx, need))) return LORA_E_MEMORY;
 	for (size_t i = 0; backward && i < s->n_chain && st == LORA_OK; i++)
 		if (s->chain[i]->merged) st = lora__fail_at(ctx, LORA_E_STATE, "linear", s->name, -1, "an adapter is merged into %s; unmerge before a backward pass", s->name);
+	if (backward && st == LORA_OK) st = lora__site_prepare(s);
 	lora__site_call c = { .ctx = ctx, .real = LORA_F32, .n = a->n_rows, .x = lora__view2(a->x, LORA_F32, a->n_rows, s->in, a->x_stride),
 		.dx_beta = a->flags & LORA_LINEAR_ADD ? 1.0 : 0.0, .saved_rows = a->n_rows, .scratch = a->workspace ? a->workspace : own,
 		.train = (a->flags & LORA_LINEAR_TRAIN) != 0, .key = a->dropout_key };

@@ -98,7 +98,7 @@ static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv,
 	if (!dots && bv.stride[1] != 1 && j.n > 1) return 0;
 	j.cols = dots ? 16 : 256;
 	while (j.cols > 1 && (j.n + j.cols - 1) / j.cols < 2 * self->host.threads) j.cols /= 2;
-	int64_t row = dots ? (bv.dtype == real ? 0 : j.k) : j.cols * (j.m + 1);
+	int64_t row = dots ? (bv.dtype == real ? 0 : j.k) : j.cols * (j.m + 4);
 	j.per_thread = (size_t)round_up(row, 16) * size;
 	char *scratch = lora__naive_scratch(self, x_bytes + j.per_thread * (size_t)self->host.threads);
 	if (!scratch) return *st = LORA_E_MEMORY, 1;

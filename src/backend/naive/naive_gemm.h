@@ -9,7 +9,7 @@ enum {
 	GEMM_MC = 1024, GEMM_NC = 4096, /* rows of A and columns of B packed at once: 1 and 4 MiB in float */
 	GEMM_MC_ACC = 512, GEMM_NC_ACC = 1024, /* the same when C is not real: the sums are kept in scratch over the whole depth */
 	GEMM_TILE_M = 96, GEMM_TILE_N = 256, /* a task's part of C */
-	GEMM_FEW = 8        /* this many rows or fewer are not worth packing B */
+	GEMM_FEW = 16       /* this many rows or fewer are not worth packing B */
 };
 
 /* One packed block on its way: C block (m0, n0) of mb x nb, depth kb. */

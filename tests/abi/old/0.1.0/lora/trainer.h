@@ -30,7 +30,8 @@ typedef int32_t (*lora_progress_fn)(void *user, const lora_metrics *metrics);
 /* Create a trainer. Dropout draws from a counter-based generator keyed by seed, step and site.
  * m, a, o  the model, the attached adapter, its optimizer
  * settings max_steps, lr_scheduler_type, warmup_steps, warmup_ratio, max_grad_norm, gradient_accumulation_steps,
- *          loss_average ("tokens", "micro_batches"), gradient_checkpointing, seed; NULL = defaults
+ *          loss_average ("tokens", "micro_batches"), gradient_checkpointing, seed, save_total_limit, and the settings of the schedule
+ *          (num_cycles, lr_end, ...); NULL = defaults
  * out      returned owned; keeps the three alive
  * Errors   LORA_E_STATE a is not attached to m, or merged, or o is of another adapter; LORA_E_ARGUMENT a setting; LORA_E_MEMORY
  * Thread   exclusive(model)
@@ -49,7 +50,7 @@ LORA_API lora_status lora_trainer_set_progress(lora_trainer *t, lora_progress_fn
  * batch    borrowed for the call; labels required
  * metrics  may be NULL; struct_size set by the caller
  * Errors   LORA_E_NUMERIC loss or gradient not finite: the step was skipped and counted (moments and step count unchanged; only after 20
- *          in a row is it an error); LORA_E_CANCELLED; LORA_E_STATE an adapter is merged; LORA_E_SHAPE; LORA_E_MEMORY
+ *          in a row is it an error); LORA_E_CANCELLED (the step is done and metrics are filled); LORA_E_STATE an adapter is merged; LORA_E_SHAPE; LORA_E_MEMORY
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_trainer_step(lora_trainer *t, const lora_batch *batch, lora_metrics *metrics);

@@ -99,6 +99,32 @@ END_TEST
 START_TEST(naive_bf16) { walk("naive", _i, LORA_BF16, 1); }
 END_TEST
 
+/* Backward primitives with BF16 activations against the same in F32: the cases of a number differ by the rounding of their inputs only. */
+START_TEST(bf16_gradients)
+{
+	static const lora_prim prims[] = { LORA_PRIM_RMSNORM_BWD, LORA_PRIM_ROPE, LORA_PRIM_ATTENTION_BWD, LORA_PRIM_GATED_BWD };
+	lora_context *ctx = context("naive", 2);
+	double dot[12] = { 0 }, f[12] = { 0 }, h[12] = { 0 };
+	test_case a, b;
+	for (int v = 0; case_make(&a, prims[_i], LORA_F32, v); v++, case_free(&a), case_free(&b)) {
+		ck_assert(case_make(&b, prims[_i], LORA_BF16, v));
+		case_reset(&a), case_reset(&b);
+		check_ok(ctx, lora__run(ctx, &a.call));
+		check_ok(ctx, lora__run(ctx, &b.call));
+		for (int i = 0; i < a.call.n_views; i++)
+			for (int64_t r = 0; a.a[i].is_out && r < a.call.v[i].size[0]; r++)
+				for (int64_t c = 0; c < a.call.v[i].size[1]; c++) {
+					double x = case_now(&a, i, r, c), y = case_now(&b, i, r, c);
+					dot[i] += x * y, f[i] += x * x, h[i] += y * y;
+				}
+	}
+	for (int i = 0; i < 12; i++)
+		if (f[i] > 0) ck_assert_msg(dot[i] >= 0.999 * sqrt(f[i] * h[i]), "prim %d, view %d: cosine %.6f", prims[_i], i, dot[i] / sqrt(f[i] * h[i]));
+	ck_assert(f[0] > 0);
+	lora_context_destroy(ctx);
+}
+END_TEST
+
 START_TEST(plugins)
 {
 	char names[LORA__PLUGIN_MAX][LORA__PLUGIN_NAME];
@@ -224,6 +250,7 @@ int main(void)
 	tcase_add_loop_test(c, naive_f32, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, naive_f64, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, naive_bf16, 1, LORA_PRIM_COUNT);
+	tcase_add_loop_test(c, bf16_gradients, 0, 4);
 	tcase_add_test(c, plugins);
 	tcase_add_test(c, float_functions);
 	tcase_add_test(c, refusals);

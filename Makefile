@@ -122,7 +122,7 @@ $(BENCH): %: %.o $(L)/liblora.a
 	$(call step,LD)
 	$(Q)$(ld) -o $@ $(filter %.o,$^) $(L)/liblora.a $(libs)
 programs: $(TST)
-run = CK_VERBOSITY=$(or $(CK_VERBOSITY),normal) sh tests/run.sh -j $(or $(JOBS),$(shell nproc)) -o $(B)/results
+run = CK_VERBOSITY=$(or $(CK_VERBOSITY),normal) CK_TIMEOUT_MULTIPLIER=$(if $(filter release,$(FLAVOR)),5,40) sh tests/run.sh -j $(or $(JOBS),$(shell nproc)) -o $(B)/results
 gate = "$(1)=$(MAKE) --no-print-directory $(1)"
 fuzzed := $(if $(wildcard tests/fuzz/rules.mk),fuzz-regress)
 

@@ -104,7 +104,7 @@ int main(int argc, char **argv)
 
 	size_t total, moved = 0;
 	unsigned char *start = snapshot(&total), *merged = NULL;
-	printf("%lld weights matrices, %zu bytes, digest %016llx\n", (long long)n_sites, total, digest(start, total));
+	printf("%lld weight matrices, %zu bytes, digest %016llx\n", (long long)n_sites, total, digest(start, total));
 	for (int cycle = 0; cycle < cycles; cycle++) {
 		shuffle(order, n);
 		for (int i = 0; i < n; i++) must(lora_adapter_merge(adapters[order[i]], NULL));

@@ -23,6 +23,8 @@ if command -v "$PKG_CONFIG" >/dev/null 2>&1; then
 	static="$(pc --cflags --static --libs | sed 's/-llora/-Wl,-Bstatic -llora -Wl,-Bdynamic/')"
 	case $static in *-ljansson*) ok ;; *) bad "pkg-config --static does not name jansson: $static" ;; esac
 	LD_LIBRARY_PATH=$root$at/lib; export LD_LIBRARY_PATH
+	# A static program does not know where it was installed: it is told where the plug-ins are, so that both forms use the same backend.
+	LORA_PLUGIN_DIR=$root$at/lib/lora; export LORA_PLUGIN_DIR
 	for form in shared static; do
 		eval "flags=\$$form"
 		for name in quickstart merge_cycle host_engine; do

@@ -19,6 +19,8 @@ table() {
 	core need PCRE2 libpcre2-dev h pcre2.h -lpcre2-8
 	core need utf8proc libutf8proc-dev h utf8proc.h -lutf8proc
 	core like BLIS-(fast-backend) libblis-dev b - -
+	core like oneDNN-(fast-backend,-bf16) libdnnl-dev h oneapi/dnnl/dnnl.h -ldnnl
+	check like oneDNN-(bf16-backend) libdnnl-dev h oneapi/dnnl/dnnl.h -
 	check need Check check h check.h -
 	check need pkg-config pkg-config p pkg-config -
 	check need C++-compiler g++ p c++ -

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "backend/cases.h"
+#include "backend/naive/naive.h"
 #include "backend/plugin.h"
 
 static const char *plugin_dir(void)
@@ -36,6 +37,8 @@ static lora_context *context(const char *backend, int threads)
 	return ctx;
 }
 
+static int packed_runs; /* products with packed weights alone */
+
 /* Run on one context; compare with the oracle. */
 static void run_and_verify(lora_context *ctx, test_case *t, lora_prim prim, lora_dtype real, int v)
 {
@@ -43,7 +46,7 @@ static void run_and_verify(lora_context *ctx, test_case *t, lora_prim prim, lora
 	case_reset(t);
 	lora_status st = lora__run(ctx, &t->call);
 	ck_assert_msg(st == LORA_OK, "prim %d variant %d %s: %s", prim, v, t->what, lora_context_last_error(ctx));
-	ck_assert_msg(case_verify(t, real, why, sizeof why), "%s, %d threads, prim %d, real %s, variant %d (%s): %s", lora_context_backend_name(ctx),
+	ck_assert_msg(case_verify(t, lora__wide(real), why, sizeof why), "%s, %d threads, prim %d, real %s, variant %d (%s): %s", lora_context_backend_name(ctx),
 	              lora_context_threads(ctx), prim, lora__dtype_name(real), v, t->what, why);
 }
 
@@ -64,6 +67,50 @@ static int same(const test_case *t, unsigned char **copy)
 	return 1;
 }
 
+/* Where naive's copies may differ by the roundings that a fused multiply-add leaves out: products, and what calls exp. */
+static int fused(lora_prim p)
+{
+	return p == LORA_PRIM_GEMM || p == LORA_PRIM_ATTENTION || p == LORA_PRIM_ATTENTION_BWD || p == LORA_PRIM_GATED || p == LORA_PRIM_GATED_BWD ||
+	       p == LORA_PRIM_XENT;
+}
+
+/* naive's loops for lesser instruction sets: right, and the same bits. */
+static void other_copies(lora_context *ctx, test_case *t, lora_prim prim, lora_dtype real, int v, unsigned char **copy)
+{
+	lora__naive *self = ctx->naive_self;
+	int32_t best = self->isa;
+	for (self->isa = 0; self->isa < best; self->isa++) {
+		run_and_verify(ctx, t, prim, real, v);
+		ck_assert_msg(fused(prim) || same(t, copy), "prim %d variant %d (%s): instruction set %d gives other bits than %d", prim, v, t->what, (int)self->isa, (int)best);
+	}
+}
+
+/* GEMM with B packed, and with B's own data out of reach where the backend takes that. */
+static void walk_packed(lora_context *ctx, test_case *t, lora_prim prim, lora_dtype real, int v)
+{
+	const lora_backend_v1 *b = ctx->backend;
+	void *packed = NULL;
+	uint64_t bytes = 0;
+	if (prim != LORA_PRIM_GEMM || !b->weight_pack || !t->call.v[2].size[0] || !t->call.v[2].size[1]) return;
+	case_reset(t);
+	lora_dtype type = t->call.v[1].dtype;
+	lora_status st = b->weight_pack_as ? b->weight_pack_as(ctx->backend_self, &t->call.v[2], type, &packed, &bytes)
+	                                   : b->weight_pack(ctx->backend_self, &t->call.v[2], &packed, &bytes);
+	if (st) {
+		ck_assert_msg(st == LORA_E_UNSUPPORTED, "packing for %s: %s", t->what, lora_context_last_error(ctx));
+		return;
+	}
+	void *data = t->call.v[2].data;
+	uint64_t elements = (uint64_t)(t->call.v[2].size[0] * t->call.v[2].size[1]);
+	ck_assert_msg(bytes >= elements * 2, "%s: %llu bytes of packed weights", t->what, (unsigned long long)bytes);
+	t->call.packed = packed;
+	if (b->supports(ctx->backend_self, &t->call, NULL)) run_and_verify(ctx, t, prim, real, v);
+	t->call.v[2].data = NULL;
+	if (b->supports(ctx->backend_self, &t->call, NULL)) run_and_verify(ctx, t, prim, real, v), packed_runs++;
+	t->call.v[2].data = data, t->call.packed = NULL;
+	b->weight_free(ctx->backend_self, packed);
+}
+
 static void walk(const char *backend, lora_prim prim, lora_dtype real, int any_threads_equal)
 {
 	static const int threads[] = { 1, 2, 7 };
@@ -71,6 +118,7 @@ static void walk(const char *backend, lora_prim prim, lora_dtype real, int any_t
 	lora_context *ctx[3];
 	test_case t;
 	for (int i = 0; i < 3; i++) ctx[i] = context(backend, threads[i]);
+	case_round_b = strcmp(backend, "naive") != 0;
 	int many = prim == LORA_PRIM_GEMM || prim == LORA_PRIM_COPY; /* hundreds of variants; 11 shares no factor with their tables */
 	for (int v = 0, step = many && getenv("LORA_QUICK") ? 11 : 1; case_make(&t, prim, real, v); v += step) {
 		const char *reason = NULL;
@@ -85,6 +133,8 @@ static void walk(const char *backend, lora_prim prim, lora_dtype real, int any_t
 			check_ok(ctx[i], lora__run(ctx[i], &t.call));
 			ck_assert_msg(same(&t, copy), "%s: prim %d variant %d: a second run gives other bits", backend, prim, v);
 		}
+		if (any_threads_equal) other_copies(ctx[0], &t, prim, real, v, copy);
+		for (int i = 0; i < 3; i++) walk_packed(ctx[i], &t, prim, real, v);
 		case_free(&t);
 	}
 	for (int i = 0; i < 12; i++) free(copy[i]);
@@ -138,6 +188,10 @@ START_TEST(plugins)
 		}
 		for (lora_prim p = 1; p < LORA_PRIM_COUNT; p++)
 			for (int real = 0; real < 2; real++) walk(names[i], p, real ? LORA_F64 : LORA_F32, 0);
+		packed_runs = 0;
+		walk(names[i], LORA_PRIM_GEMM, LORA_BF16, 0);
+		const lora_backend_v1 *b = ctx->backend;
+		if (b->weight_pack) ck_assert_msg(packed_runs > 0, "%s packs weights, but takes no product with them", names[i]);
 	}
 	lora_context_destroy(ctx);
 }
@@ -251,11 +305,14 @@ int main(void)
 	tcase_add_loop_test(c, naive_f64, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, naive_bf16, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, bf16_gradients, 0, 4);
-	tcase_add_test(c, plugins);
+	TCase *p = tcase_create("plugins");
+	tcase_set_timeout(p, 300);
+	tcase_add_test(p, plugins);
 	tcase_add_test(c, float_functions);
 	tcase_add_test(c, refusals);
 	tcase_add_test(c, memory);
 	suite_add_tcase(s, c);
+	suite_add_tcase(s, p);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);

@@ -350,6 +350,34 @@ START_TEST(save_merged)
 }
 END_TEST
 
+/* A built model with a tied head has one embedding, and comes back from the disk as it was. */
+START_TEST(save_tied)
+{
+	golden_context("naive", 1);
+	lora_settings *s;
+	lora_model *m, *n;
+	const char *json = "{\"vocab_size\":31,\"hidden_size\":16,\"intermediate_size\":20,\"num_hidden_layers\":1,\"num_attention_heads\":2,\"tie_word_embeddings\":true}";
+	ck_ok(lora_settings_create(golden_ctx, &s));
+	ck_ok(lora_settings_from_json(s, json, strlen(json)));
+	ck_ok(lora_model_build(golden_ctx, "llama", s, &m));
+	lora_settings_destroy(s);
+	ck_ok(lora_settings_create(golden_ctx, &s));
+	ck_ok(lora_settings_set_bool(s, "force", 1));
+	ck_ok(lora_model_save(m, "build/tmp-tied", s));
+	lora_settings_destroy(s);
+	ck_ok(lora_model_open(golden_ctx, "build/tmp-tied", NULL, &n));
+	int32_t ids[4] = { 1, 7, 3, 30 };
+	lora_batch b = { .struct_size = sizeof b, .n_sequences = 1, .length = 4, .input_ids = ids };
+	float x[4 * 31], y[4 * 31];
+	ck_ok(lora_model_forward(m, &b, x, sizeof x));
+	ck_ok(lora_model_forward(n, &b, y, sizeof y));
+	ck_assert(memcmp(x, y, sizeof x) == 0);
+	lora_model_destroy(m);
+	lora_model_destroy(n);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("merge");
@@ -362,6 +390,7 @@ int main(void)
 	tcase_add_test(t, host_changes);
 	tcase_add_test(t, forward_once);
 	tcase_add_test(t, save_merged);
+	tcase_add_test(t, save_tied);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);

@@ -34,7 +34,9 @@ typedef struct lora_view {
  * Outputs must not overlap inputs unless "in place" is said. beta = 0 never reads the output. */
 typedef int32_t lora_prim;
 enum {
-	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type; sums in F64 when one of them is, else F32 */
+	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in F64 when one of them is, else F32.
+	 * When A is BF16, a backend may round a B of F32 to BF16 first. With packed set, v2 still tells B's sizes; its data may be NULL where
+	 * supports() takes that. */
 	LORA_PRIM_GEMM = 1,
 	/* v0 out[n,d] = cast(v1 in[n,d]); any strides and float types; round to nearest even */
 	LORA_PRIM_COPY = 2,
@@ -54,9 +56,12 @@ enum {
 	/* v0 out[n, h*d]; v1 q[n, h*d]; v2 k[m, kv*d]; v3 v[m, kv*d]; v4 lse[n, h] wide (written); v5 segments[s,4] I32: first query row, query
 	 * rows, first key row, key rows (query rows are the last ones of the keys: query j of a segment sees keys 0 .. keys-queries+j);
 	 * i0 h, i1 kv, i2 d, i3 causal (0 = sees all keys of the segment), i4 window (0 = none; counted in v6); v6 columns[m] I32 or data NULL;
-	 * f0 scale; f1 soft cap (0 = none). Never stores a T x T matrix. arXiv:2205.14135 */
+	 * f0 scale; f1 soft cap (0 = none). Never stores a T x T matrix. arXiv:2205.14135. A query sees the keys less than window behind it in columns
+	 * (index in the segment without v6); not causal: less than window away on either side. Query rows of segments must not overlap, key rows
+	 * may. Query rows in no segment are left alone. */
 	LORA_PRIM_ATTENTION = 9,
-	/* v0 dq, v1 dk, v2 dv (overwritten); v3 q, v4 k, v5 v, v6 out, v7 lse wide, v8 dout, v9 segments, v10 columns; integers and reals as forward */
+	/* v0 dq, v1 dk, v2 dv (overwritten, zero where no segment reaches); v3 q, v4 k, v5 v, v6 out, v7 lse wide, v8 dout, v9 segments, v10 columns;
+	 * integers and reals as forward */
 	LORA_PRIM_ATTENTION_BWD = 10,
 	/* v0 h[n,d] = act(v1 gate) * v2 up; i0 activation (LORA_ACT_*); v2 data NULL: plain act(gate). arXiv:2002.05202 */
 	LORA_PRIM_GATED = 11,
@@ -65,8 +70,9 @@ enum {
 	/* v0 logits[n,V] real (F32 also when other activations are BF16), overwritten by f0 * (softmax - onehot) when i0 = 1; v1 labels[n] I32 (< 0: row's loss and gradient are 0);
 	 * v2 loss[n] F64 (written); f1 soft cap (0 = none) */
 	LORA_PRIM_XENT = 13,
-	/* v0 out[n,d] = v1 x * mask / (1 - f0); mask of element (row, col) from Philox4x32-10 with key i0 and counter (row + i1) * d + col, so it does
-	 * not depend on threads or slicing; in place allowed; f1: out = f1 * out + ... */
+	/* v0 out[n,d] = v1 x * mask / (1 - f0); in place allowed; f1: out = f1 * out + ... Element (row, col) has index e = (row + i1) * d + col; its
+	 * word is word e % 4 of Philox4x32-10 with key i0 and counter e / 4; it is kept when (word >> 8) * 2^-24 >= f0. So the mask depends on
+	 * neither threads nor slicing. */
 	LORA_PRIM_DROPOUT = 14,
 	/* v0 y[n,d] += v1 bias[d] */
 	LORA_PRIM_BIAS = 15,
@@ -94,7 +100,7 @@ typedef struct lora_call {
 	lora_view   v[12];
 	int64_t     i[8];
 	double      f[8];
-	const void *packed; /* GEMM: B in the backend's packed form (weight_pack), or NULL */
+	const void *packed; /* GEMM: B in the backend's packed form (weight_pack), or NULL. One for another dtype of A is passed over */
 } lora_call;
 
 /* A task of a parallel loop. thread is 0 .. threads-1. */
@@ -152,6 +158,8 @@ typedef struct lora_backend_v1 {
 	lora_status (*weight_pack)(void *self, const lora_view *b, void **packed, uint64_t *bytes);
 	void (*weight_free)(void *self, void *packed);
 	/* members above: v1 */
+	/* Optional: the same for activations (A) of dtype real, where weight_pack takes those of b's dtype: F32 activations of half weights. */
+	lora_status (*weight_pack_as)(void *self, const lora_view *b, lora_dtype real, void **packed, uint64_t *bytes);
 } lora_backend_v1;
 
 /* The one symbol that a plug-in exports.

@@ -88,7 +88,7 @@ LORA_API lora_status lora_model_add_site(lora_model *m, const lora_site_info *de
 /* Open a model: an HF directory (config.json with model.safetensors or a sharded index), or a .safetensors file with config.json
  * beside it. Weights are mapped, not copied.
  * path     UTF-8, borrowed for the call
- * settings of family "model": dtype ("auto", "f32", "f64"); may be NULL
+ * settings of family "model": dtype ("auto", "f32", "bf16", "f64"); may be NULL
  * out      returned owned
  * Errors   LORA_E_IO, LORA_E_NOTFOUND, LORA_E_FORMAT, LORA_E_LIMIT, LORA_E_SHAPE, LORA_E_DTYPE; LORA_E_UNSUPPORTED an architecture or a
  *          key of the config, by name; LORA_E_MEMORY

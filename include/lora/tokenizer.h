@@ -24,7 +24,8 @@ LORA_API lora_status lora_tokenizer_open(lora_context *ctx, const char *path, lo
  * flags    LORA_TOKENIZE_*
  * ids      room for capacity ids; may be NULL when capacity is 0
  * count    number of ids that the text has, also when they did not fit
- * Errors   LORA_E_LIMIT capacity too small (count is set, ids untouched); LORA_E_ARGUMENT; LORA_E_MEMORY
+ * Errors   LORA_E_LIMIT capacity too small (count is set, ids untouched), or a regular expression that takes too long; LORA_E_NOTFOUND no
+ *          token for a character and no unknown token; LORA_E_ARGUMENT; LORA_E_MEMORY
  * Thread   any
  * Since    0.1 */
 LORA_API lora_status lora_tokenizer_encode(const lora_tokenizer *t, const char *text, size_t n, uint32_t flags, int32_t *ids,

@@ -51,13 +51,17 @@ static lora_status add_tensors(lora_adapter *a)
 
 static lora_status add_memory(lora_adapter *a)
 {
+	if (!(a->params = lora__calloc(a->ctx, a->n_params, sizeof *a->params))) return LORA_E_MEMORY;
+	for (size_t i = 0; i < a->n_tensors; i++) a->parts[a->tensors[i].part].param[a->tensors[i].role] = a->params + a->tensors[i].offset;
+	return LORA_OK;
+}
+
+lora_status lora__adapter_need_grads(lora_adapter *a)
+{
+	if (a->grads) return LORA_OK;
 	size_t each = lora__dtype_size(lora__wide(a->sites->real));
-	if (!(a->params = lora__calloc(a->ctx, a->n_params, sizeof *a->params)) || !(a->grads = lora__calloc(a->ctx, a->n_params, each))) return LORA_E_MEMORY;
-	for (size_t i = 0; i < a->n_tensors; i++) {
-		lora__part *p = &a->parts[a->tensors[i].part];
-		p->param[a->tensors[i].role] = a->params + a->tensors[i].offset;
-		p->grad[a->tensors[i].role] = a->grads + a->tensors[i].offset * each;
-	}
+	if (!(a->grads = lora__calloc(a->ctx, a->n_params, each))) return LORA_E_MEMORY;
+	for (size_t i = 0; i < a->n_tensors; i++) a->parts[a->tensors[i].part].grad[a->tensors[i].role] = a->grads + a->tensors[i].offset * each;
 	return LORA_OK;
 }
 

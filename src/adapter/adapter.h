@@ -67,7 +67,7 @@ struct lora_adapter {
 	lora__ptensor    *tensors;
 	size_t            n_tensors;
 	float            *params;  /* all parameters in one block, tensor after tensor */
-	char             *grads;   /* gradients in the same order, dtype lora__wide(sites->real) */
+	char             *grads;   /* gradients in the same order, NULL until something trains; dtype lora__wide(sites->real) */
 	size_t            n_params;
 	int               attached, merged, trainable;
 	double            scale;       /* of the attachment */
@@ -92,6 +92,8 @@ void        lora__adapter_release(lora_adapter *a);
 lora_status lora__adapter_attach(lora_adapter *a, double scale);
 void        lora__adapter_detach(lora_adapter *a);
 void        lora__adapter_set_scale(lora_adapter *a, double scale);
+/* Make the gradients (zero) when there are none yet: an adapter that only serves has none. */
+lora_status lora__adapter_need_grads(lora_adapter *a);
 int64_t     lora__adapter_part_of(const lora_adapter *a, const lora__site *site); /* -1 = none */
 
 /* Opening a PEFT directory or its two files in memory, and saving one (adapter_open.c, adapter_save.c). */

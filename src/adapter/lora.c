@@ -151,6 +151,8 @@ static lora_status shrink(const lora__slot *s, const lora__site_call *c, const p
 	return st ? st : lora__gemm(c->ctx, 1.0, p->xd, lora__view_t(view_a(s)), 0.0, p->t);
 }
 
+static lora_status prepare(lora__slot *s) { return lora__adapter_need_grads(s->adapter); }
+
 static lora_status forward(lora__slot *s, const lora__site_call *c)
 {
 	pieces p = cut(s, c);
@@ -184,7 +186,7 @@ static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, 
 	return lora__gemm(ctx, factor * part(s)->scaling, b, view_a(s), 1.0, lora__view2(d, LORA_F32, n, in, in));
 }
 
-static const lora__slot_ops ops = { saved_bytes, scratch_bytes, forward, backward, delta };
+static const lora__slot_ops ops = { .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
 	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops,

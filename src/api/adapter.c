@@ -266,14 +266,15 @@ lora_status lora_adapter_gradient_read(const lora_adapter *a, int64_t i, float *
 {
 	const lora__ptensor *t;
 	lora_status st = get_sized(a, i, out, bytes, &t);
-	if (st == LORA_OK) lora__convert(out, LORA_F32, a->grads + t->offset * lora__dtype_size(lora__wide(a->sites->real)), lora__wide(a->sites->real), t->n);
+	if (st == LORA_OK && !a->grads) memset(out, 0, bytes);
+	else if (st == LORA_OK) lora__convert(out, LORA_F32, a->grads + t->offset * lora__dtype_size(lora__wide(a->sites->real)), lora__wide(a->sites->real), t->n);
 	return st;
 }
 
 lora_status lora_adapter_zero_grad(lora_adapter *a)
 {
 	if (!a) return LORA_E_ARGUMENT;
-	memset(a->grads, 0, a->n_params * lora__dtype_size(lora__wide(a->sites->real)));
+	if (a->grads) memset(a->grads, 0, a->n_params * lora__dtype_size(lora__wide(a->sites->real)));
 	return LORA_OK;
 }
 

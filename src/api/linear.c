@@ -92,7 +92,7 @@ static lora_status check(lora_model *m, const lora_linear_args *a, int backward)
 	for (int i = 0; i < 3; i++)
 		if (strides[i][0] < strides[i][1] || strides[i][0] > limit)
 			return lora__fail(ctx, LORA_E_SHAPE, "linear", "a stride is %lld, the width is %lld", (long long)strides[i][0], (long long)strides[i][1]);
-	if (m->s.real != LORA_F32) return lora__fail(ctx, LORA_E_DTYPE, "linear", "the model computes in F64; these calls are F32");
+	if (m->s.real != LORA_F32) return lora__fail(ctx, LORA_E_DTYPE, "linear", "the model does not compute in F32, as these calls do");
 	return LORA_OK;
 }
 
@@ -109,6 +109,7 @@ static lora_status run(lora_model *m, const lora_linear_args *a, int backward)
 	if (!a->workspace && !(own = lora__alloc(ctx, need))) return LORA_E_MEMORY;
 	for (size_t i = 0; backward && i < s->n_chain && st == LORA_OK; i++)
 		if (s->chain[i]->merged) st = lora__fail_at(ctx, LORA_E_STATE, "linear", s->name, -1, "an adapter is merged into %s; unmerge before a backward pass", s->name);
+	if (backward && st == LORA_OK) st = lora__site_prepare(s);
 	lora__site_call c = { .ctx = ctx, .real = LORA_F32, .n = a->n_rows, .x = lora__view2(a->x, LORA_F32, a->n_rows, s->in, a->x_stride),
 		.dx_beta = a->flags & LORA_LINEAR_ADD ? 1.0 : 0.0, .saved_rows = a->n_rows, .scratch = a->workspace ? a->workspace : own,
 		.train = (a->flags & LORA_LINEAR_TRAIN) != 0, .key = a->dropout_key };

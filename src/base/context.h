@@ -30,6 +30,7 @@ struct lora_context {
 	int32_t              threads;
 	lora__limits         limits;
 	lora_error           error;
+	atomic_flag          error_busy; /* held while error is written */
 	struct lora__pool   *pool;
 	lora_host_services   host; /* what backends of this context get */
 	const lora_backend_v1 *backend; /* chosen backend and its instance; naive beside it for what the chosen one can't do */

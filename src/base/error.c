@@ -16,6 +16,7 @@ static lora_status record(lora_context *ctx, lora_status status, const char *mod
                           va_list args)
 {
 	if (!ctx) return status;
+	while (atomic_flag_test_and_set(&ctx->error_busy)) {} /* calls that may run on many threads can fail on many */
 	lora_error *e = &ctx->error;
 	e->struct_size = sizeof *e;
 	e->status = status;
@@ -24,7 +25,10 @@ static lora_status record(lora_context *ctx, lora_status status, const char *mod
 	clip(e->module, sizeof e->module, module);
 	clip(e->tensor, sizeof e->tensor, name);
 	vsnprintf(e->message, sizeof e->message, format, args);
-	lora__log(ctx, LORA_LOG_DEBUG, module, "%s: %s", lora_status_name(status), e->message);
+	char text[sizeof e->message];
+	clip(text, sizeof text, e->message);
+	atomic_flag_clear(&ctx->error_busy);
+	lora__log(ctx, LORA_LOG_DEBUG, module, "%s: %s", lora_status_name(status), text);
 	return status;
 }
 

@@ -2,6 +2,7 @@
  * UTF-16, a bound on size, and messages with line and column. jansson allocates with malloc: its global hooks belong to the host. */
 #include "base/json.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static lora_status bad_json(lora_context *ctx, const char *what, const json_error_t *e)
@@ -60,10 +61,55 @@ static int dump_piece(const char *bytes, size_t n, void *data)
 	return t->status ? -1 : 0;
 }
 
+/* Shortest digits that read back as the same double. The decimal point is a point in every locale. */
+static void shortest(double v, char out[40])
+{
+	for (int digits = 15; digits <= 17; digits++) {
+		snprintf(out, 40, "%.*g", digits, v);
+		for (char *p = out; *p; p++)
+			if (*p == ',') *p = '.';
+		if (!strpbrk(out, ".e")) memcpy(out + strlen(out), ".0", 3);
+		json_t *back = json_loads(out, JSON_DECODE_ANY, NULL);
+		int same = back && json_real_value(back) == v;
+		json_decref(back);
+		if (same) return;
+	}
+}
+
+/* jansson prints reals with 17 digits; users should read 0.05, not 0.050000000000000003. Strings are left alone. */
+static void shorten_reals(const lora__text *from, lora__text *out)
+{
+	for (size_t i = 0; i < from->n;) {
+		size_t k = i;
+		if (from->data[i] == '"') {
+			for (k++; from->data[k] != '"'; k++) k += from->data[k] == '\\';
+			k++;
+		} else if ((from->data[i] >= '0' && from->data[i] <= '9') || from->data[i] == '-') {
+			k += strspn(from->data + i, "+-.0123456789eE");
+			json_t *v = k - i >= 17 ? json_loadb(from->data + i, k - i, JSON_DECODE_ANY, NULL) : NULL;
+			char text[40];
+			int real = json_is_real(v);
+			if (real) shortest(json_real_value(v), text);
+			json_decref(v);
+			if (real) {
+				lora__text_puts(out, text);
+				i = k;
+				continue;
+			}
+		} else k++;
+		lora__text_add(out, from->data + i, k - i);
+		i = k;
+	}
+}
+
 lora_status lora__json_dump(lora_context *ctx, const json_t *value, int indent, lora__text *out)
 {
 	size_t flags = JSON_SORT_KEYS | JSON_ENCODE_ANY | JSON_REAL_PRECISION(17) | (indent ? JSON_INDENT((size_t)indent) : JSON_COMPACT);
-	if (json_dump_callback(value, dump_piece, out, flags))
-		return out->status ? out->status : lora__fail(ctx, LORA_E_MEMORY, "json", "out of memory while writing JSON");
-	return LORA_OK;
+	lora__text t;
+	lora__text_init(&t, ctx);
+	lora_status st = LORA_OK;
+	if (json_dump_callback(value, dump_piece, &t, flags)) st = t.status ? t.status : lora__fail(ctx, LORA_E_MEMORY, "json", "out of memory while writing JSON");
+	if (st == LORA_OK) shorten_reals(&t, out);
+	lora__text_free(&t);
+	return st ? st : out->status;
 }

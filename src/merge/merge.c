@@ -236,7 +236,10 @@ static void commit(lora_context *ctx, change *c)
 	if (by_host(s)) {
 		if (c->has_undo) apply_record(&c->undo, s->data, n);
 		if (c->has_redo) apply_record(&c->redo, s->data, n);
-	} else s->data = c->next ? c->next->own : (void *)(uintptr_t)s->base;
+	} else {
+		lora__site_unpack(s, ctx); /* the packed forms are of the old bytes */
+		s->data = c->next ? c->next->own : (void *)(uintptr_t)s->base;
+	}
 	free_merged(ctx, s->merged);
 	s->merged = c->next;
 	c->next = NULL;

@@ -46,10 +46,10 @@ static lora__weight *get(lora__builder *b, const char *format, const char *suffi
 	int32_t rank = d1 ? 2 : 1;
 	if (b->status) return NULL;
 	full_name(b, format, suffix, name);
-	if (b->fresh) return make(b, name, rank, shape, mean);
 	lora__weight *w;
 	lora_context *ctx = b->m->s.ctx;
 	if ((b->status = lora__model_weight(b->m, name, &w))) return NULL;
+	if (b->fresh && !w) return make(b, name, rank, shape, mean); /* one that is there is shared: a tied head */
 	if (!w) {
 		b->status = lora__fail_at(ctx, LORA_E_NOTFOUND, "model", name, -1, "the model has no tensor %s", name);
 		return NULL;

@@ -101,8 +101,6 @@ lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype d
                                    int owned, lora__weight **out);
 /* The weight of this name: found already, or taken from the file; NULL when there is none. */
 lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out);
-/* dtype setting ("auto", "f32", "f64") to the dtype of activations. */
-lora_status lora__model_real(lora_context *ctx, const lora_settings *s, lora_dtype *out);
 uint64_t    lora__model_digest(lora_model *m); /* over names, shapes and sampled pages of the base weights */
 
 /* Rotary tables long enough for n positions. */

@@ -6,7 +6,8 @@
 #include "model/model.h"
 
 static const lora__param open_params[] = {
-	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|f64", "arithmetic of activations; f64 runs on the naive backend" },
+	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|bf16|f64", "arithmetic of activations (auto = f32); f64 runs on the naive backend" },
+	{ "pack_bytes", LORA__INT, "-1", -1, 9e15, NULL, "memory that packed weights may take; -1 = no limit, 0 = never pack" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build)" },
 	{ "weight_dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of fresh weights (lora_model_build)" },
 	{ 0 }
@@ -44,6 +45,7 @@ lora_status lora__model_new(lora_context *ctx, lora_model **out)
 	if (!m) return LORA_E_MEMORY;
 	m->s.ctx = ctx;
 	m->s.real = LORA_F32;
+	m->s.pack_limit = UINT64_MAX;
 	m->s.destroy = destroy;
 	atomic_init(&m->s.refs, 1);
 	lora__map_init(&m->s.by_name, ctx);
@@ -54,12 +56,12 @@ lora_status lora__model_new(lora_context *ctx, lora_model **out)
 	return LORA_OK;
 }
 
-lora_status lora__model_real(lora_context *ctx, const lora_settings *s, lora_dtype *out)
+static void read_common(lora_model *m, const lora_settings *s)
 {
-	(void)ctx;
 	const char *d = lora__get_string(s, open_params, "dtype");
-	*out = strcmp(d, "f64") == 0 ? LORA_F64 : LORA_F32;
-	return LORA_OK;
+	int64_t limit = lora__get_int(s, open_params, "pack_bytes");
+	m->s.pack_limit = limit < 0 ? UINT64_MAX : (uint64_t)limit;
+	m->s.real = strcmp(d, "f64") == 0 ? LORA_F64 : strcmp(d, "bf16") == 0 ? LORA_BF16 : LORA_F32;
 }
 
 lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out)
@@ -196,8 +198,8 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 	if (st == LORA_OK) st = lora__model_new(ctx, &m);
 	if (st) return st;
 	lora__builder b = { .m = m, .layer = -1 };
-	st = lora__model_real(ctx, settings, &m->s.real);
-	if (st == LORA_OK) st = open_files(m, path);
+	read_common(m, settings);
+	st = open_files(m, path);
 	if (st == LORA_OK) {
 		m->s.default_targets = m->arch->targets;
 		m->arch->build(&b);
@@ -241,8 +243,8 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 	if (st) return st;
 	m->arch = arch;
 	m->s.default_targets = arch->targets;
-	st = lora__model_real(ctx, settings, &m->s.real);
-	if (st == LORA_OK) st = fresh_config(m, settings, arch);
+	read_common(m, settings);
+	st = fresh_config(m, settings, arch);
 	if (st == LORA_OK) {
 		lora__builder b = { .m = m, .layer = -1, .fresh = 1, .fresh_dtype = lora__dtype_parse(lora__get_string(settings, open_params, "weight_dtype")),
 			.seed = (uint64_t)lora__get_int(settings, open_params, "seed"), .init_range = lora__get_float(settings, arch->m.params, "initializer_range") };

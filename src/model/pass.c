@@ -89,6 +89,8 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p)
 	struct lora__batchmem *b = m->batch;
 	int backward = p->backward && any_trains(m) && b->n_labels;
 	const lora__plan *plan;
+	for (size_t i = 0; backward && i < m->s.n && st == LORA_OK; i++) st = lora__site_prepare(m->s.list[i]);
+	if (st) return st;
 	p->n_labels = b->n_labels, p->n_rows = b->n_rows, p->loss_sum = 0;
 	if (p->logits) memset(p->logits, 0, sizeof(float) * (size_t)(p->batch->n_sequences * p->batch->length * m->vocab));
 	if (b->n_rows == 0) return LORA_OK;

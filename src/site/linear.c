@@ -66,12 +66,22 @@ static lora_status add_bias(lora__site *s, const lora__site_call *c)
 	return lora__run(c->ctx, &call);
 }
 
+/* c = x W^T (which 0) or beta * c + dy W (which 1), on the packed weight where the backend takes it. */
+static lora_status base_product(lora__site *s, const lora__site_call *c, int which, lora_view a, double beta, lora_view out)
+{
+	lora_view w = lora__site_weight(s);
+	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .v = { out, a, which ? w : lora__view_t(w) }, .f = { 1.0, beta } };
+	call.packed = lora__site_packed(s, c->ctx, c->real, which, c->n);
+	if (call.packed && !c->ctx->backend->supports(c->ctx->backend_self, &call, NULL)) call.packed = NULL;
+	return lora__run(c->ctx, &call);
+}
+
 lora_status lora__site_forward(lora__site *s, const lora__site_call *c, lora__runs runs, int base)
 {
 	lora_status st = LORA_OK;
 	if (c->n == 0) return LORA_OK;
 	if (base) {
-		st = lora__gemm(c->ctx, 1.0, c->x, lora__view_t(lora__site_weight(s)), 0.0, c->y);
+		st = base_product(s, c, 0, c->x, 0.0, c->y);
 		if (st == LORA_OK && s->bias.data) st = add_bias(s, c);
 	}
 	return st ? st : each_slot(s, c, runs, 0);
@@ -81,6 +91,6 @@ lora_status lora__site_backward(lora__site *s, const lora__site_call *c, lora__r
 {
 	lora_status st = LORA_OK;
 	if (c->n == 0) return LORA_OK;
-	if (base && c->dx.data) st = lora__gemm(c->ctx, 1.0, c->dy, lora__site_weight(s), c->dx_beta, c->dx);
+	if (base && c->dx.data) st = base_product(s, c, 1, c->dy, c->dx_beta, c->dx);
 	return st ? st : each_slot(s, c, runs, 1);
 }

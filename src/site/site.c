@@ -60,6 +60,7 @@ lora_status lora__sites_add(lora__sites *s, const lora_site_info *d, lora__site 
 	t->index = (int32_t)s->n;
 	t->out = d->out, t->in = d->in, t->dtype = d->dtype, t->flags = d->flags;
 	t->base = t->data = d->data;
+	t->all = s;
 	s->list[s->n++] = t;
 	s->generation++;
 	if (out) *out = t;
@@ -69,6 +70,7 @@ lora_status lora__sites_add(lora__sites *s, const lora_site_info *d, lora__site 
 void lora__sites_free(lora__sites *s)
 {
 	for (size_t i = 0; i < s->n; i++) {
+		lora__site_unpack(s->list[i], s->ctx);
 		lora__free(s->ctx, s->list[i]->name);
 		lora__free(s->ctx, s->list[i]->chain);
 		lora__free(s->ctx, s->list[i]);
@@ -109,6 +111,14 @@ void lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot)
 		all->generation++;
 		return;
 	}
+}
+
+lora_status lora__site_prepare(lora__site *s)
+{
+	lora_status st = LORA_OK;
+	for (size_t i = 0; i < s->n_chain && st == LORA_OK; i++)
+		if (s->chain[i]->trainable && !s->chain[i]->merged && s->chain[i]->ops->prepare) st = s->chain[i]->ops->prepare(s->chain[i]);
+	return st;
 }
 
 int lora__site_trains(const lora__site *s)

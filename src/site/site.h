@@ -40,6 +40,7 @@ typedef struct lora__slot_ops {
 	size_t (*saved_bytes)(const lora__slot *s, lora_dtype real, int64_t n);
 	size_t (*scratch_bytes)(const lora__slot *s, lora_dtype real, int64_t n);
 	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
+	lora_status (*prepare)(lora__slot *s); /* make what backward adds to, before anything is computed; NULL = nothing */
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
@@ -58,6 +59,11 @@ typedef struct lora__site {
 	lora_view    bias;        /* data NULL = none */
 	lora__slot **chain;       /* attached slots in order of attachment */
 	size_t       n_chain, cap_chain;
+	struct lora__sites *all;
+	void        *packed[2];   /* the backend's forms of W^T (forward) and W (backward), or NULL; see pack.c */
+	const void  *packed_of;   /* data that they were made from */
+	uint64_t     packed_bytes[2];
+	int          pack_refused;
 	struct lora__merged *merged; /* merge layer: undo record and set of merged slots; NULL = nothing merged */
 } lora__site;
 
@@ -68,6 +74,7 @@ typedef struct lora__sites {
 	lora__site  **list;
 	size_t        n, cap;
 	lora__map     by_name;
+	uint64_t      pack_limit, pack_bytes; /* memory that packed weights may take, and take now */
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */
 	uint64_t      generation; /* counts changes that make plans stale */
 	void (*destroy)(struct lora__sites *s); /* frees the whole model */
@@ -81,11 +88,16 @@ void        lora__sites_release(lora__sites *s);
 lora__site *lora__sites_find(const lora__sites *s, const char *name);
 int32_t     lora__site_layer_of(const char *name); /* first number between dots, or -1 */
 
+/* The backend's packed form of the weight for products with rows rows; which: 0 = W^T, 1 = W. NULL: use the weight as it is. */
+const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real, int which, int64_t rows);
+void        lora__site_unpack(lora__site *s, lora_context *ctx); /* forget both forms: the weight has changed or goes away */
+
 size_t    lora__site_bytes(const lora__site *s);
 lora_view lora__site_weight(const lora__site *s); /* [out,in], strides say how it is stored */
 
 lora_status lora__site_attach(lora__sites *all, lora__site *s, lora__slot *slot);
 void        lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot);
+lora_status lora__site_prepare(lora__site *s); /* memory for the gradients of all slots that train, so that a backward pass cannot fail half-way */
 int         lora__site_trains(const lora__site *s); /* an attached slot wants gradients */
 
 /* A stretch of rows and who acts on it. */

@@ -153,9 +153,8 @@ static lora_status bert(const void *self, lora__tok_call *c, int stage, const ch
 {
 	lora_status st = LORA_OK;
 	(void)self;
-	for (size_t i = 0, from = 0, step; i <= n && !st; i += step) {
+	for (size_t i = 0, from = 0, step = 1; i <= n && !st; i += step) {
 		uint32_t u = i < n ? lora__tok_char(s + i, &step) : ' ';
-		if (i == n) step = 1;
 		int space = lora__tok_is_space(u), mark = !space && lora__tok_is_punct(u);
 		if (!space && !mark) continue;
 		if (i > from) st = lora__tok_piece(c, stage + 1, s + from, i - from, first && !from);

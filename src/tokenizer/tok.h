@@ -23,7 +23,8 @@ enum {
 	LORA__TOK_DEPTH        = 64,      /* nesting of sequences, and number of parts in one */
 	LORA__TOK_ADDED_BYTES  = 1024,    /* longest added token: bounds the work per byte of text */
 	LORA__TOK_ID_ROOM      = 1 << 20, /* ids up to this are fine in any vocabulary; above, at most 16 per token */
-	LORA__TOK_MATCH_LIMIT  = 10000000 /* steps of the regular expression engine for one match */
+	LORA__TOK_MATCH_STEPS  = 200000,  /* of the regular expression engine for one match ... */
+	LORA__TOK_MATCH_EACH   = 16       /* ... and that many more for each byte of the text */
 };
 
 /* ---- bytes and characters (tok_unicode.c) ---- */
@@ -153,6 +154,7 @@ typedef struct lora__tok_call {
 	pcre2_match_data     *match;
 	pcre2_match_context  *limits;
 	pcre2_jit_stack      *jit_stack;
+	size_t                limit_n; /* length of text that the limits were set for */
 	int32_t              *ids;
 	size_t                n_ids, cap_ids;
 	lora__tok_buf         norm[2];                    /* normalised text, in turns */
@@ -225,7 +227,12 @@ typedef struct lora__tok_dec_step { const lora__tok_dec *kind; void *self; } lor
 
 /* ---- added tokens (tok_added.c) ---- */
 
-typedef struct lora__tok_added_token { char *text; size_t n; int32_t id; uint8_t special, single_word, lstrip, rstrip, normalized; } lora__tok_added_token;
+typedef struct lora__tok_added_token {
+	char   *text, *shown; /* shown: what decoding gives, the normalised text of a token that is normalised; else NULL */
+	size_t  n, n_shown;
+	int32_t id;
+	uint8_t special, single_word, lstrip, rstrip, normalized;
+} lora__tok_added_token;
 typedef struct lora__tok_added {
 	lora__tok_added_token *list;
 	size_t         n, cap;

@@ -104,12 +104,14 @@ lora_status lora__tok_added_ready(lora__tok_build *b)
 		if (!a->list[i].normalized) keys[n_raw++] = (lora__tok_key){ a->list[i].text, a->list[i].n, (int32_t)i, 0 };
 	st = lora__tok_trie_build(b->ctx, keys, n_raw, &a->raw);
 	for (size_t i = 0; i < a->n && !st; i++) {
-		const lora__tok_added_token *t = &a->list[i];
+		lora__tok_added_token *t = &a->list[i];
 		const char *s;
 		size_t n;
 		int first = 1;
 		if (!t->normalized) continue;
 		st = lora__tok_normalize(&c, t->text, t->n, &first, &s, &n);
+		if (!st && !(t->shown = lora__tok_copy(b, s, n))) st = LORA_E_MEMORY;
+		t->n_shown = n;
 		if (st || !n) continue; /* one that vanishes can't be found */
 		at[n_norm] = texts.n;
 		keys[n_norm++] = (lora__tok_key){ NULL, n, (int32_t)i, 0 };
@@ -127,7 +129,7 @@ done:
 
 void lora__tok_added_free(lora_context *ctx, lora__tok_added *a)
 {
-	for (size_t i = 0; i < a->n; i++) lora__free(ctx, a->list[i].text);
+	for (size_t i = 0; i < a->n; i++) lora__free(ctx, a->list[i].text), lora__free(ctx, a->list[i].shown);
 	lora__free(ctx, a->list);
 	if (a->by_text.ctx) lora__map_free(&a->by_text);
 	lora__tok_trie_free(ctx, &a->raw);
@@ -178,7 +180,7 @@ const lora__tok_added_token *lora__tok_added_find(const lora__tok_added *a, cons
 			continue;
 		}
 		while (t->lstrip && *start > done && lora__tok_is_space(lora__tok_char(s + back(s, *start), &step))) *start = back(s, *start);
-		if (*start < done) *start = done;
+		if (t->lstrip && *start < done) *start = done;
 		while (t->rstrip && *end < n && lora__tok_is_space(lora__tok_char(s + *end, &step))) *end += step;
 		return t;
 	}

@@ -122,7 +122,7 @@ static lora_status encode_gap(lora__tok_call *c, const char *text, size_t text_n
 	lora_status st = lora__tok_normalize(c, text, text_n, &first, &s, &n);
 	while (!st && (t = lora__tok_added_find(a, &a->norm, s, n, &at, done, &start, &end))) {
 		if (start > done) st = lora__tok_piece(c, 0, s + done, start - done, first && !done);
-		if (!st) st = lora__tok_emit(c, t->id);
+		if (!st && end > start) st = lora__tok_emit(c, t->id); /* nothing is left of one whose white space the last one took */
 		done = end;
 	}
 	return !st && n > done ? lora__tok_piece(c, 0, s + done, n - done, first && !done) : st;
@@ -136,7 +136,7 @@ static lora_status encode_text(lora__tok_call *c, const char *s, size_t n)
 	lora_status st = LORA_OK;
 	while (!st && (t = lora__tok_added_find(a, &a->raw, s, n, &at, done, &start, &end))) {
 		if (start > done) st = encode_gap(c, s + done, start - done, !done);
-		if (!st) st = lora__tok_emit(c, t->id);
+		if (!st && end > start) st = lora__tok_emit(c, t->id); /* nothing is left of one whose white space the last one took */
 		done = end;
 	}
 	return !st && n > done ? encode_gap(c, s + done, n - done, !done) : st;
@@ -184,9 +184,9 @@ static lora_status texts_of(const lora_tokenizer *t, const int32_t *ids, size_t 
 			return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "ids", -1, "id %d at place %zu, the tokenizer has ids 0 to %lld", (int)ids[i],
 				i, (long long)t->size - 1);
 		const lora__tok_added_token *a = lora__tok_added_by_id(&t->added, ids[i]);
-		const char *s = a ? a->text : lora__tok_vocab_text(&t->vocab, ids[i], &n);
+		const char *s = !a ? lora__tok_vocab_text(&t->vocab, ids[i], &n) : a->shown ? a->shown : a->text;
 		if (!s) continue;
-		st = lora__tok_put(t->ctx, &out->bytes, s, a ? a->n : n);
+		st = lora__tok_put(t->ctx, &out->bytes, s, !a ? n : a->shown ? a->n_shown : a->n);
 		if (!st) st = lora__tok_text_end(t->ctx, out);
 	}
 	return st;

@@ -72,8 +72,8 @@ lora_status lora__tok_required(lora__tok_build *b, const json_t *j, const char *
 
 lora_status lora__tok_one_char(lora__tok_build *b, const json_t *j, const char *key, const char *def, uint32_t *c)
 {
-	const char *s;
-	size_t n, step = 0;
+	const char *s = NULL;
+	size_t n = 0, step = 0;
 	lora_status st = lora__tok_string(b, j, key, def, &s, &n);
 	if (st) return st;
 	if (s && n) *c = lora__tok_char(s, &step);

@@ -59,14 +59,16 @@ void lora__tok_pattern_free(lora_context *ctx, lora__tok_pattern *p)
 
 static lora_status no_memory(lora_context *ctx) { return lora__fail(ctx, LORA_E_MEMORY, "tokenizer", "out of memory while matching"); }
 
-/* What matching needs, made at the first use of a call. */
-static lora_status prepare(lora__tok_call *c)
+/* What matching needs, made at the first use of a call. Steps are bounded per match: a pattern that is linear in the text always ends. */
+static lora_status prepare(lora__tok_call *c, size_t n)
 {
-	if (c->match) return LORA_OK;
-	c->limits = pcre2_match_context_create(c->t->pcre);
-	if (!c->limits) return no_memory(c->ctx);
-	pcre2_set_match_limit(c->limits, LORA__TOK_MATCH_LIMIT);
+	if (c->match && n <= c->limit_n) return LORA_OK;
+	if (!c->limits && !(c->limits = pcre2_match_context_create(c->t->pcre))) return no_memory(c->ctx);
+	uint64_t steps = LORA__TOK_MATCH_STEPS + (uint64_t)LORA__TOK_MATCH_EACH * n;
+	pcre2_set_match_limit(c->limits, steps < UINT32_MAX ? (uint32_t)steps : UINT32_MAX);
 	pcre2_set_heap_limit(c->limits, HEAP_KIB);
+	c->limit_n = n;
+	if (c->match) return LORA_OK;
 	c->match = pcre2_match_data_create(1, c->t->pcre);
 	return c->match ? LORA_OK : no_memory(c->ctx);
 }
@@ -76,7 +78,7 @@ static lora_status search(lora__tok_call *c, const lora__tok_pattern *p, const c
                           size_t *end)
 {
 	int rc;
-	lora_status st = prepare(c);
+	lora_status st = prepare(c, n);
 	if (st) return st;
 	if (p->jit) {
 		rc = pcre2_jit_match(p->code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK, c->match, c->limits);

@@ -6,6 +6,7 @@
  * absent operators, callouts, subexpression calls, free spacing.
  * Source: Oniguruma doc/RE (6.9), pcre2pattern(3) (10.42). */
 #include <ctype.h>
+#include <stdio.h>
 
 #include "tokenizer/tok.h"
 
@@ -14,6 +15,9 @@
 	"\\x{0}-\\x08\\x0e-\\x1f\\x21-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}"                \
 	"\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
 #define WORDS  "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* Outside of a class Oniguruma takes characters below U+0100 from a table of ISO 8859-1, which has superscripts and fractions as words. */
+#define WORD   "[" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"
+#define NO_WORD "[^" WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]"
 #define HEX    "0-9a-fA-F"
 
 typedef struct reader {
@@ -49,6 +53,18 @@ static const char *const names[][2] = {
 	{ "lower", "Lowercase" }, { "digit", "Nd" }, { "cntrl", "Cc" },
 };
 
+/* Is it the name of a script? PCRE2 takes a bare one for script extensions, Oniguruma for the script: \p{sc:Name} says that. */
+static int is_script(reader *r, const char *name)
+{
+	char text[80];
+	int code;
+	PCRE2_SIZE at;
+	int n = snprintf(text, sizeof text, "\\p{sc:%s}", name);
+	pcre2_code *p = pcre2_compile((PCRE2_SPTR)text, (PCRE2_SIZE)n, PCRE2_UTF, &code, &at, r->b->t->pcre_compile);
+	pcre2_code_free(p);
+	return p != NULL;
+}
+
 /* \p{Name}, \p{^Name}, \P{Name}; r->i is at the letter p. */
 static lora_status property(reader *r)
 {
@@ -71,6 +87,7 @@ static lora_status property(reader *r)
 	for (size_t k = 0; k < sizeof names / sizeof *names; k++)
 		if (!strcmp(loose, names[k][0])) use = names[k][1];
 	lora_status st = put(r, negate ? "\\P{" : "\\p{");
+	if (!st && use == name && n > 2 && is_script(r, name)) st = put(r, "sc:");
 	if (!st) st = put(r, use);
 	return st ? st : put(r, "}");
 }
@@ -105,14 +122,14 @@ static lora_status escape(reader *r, int in_class)
 	switch (c) {
 	case 's': is = "[" SPACES "]", in = SPACES; break;
 	case 'S': is = "[^" SPACES "]", in = NOT_SPACES; break;
-	case 'w': is = "[" WORDS "]", in = WORDS; break;
-	case 'W': is = "[^" WORDS "]"; break;
+	case 'w': is = WORD, in = WORDS; break;
+	case 'W': is = NO_WORD; break;
 	case 'd': is = in = "\\p{Nd}"; break;
 	case 'D': is = in = "\\P{Nd}"; break;
 	case 'h': is = "[" HEX "]", in = HEX; break;
 	case 'H': is = "[^" HEX "]"; break;
-	case 'b': is = "(?:(?<=[" WORDS "])(?![" WORDS "])|(?<![" WORDS "])(?=[" WORDS "]))", in = "\\x08"; break;
-	case 'B': is = "(?:(?<=[" WORDS "])(?=[" WORDS "])|(?<![" WORDS "])(?![" WORDS "]))"; break;
+	case 'b': is = "(?:(?<=" WORD ")(?!" WORD ")|(?<!" WORD ")(?=" WORD "))", in = "\\x08"; break;
+	case 'B': is = "(?:(?<=" WORD ")(?=" WORD ")|(?<!" WORD ")(?!" WORD "))"; break;
 	case 'v': is = in = "\\x0b"; break;
 	case 'A': is = "\\A"; break;
 	case 'z': is = "\\z"; break;
@@ -120,6 +137,7 @@ static lora_status escape(reader *r, int in_class)
 	case 'R': is = "\\R"; break;
 	case 'X': is = "\\X"; break;
 	case 'K': is = "\\K"; break;
+	case 'G': is = "\\G"; break;
 	case 'n': is = in = "\\n"; break;
 	case 't': is = in = "\\t"; break;
 	case 'r': is = in = "\\r"; break;

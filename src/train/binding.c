@@ -6,9 +6,10 @@
 lora_status lora__optimizer_create(lora_adapter *a, const char *name, const lora_settings *settings, lora_optimizer **out)
 {
 	lora_context *ctx = a->ctx;
-	lora_optimizer *o = lora__zalloc(ctx, sizeof *o);
+	lora_status st = lora__adapter_need_grads(a);
+	lora_optimizer *o = st ? NULL : lora__zalloc(ctx, sizeof *o);
 	if (!o) return LORA_E_MEMORY;
-	lora_status st = lora__opt_create(ctx, name, settings, a->n_params, lora__wide(a->sites->real), &o->opt);
+	st = lora__opt_create(ctx, name, settings, a->n_params, lora__wide(a->sites->real), &o->opt);
 	if (st) {
 		lora__free(ctx, o);
 		return st;

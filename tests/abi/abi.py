@@ -126,20 +126,24 @@ verdict("link", [error] if output is None else [] if int(output) == len(today) e
 # ---- types
 minor = re.search(r"^SOMAJOR := (\S+)", open(os.path.join(ROOT, "Makefile"), encoding="utf-8").read(), flags=re.M).group(1)
 baseline = os.path.join(HERE, f"liblora-{minor}.abi.xml")
-headers_dir = os.path.join(ROOT, "include", "lora")
 if not shutil.which("abidw") or not shutil.which("abidiff"):
     skip("abidw: libabigail is not here (package abigail-tools)")
 else:
-    library = os.path.join(libdir, "liblora.so." + re.search(r"^VERSION := (\S+)", open(os.path.join(ROOT, "Makefile")).read(), flags=re.M).group(1))
+    # A library with the same functions and no insides: its debug information holds the public types and nothing else. That liblora
+    # itself has these functions is what the compiler (it includes the headers) and the check of the names see to.
+    shim = os.path.join(work, "liblora.so")
+    with open(os.path.join(work, "shim.c"), "w", encoding="utf-8") as file:
+        file.write("#include <lora/lora.h>\n" + "".join(f.text.rstrip(";") + " { __builtin_trap(); }\n" for f in headers.functions() if f.name in today))
+    subprocess.run([*CC, "-std=c99", "-g", "-O0", "-w", "-shared", "-fPIC", f"-ffile-prefix-map={ROOT}=.", "-I" + os.path.join(ROOT, "include"),
+                    os.path.join(work, "shim.c"), "-o", shim], check=True)
     if os.path.exists(baseline):
-        done = subprocess.run(["abidiff", "--no-added-syms", "--suppressions", os.path.join(HERE, "appended.suppr"), "--hd2", headers_dir, baseline,
-                               library], capture_output=True, text=True)
+        done = subprocess.run(["abidiff", "--no-added-syms", "--suppressions", os.path.join(HERE, "appended.suppr"), baseline, shim], capture_output=True,
+                              text=True)
         verdict("abidw", [done.stdout.strip() or done.stderr.strip()] if done.returncode else [])
     elif not update:
         skip(f"abidw: {os.path.basename(baseline)} is not recorded yet (make abi UPDATE=1)")
     if update and not failed:
-        subprocess.run(["abidw", "--headers-dir", headers_dir, "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs", "--type-id-style", "hash",
-                        "--out-file", baseline, library], check=True)
+        subprocess.run(["abidw", "--no-corpus-path", "--no-comp-dir-path", "--type-id-style", "hash", "--out-file", baseline, shim], check=True)
 
 # ---- programs built with older headers
 old = os.path.join(HERE, "old")

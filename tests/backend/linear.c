@@ -7,10 +7,13 @@ static const lora_dtype floats[] = { LORA_F32, LORA_F64, LORA_F16, LORA_BF16 };
 static const struct { int64_t m, n, k; } shapes[] = {
 	{ 1, 1, 1 }, { 0, 3, 2 }, { 3, 0, 2 }, { 3, 2, 0 }, { 1, 40, 70 }, { 5, 40, 33 }, { 8, 17, 300 }, { 40, 3, 33 }, { 13, 31, 7 }, { 33, 65, 129 },
 	{ 50, 1, 20 }, { 97, 129, 300 }, { 21, 300, 16 }, { 120, 16, 530 }, { 64, 64, 256 },
+	{ 1101, 70, 33 },
 	{ 12, 24, 2500 }, { 10, 500, 33 },
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 static const double factors[][2] = { { 1, 0 }, { 1, 1 }, { -0.5, 0.25 }, { 2, 0 } };
+
+int case_round_b;
 
 static int gemm(test_case *t, lora_dtype real, int v)
 {
@@ -23,10 +26,15 @@ static int gemm(test_case *t, lora_dtype real, int v)
 	lora_dtype ta = real, tb = floats[(x + s) % 4], tc = real;
 	if (x % 6 == 3) ta = floats[(x / 2 + s) % 4];
 	if (x % 6 == 5) tc = floats[(x / 3 + s) % 4];
-	if (real == LORA_BF16 && x % 3 == 1) tc = LORA_F32; /* a gradient */
-	if (real != LORA_F64 && tb == LORA_F64) tb = LORA_BF16;
-	if (real != LORA_F64 && ta == LORA_F64) ta = LORA_F16;
-	if (real != LORA_F64 && tc == LORA_F64) tc = LORA_BF16;
+	if (real == LORA_F32 && tb == LORA_F64) tb = LORA_BF16;
+	if (real == LORA_F32 && ta == LORA_F64) ta = LORA_F16;
+	if (real == LORA_F32 && tc == LORA_F64) tc = LORA_BF16;
+	if (real == LORA_BF16) { /* as in training: BF16 but for weights, small matrices and gradients */
+		if (tb == LORA_F64) tb = LORA_BF16;
+		if (ta == LORA_F64) ta = LORA_F32;
+		if (tc == LORA_F64 || x % 6 == 2) tc = LORA_F32;
+	}
+	double round_b = case_round_b && ta == LORA_BF16 && tb == LORA_F32 ? 0x1p15 : 0; /* 2^-8 in units of 2^-23 */
 	double alpha = factors[(x + s) % 4][0], beta = factors[(x + s) % 4][1];
 	case_view(t, 0, tc, m, n, lc, 1, 1);
 	case_view(t, 1, ta, m, k, la, 1, 0);
@@ -40,7 +48,7 @@ static int gemm(test_case *t, lora_dtype real, int v)
 				double p = case_get(t, 1, i, l) * case_get(t, 2, l, j);
 				sum += p, mag += fabs(p);
 			}
-			case_want(t, 0, i, j, alpha * sum + beta * old, (double)(k + 4) * fabs(alpha) * mag + 4 * fabs(beta * old));
+			case_want(t, 0, i, j, alpha * sum + beta * old, ((double)(k + 4) + round_b) * fabs(alpha) * mag + 4 * fabs(beta * old));
 		}
 	if (beta == 0) case_poison(t, 0);
 	return 1;

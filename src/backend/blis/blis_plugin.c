@@ -7,7 +7,9 @@
  * the skx context is passed explicitly when the processor has what skx kernels need. That context has no exported name: it can be had when
  * the static library is linked (rules.mk), else BLIS's own choice stands. */
 #include <blis.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "lora/backend.h"
 
@@ -23,7 +25,15 @@ enum {
 	MIN_WORK = 64 * 1024 /* multiply-adds below which the overhead of a call shows */
 };
 
-typedef struct blis { lora_host_services host; cntx_t *cntx; int fast; char device[64]; char library[64]; } blis;
+typedef struct blis {
+	lora_host_services host;
+	cntx_t     *cntx;
+	int         fast;
+	atomic_flag taken; /* scratch is in use: a call from inside a parallel task gets its own */
+	char       *scratch;
+	size_t      scratch_bytes; /* kept between calls: fresh pages are dear */
+	char        device[64], library[64];
+} blis;
 
 /* One product, cut along m or n into n_slices. */
 typedef struct job {
@@ -101,10 +111,12 @@ static void widen_f16(float *d, const uint16_t *s, int64_t n) { widen_f16_portab
 static void gemm(const blis *self, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t ars, int64_t acs, const float *b,
                  int64_t brs, int64_t bcs, float beta, float *c, int64_t crs, int64_t ccs)
 {
+	/* BLIS's kernels for small products exist for Haswell, not for skx: measured faster below these sizes, slower above. */
+	int small = k >= 64 && (m < 64 || n < 24);
 	rntm_t rntm = BLIS_RNTM_INITIALIZER;
 	bli_rntm_set_num_threads(1, &rntm);
 	bli_sgemm_ex(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, m, n, k, &alpha, (float *)(uintptr_t)a, ars, acs, (float *)(uintptr_t)b, brs, bcs, &beta, c,
-	             crs, ccs, self->cntx, &rntm);
+	             crs, ccs, small ? NULL : self->cntx, &rntm);
 }
 
 /* B block (k0, n0) of kb x nb as float, in the layout of the source: contiguous along what the source is contiguous along. */
@@ -154,7 +166,25 @@ static void slice(void *arg, int64_t task, int32_t thread)
 	else part(j, from, to, 0, j->n, thread);
 }
 
-static lora_status run_gemm(const blis *self, const lora_call *call)
+static char *take_scratch(blis *self, size_t bytes)
+{
+	if (atomic_flag_test_and_set(&self->taken)) return self->host.alloc(self->host.host, bytes);
+	if (self->scratch_bytes < bytes) {
+		if (self->scratch) self->host.free(self->host.host, self->scratch);
+		self->scratch = self->host.alloc(self->host.host, bytes);
+		self->scratch_bytes = self->scratch ? bytes : 0;
+	}
+	if (!self->scratch) atomic_flag_clear(&self->taken);
+	return self->scratch;
+}
+
+static void give_scratch(blis *self, char *p)
+{
+	if (p == self->scratch) atomic_flag_clear(&self->taken);
+	else self->host.free(self->host.host, p);
+}
+
+static lora_status run_gemm(blis *self, const lora_call *call)
 {
 	job j = { .call = call, .self = self, .m = call->v[0].size[0], .n = call->v[0].size[1], .k = call->v[1].size[1] };
 	int32_t threads = self->host.threads > 0 ? self->host.threads : 1;
@@ -164,11 +194,11 @@ static lora_status run_gemm(const blis *self, const lora_call *call)
 	if (j.half) {
 		int64_t kb = j.k < BLOCK_K ? j.k : BLOCK_K;
 		j.per_thread = (size_t)(BLOCK_N * kb) * sizeof(float);
-		j.scratch = self->host.alloc(self->host.host, j.per_thread * (size_t)threads);
+		j.scratch = take_scratch(self, j.per_thread * (size_t)threads);
 		if (!j.scratch) return fail(self, LORA_E_MEMORY, "no memory for blocks of converted weights");
 	}
 	self->host.parallel(self->host.host, j.n_slices, slice, &j);
-	if (j.scratch) self->host.free(self->host.host, j.scratch);
+	if (j.scratch) give_scratch(self, j.scratch);
 	return LORA_OK;
 }
 
@@ -202,7 +232,7 @@ static int32_t blis_supports(void *s, const lora_call *call, const char **reason
 
 static lora_status blis_run(void *s, void *stream, const lora_call *call)
 {
-	const blis *self = s;
+	blis *self = s;
 	const char *why = "";
 	(void)stream;
 	if (!blis_supports(s, call, &why)) return fail(self, LORA_E_UNSUPPORTED, why);
@@ -219,7 +249,9 @@ static lora_status blis_open(const lora_host_services *host, void **out)
 	if (!host || host->struct_size < sizeof *host || !host->alloc || !host->free || !host->parallel) return LORA_E_ARGUMENT;
 	blis *self = host->alloc(host->host, sizeof *self);
 	if (!self) return LORA_E_MEMORY;
-	*self = (blis){ .host = *host };
+	memset(self, 0, sizeof *self);
+	self->host = *host;
+	atomic_flag_clear(&self->taken);
 	bli_init();
 	self->cntx = choose_context();
 	arch_t arch = self->cntx ? BLIS_ARCH_SKX : bli_arch_query_id();
@@ -233,7 +265,10 @@ static lora_status blis_open(const lora_host_services *host, void **out)
 static void blis_close(void *s)
 {
 	blis *self = s;
-	if (self) self->host.free(self->host.host, self);
+	if (!self) return;
+	lora_host_services host = self->host;
+	if (self->scratch) host.free(host.host, self->scratch);
+	host.free(host.host, self);
 }
 
 static int32_t blis_score(void *s) { return ((const blis *)s)->fast ? 10 : 0; }

@@ -1,0 +1,60 @@
+/* liblora: tokenizers: text to ids and back. */
+#ifndef LORA_TOKENIZER_H
+#define LORA_TOKENIZER_H
+
+#include "lora/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+	LORA_TOKENIZE_SPECIAL = 1 /* add what the post-processor adds (BOS, ...) */
+};
+
+/* Open a tokenizer: an HF directory with tokenizer.json, or the file itself.
+ * out      returned owned; read-only afterwards: encode and decode may run on many threads
+ * Errors   LORA_E_IO, LORA_E_NOTFOUND, LORA_E_FORMAT (line, column or index), LORA_E_LIMIT, LORA_E_UNSUPPORTED a part by name; LORA_E_MEMORY
+ * Thread   exclusive(context)
+ * Since    0.1 */
+LORA_API lora_status lora_tokenizer_open(lora_context *ctx, const char *path, lora_tokenizer **out);
+
+/* Text to ids.
+ * text     UTF-8, n bytes, may hold NUL; borrowed for the call
+ * flags    LORA_TOKENIZE_*
+ * ids      room for capacity ids; may be NULL when capacity is 0
+ * count    number of ids that the text has, also when they did not fit
+ * Errors   LORA_E_LIMIT capacity too small (count is set, ids untouched); LORA_E_ARGUMENT; LORA_E_MEMORY
+ * Thread   any
+ * Since    0.1 */
+LORA_API lora_status lora_tokenizer_encode(const lora_tokenizer *t, const char *text, size_t n, uint32_t flags, int32_t *ids,
+                                           size_t capacity, size_t *count);
+
+/* Ids to text.
+ * buf      room for size bytes, NUL included; may be NULL when size is 0
+ * needed   bytes of the text without the NUL, also when it did not fit
+ * Errors   LORA_E_LIMIT size too small (needed is set, buf untouched); LORA_E_ARGUMENT an id out of range; LORA_E_MEMORY
+ * Thread   any
+ * Since    0.1 */
+LORA_API lora_status lora_tokenizer_decode(const lora_tokenizer *t, const int32_t *ids, size_t count, char *buf, size_t size,
+                                           size_t *needed);
+
+/* Number of ids (highest id + 1); 0 for NULL.
+ * Thread   any
+ * Since    0.1 */
+LORA_API int64_t lora_tokenizer_size(const lora_tokenizer *t);
+
+/* Id of a token by its text; -1 when there is none.
+ * Thread   any
+ * Since    0.1 */
+LORA_API int32_t lora_tokenizer_id(const lora_tokenizer *t, const char *token);
+
+/* Release a tokenizer. NULL is a no-op.
+ * Thread   exclusive(tokenizer)
+ * Since    0.1 */
+LORA_API void lora_tokenizer_destroy(lora_tokenizer *t);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

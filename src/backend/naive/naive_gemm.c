@@ -121,6 +121,7 @@ lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype r
 	lora_status st = LORA_OK;
 	real = cv->dtype == LORA_F64 || av->dtype == LORA_F64 || bv->dtype == LORA_F64 ? LORA_F64 : LORA_F32;
 	if (!cv->size[0] || !cv->size[1]) return LORA_OK;
+	if (cv->size[0] > GEMM_TINY && cv->size[1] > GEMM_TINY && lora__naive_thin(self, c, real, &st)) return st;
 	if ((cv->dtype == real || (real == LORA_F32 && cv->dtype == LORA_BF16)) && av->size[1] > 0) {
 		if (cv->size[0] <= GEMM_FEW && cv->size[0] <= cv->size[1]) {
 			if (few_rows(self, *cv, *av, *bv, c->f[0], c->f[1], real, &st)) return st;
@@ -128,6 +129,5 @@ lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype r
 			if (few_rows(self, lora__view_t(*cv), lora__view_t(*bv), lora__view_t(*av), c->f[0], c->f[1], real, &st)) return st;
 		}
 	}
-	if (lora__naive_thin(self, c, real, &st)) return st;
 	return packed_gemm(self, c, real);
 }

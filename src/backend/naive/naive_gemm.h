@@ -11,6 +11,7 @@ enum {
 	GEMM_TILE_M = 96, GEMM_TILE_N = 256, /* a task's part of C */
 	THIN_ROWS = 48, THIN_KC = 256, /* rows of a task, a multiple of every 2 MR, and depth of a block; part of the order of sums */
 	THIN_K = 64,        /* products no deeper than this are thin for any width */
+	GEMM_TINY = 8,      /* up to here B is read once per row or two: not even a thin product pays */
 	GEMM_FEW = 16       /* this many rows or fewer are not worth packing B */
 };
 

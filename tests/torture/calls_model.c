@@ -103,6 +103,7 @@ const torture_call calls_model[] = {
 	{ "lora_model_forward", WITH_LLAMA | WITH_ADAPTER, NULL, forward },
 	{ "lora_model_loss", WITH_LLAMA | WITH_ADAPTER, NULL, loss },
 	{ "lora_model_backward", WITH_LLAMA | WITH_ADAPTER, NULL, backward },
+	{ "lora_model_backward, two adapters", WITH_LLAMA | WITH_ADAPTER | WITH_SECOND, NULL, backward },
 	{ "lora_rows_create", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, rows_create },
 	{ "lora_linear_forward", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, linear_forward },
 	{ "lora_linear_forward, by rows", WITH_HOST | WITH_ADAPTER | WITH_SECOND, rows_create, linear_forward },

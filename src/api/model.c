@@ -1,6 +1,7 @@
 /* Exported functions of model.h that are not opening and building (model/model_open.c) or saving (model/model_save.c). */
 #include <string.h>
 
+#include "adapter/adapter.h"
 #include "model/model.h"
 
 lora_status lora_model_create(lora_context *ctx, lora_model **out)
@@ -105,6 +106,45 @@ lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *lo
 	return lora__model_pass(m, &p);
 }
 
+/* Gradients as they were, so that a backward pass that fails half-way (a backend out of memory) leaves no part of its sums behind. */
+typedef struct kept { lora_adapter *adapter; char *grads; /* NULL = there were none: zero */ } kept;
+typedef struct keeper { kept *list; size_t n, cap; } keeper;
+
+static lora_status keep_one(lora_context *ctx, keeper *k, lora_adapter *a)
+{
+	for (size_t i = 0; i < k->n; i++)
+		if (k->list[i].adapter == a) return LORA_OK;
+	lora_status st = lora__grow(ctx, &k->list, &k->cap, k->n + 1, sizeof *k->list);
+	if (st) return st;
+	size_t bytes = a->n_params * lora__dtype_size(lora__wide(a->sites->real));
+	char *copy = a->grads ? lora__alloc(ctx, bytes) : NULL;
+	if (a->grads && !copy) return LORA_E_MEMORY;
+	if (copy) memcpy(copy, a->grads, bytes);
+	k->list[k->n++] = (kept){ a, copy };
+	return LORA_OK;
+}
+
+static lora_status keep_gradients(lora_model *m, keeper *k)
+{
+	lora_status st = LORA_OK;
+	for (size_t i = 0; i < m->s.n; i++)
+		for (size_t j = 0; j < m->s.list[i]->n_chain && st == LORA_OK; j++)
+			if (m->s.list[i]->chain[j]->trainable) st = keep_one(m->s.ctx, k, m->s.list[i]->chain[j]->adapter);
+	return st;
+}
+
+static void end_keeping(lora_context *ctx, keeper *k, int restore)
+{
+	for (size_t i = 0; i < k->n; i++) {
+		lora_adapter *a = k->list[i].adapter;
+		size_t bytes = a->n_params * lora__dtype_size(lora__wide(a->sites->real));
+		if (restore && k->list[i].grads) memcpy(a->grads, k->list[i].grads, bytes);
+		else if (restore && a->grads) memset(a->grads, 0, bytes);
+		lora__free(ctx, k->list[i].grads);
+	}
+	lora__free(ctx, k->list);
+}
+
 static lora_status with_loss(lora_model *m, const lora_batch *batch, float *logits, size_t bytes, int backward, double *loss, int64_t *tokens)
 {
 	if (!m) return LORA_E_ARGUMENT;
@@ -118,7 +158,11 @@ static lora_status with_loss(lora_model *m, const lora_batch *batch, float *logi
 			st = lora__fail_at(m->s.ctx, LORA_E_STATE, "model", m->s.list[i]->name, -1, "an adapter is merged into %s; unmerge before a backward pass", m->s.list[i]->name);
 	if (st) return st;
 	lora__pass p = { .batch = batch, .logits = logits, .backward = backward, .grad_scale = 1.0, .mean = 1 };
-	if ((st = lora__model_pass(m, &p))) return st;
+	keeper k = { 0 };
+	if (backward) st = keep_gradients(m, &k);
+	if (st == LORA_OK) st = lora__model_pass(m, &p);
+	end_keeping(m->s.ctx, &k, st != LORA_OK);
+	if (st) return st;
 	*loss = p.n_labels ? p.loss_sum / (double)p.n_labels : 0.0;
 	if (tokens) *tokens = p.n_labels;
 	return LORA_OK;

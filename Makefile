@@ -170,6 +170,10 @@ docs-check: docs
 	@$(PYTHON) tests/lint/docs.py
 bench: all $(BENCH)                                      ## timings as CSV (BENCH_ARGS="--shape 135m --dtype BF16"); docs/building.md
 	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_model $(BENCH_ARGS)
+BENCH_SHAPE ?= 15m
+BENCH_DTYPE ?= f32
+bench-peft: all $(B)/tests/bench/bench_train             ## in turns with PEFT (PYTHON with torch, peft; BENCH_SHAPE, BENCH_DTYPE)
+	@LORA_PLUGIN_DIR=$(L)/lora $(PYTHON) tests/bench/peft.py $(B)/tests/bench/bench_train $(BENCH_SHAPE) $(BENCH_DTYPE) $(BENCH_ARGS)
 dist:                                                    ## source tarball of HEAD
 	@mkdir -p build; git archive --format=tar --prefix=liblora-$(VERSION)/ HEAD | gzip -n >build/liblora-$(VERSION).tar.gz; echo build/liblora-$(VERSION).tar.gz
 repro:                                                   ## build twice in two folders and compare, byte for byte
@@ -178,6 +182,6 @@ repro:                                                   ## build twice in two f
 -include $(wildcard tests/*/rules.mk src/backend/*/rules.mk)
 -include $(OBJ:.o=.d) $(CLI:.o=.d) $(TSTOBJ:.o=.d) $(BENCH:=.d)
 .PHONY: all plugins install uninstall clean distclean help programs check check-quick check-programs check-install asan ubsan tsan \
-        valgrind coverage fuzz fuzz-regress torture headers lint format abi size examples demo docs docs-check bench dist repro FORCE
+        valgrind coverage fuzz fuzz-regress torture headers lint format abi size examples demo docs docs-check bench bench-peft dist repro FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -1,5 +1,5 @@
 /* Every primitive on every backend that is found, against an oracle in double (tests/backend/): odd, empty and one-sized shapes, strides, dtypes,
- * guards around every array, NaN in outputs that must not be read, the same bits for any number of threads and instruction set (naive) and for a second run. */
+ * guards around every array, NaN in outputs that must not be read, the same bits for any number of threads (naive) and for a second run. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +67,13 @@ static int same(const test_case *t, unsigned char **copy)
 	return 1;
 }
 
+/* Where naive's copies may differ by the roundings that a fused multiply-add leaves out: products, and what calls exp. */
+static int fused(lora_prim p)
+{
+	return p == LORA_PRIM_GEMM || p == LORA_PRIM_ATTENTION || p == LORA_PRIM_ATTENTION_BWD || p == LORA_PRIM_GATED || p == LORA_PRIM_GATED_BWD ||
+	       p == LORA_PRIM_XENT;
+}
+
 /* naive's loops for lesser instruction sets: right, and the same bits. */
 static void other_copies(lora_context *ctx, test_case *t, lora_prim prim, lora_dtype real, int v, unsigned char **copy)
 {
@@ -74,7 +81,7 @@ static void other_copies(lora_context *ctx, test_case *t, lora_prim prim, lora_d
 	int32_t best = self->isa;
 	for (self->isa = 0; self->isa < best; self->isa++) {
 		run_and_verify(ctx, t, prim, real, v);
-		ck_assert_msg(same(t, copy), "prim %d variant %d (%s): instruction set %d gives other bits than %d", prim, v, t->what, (int)self->isa, (int)best);
+		ck_assert_msg(fused(prim) || same(t, copy), "prim %d variant %d (%s): instruction set %d gives other bits than %d", prim, v, t->what, (int)self->isa, (int)best);
 	}
 }
 
@@ -139,7 +146,33 @@ END_TEST
 START_TEST(naive_f64) { walk("naive", _i, LORA_F64, 1); }
 END_TEST
 
-START_TEST(naive_bf16) { walk("naive", LORA_PRIM_GEMM, LORA_BF16, 1); }
+START_TEST(naive_bf16) { walk("naive", _i, LORA_BF16, 1); }
+END_TEST
+
+/* Backward primitives with BF16 activations against the same in F32: the cases of a number differ by the rounding of their inputs only. */
+START_TEST(bf16_gradients)
+{
+	static const lora_prim prims[] = { LORA_PRIM_RMSNORM_BWD, LORA_PRIM_ROPE, LORA_PRIM_ATTENTION_BWD, LORA_PRIM_GATED_BWD };
+	lora_context *ctx = context("naive", 2);
+	double dot[12] = { 0 }, f[12] = { 0 }, h[12] = { 0 };
+	test_case a, b;
+	for (int v = 0; case_make(&a, prims[_i], LORA_F32, v); v++, case_free(&a), case_free(&b)) {
+		ck_assert(case_make(&b, prims[_i], LORA_BF16, v));
+		case_reset(&a), case_reset(&b);
+		check_ok(ctx, lora__run(ctx, &a.call));
+		check_ok(ctx, lora__run(ctx, &b.call));
+		for (int i = 0; i < a.call.n_views; i++)
+			for (int64_t r = 0; a.a[i].is_out && r < a.call.v[i].size[0]; r++)
+				for (int64_t c = 0; c < a.call.v[i].size[1]; c++) {
+					double x = case_now(&a, i, r, c), y = case_now(&b, i, r, c);
+					dot[i] += x * y, f[i] += x * x, h[i] += y * y;
+				}
+	}
+	for (int i = 0; i < 12; i++)
+		if (f[i] > 0) ck_assert_msg(dot[i] >= 0.999 * sqrt(f[i] * h[i]), "prim %d, view %d: cosine %.6f", prims[_i], i, dot[i] / sqrt(f[i] * h[i]));
+	ck_assert(f[0] > 0);
+	lora_context_destroy(ctx);
+}
 END_TEST
 
 START_TEST(plugins)
@@ -270,7 +303,8 @@ int main(void)
 	tcase_set_timeout(c, 300);
 	tcase_add_loop_test(c, naive_f32, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, naive_f64, 1, LORA_PRIM_COUNT);
-	tcase_add_test(c, naive_bf16);
+	tcase_add_loop_test(c, naive_bf16, 1, LORA_PRIM_COUNT);
+	tcase_add_loop_test(c, bf16_gradients, 0, 4);
 	TCase *p = tcase_create("plugins");
 	tcase_set_timeout(p, 300);
 	tcase_add_test(p, plugins);

@@ -27,12 +27,14 @@ typedef struct lora_view {
 	int64_t    stride[4];
 } lora_view;
 
-/* Primitives. "real" is the dtype of activations: F32, F64 on naive, later BF16. Weights and tables may be of any float type.
+/* Primitives. "real" is the dtype of activations: F32, BF16, or F64 (naive only). "wide" is the dtype of statistics and tables (rstd, lse, cos, sin),
+ * of sums and of gradients of parameters: F64 for F64, else F32. With BF16 values are loaded as F32, computed in F32, and rounded once to
+ * nearest even when stored. Weights and embedding tables may be of any float type.
  * v[] are the views, i[] the integers, f[] the reals of lora_call. [n,d] row-major with unit last stride unless "any strides".
  * Outputs must not overlap inputs unless "in place" is said. beta = 0 never reads the output. */
 typedef int32_t lora_prim;
 enum {
-	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in real (F32 when real is BF16).
+	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in F64 when one of them is, else F32.
 	 * When A is BF16, a backend may round a B of F32 to BF16 first. With packed set, v2 still tells B's sizes; its data may be NULL where
 	 * supports() takes that. */
 	LORA_PRIM_GEMM = 1,
@@ -44,28 +46,28 @@ enum {
 	LORA_PRIM_ADD = 4,
 	/* v0 out[n,d] = f0 * v1 table[v2 ids[n] I32, :]; table any float type */
 	LORA_PRIM_EMBED = 5,
-	/* v0 y[n,d] = v1 x * rstd * (f1 + v2 w[d]); v3 rstd[n] (written); f0 eps. arXiv:1910.07467 eq. 4 */
+	/* v0 y[n,d] = v1 x * rstd * (f1 + v2 w[d]); v3 rstd[n] wide (written); f0 eps. arXiv:1910.07467 eq. 4 */
 	LORA_PRIM_RMSNORM = 6,
-	/* v0 dx[n,d] = f1 * dx + ...; v1 x, v2 w[d], v3 rstd[n], v4 dy[n,d]; f0 weight offset */
+	/* v0 dx[n,d] = f1 * dx + ...; v1 x, v2 w[d], v3 rstd[n] wide, v4 dy[n,d]; f0 weight offset */
 	LORA_PRIM_RMSNORM_BWD = 7,
-	/* in place v0 x[n, heads*head_dim]; v1 cos, v2 sin [positions, rot/2] real; v3 pos[n] I32; i0 heads, i1 head_dim, i2 rot,
+	/* in place v0 x[n, heads*head_dim]; v1 cos, v2 sin [positions, rot/2] wide; v3 pos[n] I32; i0 heads, i1 head_dim, i2 rot,
 	 * i3 1 = inverse (backward); halves j and j + rot/2 of a head form a pair. arXiv:2104.09864 eq. 34 */
 	LORA_PRIM_ROPE = 8,
-	/* v0 out[n, h*d]; v1 q[n, h*d]; v2 k[m, kv*d]; v3 v[m, kv*d]; v4 lse[n, h] (written); v5 segments[s,4] I32: first query row, query
+	/* v0 out[n, h*d]; v1 q[n, h*d]; v2 k[m, kv*d]; v3 v[m, kv*d]; v4 lse[n, h] wide (written); v5 segments[s,4] I32: first query row, query
 	 * rows, first key row, key rows (query rows are the last ones of the keys: query j of a segment sees keys 0 .. keys-queries+j);
 	 * i0 h, i1 kv, i2 d, i3 causal (0 = sees all keys of the segment), i4 window (0 = none; counted in v6); v6 columns[m] I32 or data NULL;
 	 * f0 scale; f1 soft cap (0 = none). Never stores a T x T matrix. arXiv:2205.14135. A query sees the keys less than window behind it in columns
 	 * (index in the segment without v6); not causal: less than window away on either side. Query rows of segments must not overlap, key rows
 	 * may. Query rows in no segment are left alone. */
 	LORA_PRIM_ATTENTION = 9,
-	/* v0 dq, v1 dk, v2 dv (overwritten, zero where no segment reaches); v3 q, v4 k, v5 v, v6 out, v7 lse, v8 dout, v9 segments, v10 columns;
+	/* v0 dq, v1 dk, v2 dv (overwritten, zero where no segment reaches); v3 q, v4 k, v5 v, v6 out, v7 lse wide, v8 dout, v9 segments, v10 columns;
 	 * integers and reals as forward */
 	LORA_PRIM_ATTENTION_BWD = 10,
 	/* v0 h[n,d] = act(v1 gate) * v2 up; i0 activation (LORA_ACT_*); v2 data NULL: plain act(gate). arXiv:2002.05202 */
 	LORA_PRIM_GATED = 11,
 	/* v0 dgate, v1 dup (overwritten; dup data NULL when plain); v2 gate, v3 up, v4 dh; i0 activation; dgate may be in place over dh */
 	LORA_PRIM_GATED_BWD = 12,
-	/* v0 logits[n,V] real, overwritten by f0 * (softmax - onehot) when i0 = 1; v1 labels[n] I32 (< 0: row's loss and gradient are 0);
+	/* v0 logits[n,V] real (F32 also when other activations are BF16), overwritten by f0 * (softmax - onehot) when i0 = 1; v1 labels[n] I32 (< 0: row's loss and gradient are 0);
 	 * v2 loss[n] F64 (written); f1 soft cap (0 = none) */
 	LORA_PRIM_XENT = 13,
 	/* v0 out[n,d] = v1 x * mask / (1 - f0); in place allowed; f1: out = f1 * out + ... Element (row, col) has index e = (row + i1) * d + col; its
@@ -74,14 +76,14 @@ enum {
 	LORA_PRIM_DROPOUT = 14,
 	/* v0 y[n,d] += v1 bias[d] */
 	LORA_PRIM_BIAS = 15,
-	/* v0 out[d] real = f0 * out + column sums of v1 x[n,d], fixed order */
+	/* v0 out[d] wide = f0 * out + column sums of v1 x[n,d], fixed order */
 	LORA_PRIM_COLSUM = 16,
-	/* v0 out[1] F64 = sum of squares of v1 x[n] real, fixed order; not finite when x is not */
+	/* v0 out[1] F64 = sum of squares of v1 x[n] real or wide, fixed order; not finite when x is not */
 	LORA_PRIM_SUMSQ = 17,
-	/* AdamW over flat arrays: v0 p, v1 g (read), v2 m, v3 v [n]; f0 lr, f1 beta1, f2 beta2, f3 eps, f4 decoupled decay, f5 1 - beta1^t,
+	/* AdamW over flat arrays, all wide: v0 p, v1 g (read), v2 m, v3 v [n]; f0 lr, f1 beta1, f2 beta2, f3 eps, f4 decoupled decay, f5 1 - beta1^t,
 	 * f6 1 - beta2^t, f7 gradient factor; i0 1 = L2 decay in the gradient instead (Adam). arXiv:1711.05101 alg. 2, order of torch.optim */
 	LORA_PRIM_ADAMW = 18,
-	/* SGD: v0 p, v1 g (read), v2 buf[n] (data NULL without momentum); f0 lr, f1 momentum, f2 dampening, f3 weight decay, f4 gradient factor;
+	/* SGD, all wide: v0 p, v1 g (read), v2 buf[n] (data NULL without momentum); f0 lr, f1 momentum, f2 dampening, f3 weight decay, f4 gradient factor;
 	 * i0 1 = nesterov, i1 1 = first step (buf = g) */
 	LORA_PRIM_SGD = 19,
 	LORA_PRIM_COUNT = 20

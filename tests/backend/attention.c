@@ -79,7 +79,7 @@ static int forward(test_case *t, lora_dtype real, int v)
 	case_view(t, 1, real, nq, heads * d, !layout, 1, 0);
 	case_view(t, 2, real, nk, shapes[v].kv * d, layout, 1, 0);
 	case_view(t, 3, real, nk, shapes[v].kv * d, !layout, 1, 0);
-	case_view(t, 4, real, nq, heads, layout, 1, 1);
+	case_view(t, 4, lora__wide(real), nq, heads, layout, 1, 1);
 	case_view(t, 5, LORA_I32, shapes[v].n_seg, 4, LAYOUT_ROWS, 1, 0);
 	memcpy(t->a[5].init + 64, shapes[v].seg, 16 * (size_t)shapes[v].n_seg);
 	if (shapes[v].columns) fill_columns(t, 6, v);
@@ -138,7 +138,7 @@ static void row_backward(test_case *t, int v, const int32_t *g, int64_t i, int x
 		double y = 0, mag = 0, go = case_get(t, 8, qr, x * d + e);
 		for (int64_t k = 0; k < g[3]; k++) y += r->p[k] * case_get(t, 5, g[2] + k, kvh * d + e), mag += fabs(r->p[k] * case_get(t, 5, g[2] + k, kvh * d + e));
 		put(t, 6, qr, x * d + e, y);
-		delta += y * go, delta_mag += mag * fabs(go);
+		delta += case_get(t, 6, qr, x * d + e) * go, delta_mag += mag * fabs(go); /* out as it was given, rounded */
 	}
 	for (int64_t k = 0; k < g[3]; k++) {
 		double dp = 0, mag = 0;
@@ -166,7 +166,7 @@ static int backward(test_case *t, lora_dtype real, int v)
 	case_view(t, 4, real, nk, kw, !layout, 1, 0);
 	case_view(t, 5, real, nk, kw, layout, 1, 0);
 	case_view(t, 6, real, nq, heads * d, !layout, 1, 0);
-	case_view(t, 7, real, nq, heads, layout, 1, 0);
+	case_view(t, 7, lora__wide(real), nq, heads, layout, 1, 0);
 	case_view(t, 8, real, nq, heads * d, layout, 1, 0);
 	case_view(t, 9, LORA_I32, shapes[v].n_seg, 4, LAYOUT_ROWS, 1, 0);
 	memcpy(t->a[9].init + 64, shapes[v].seg, 16 * (size_t)shapes[v].n_seg);

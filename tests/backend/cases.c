@@ -92,7 +92,7 @@ int case_verify(const test_case *t, lora_dtype real, char *why, size_t size)
 		for (int64_t r = 0; a->is_out && r < v->size[0]; r++)
 			for (int64_t c = 0; c < v->size[1]; c++) {
 				double got = case_now(t, i, r, c), want = a->want[r * v->size[1] + c], mag = a->mag[r * v->size[1] + c];
-				double bound = epsilon(real) * mag + 0.5 * epsilon(v->dtype) * fabs(want) + tiny(v->dtype);
+				double bound = epsilon(lora__wide(real)) * mag + 0.5 * epsilon(v->dtype) * fabs(want) + tiny(v->dtype);
 				if (got == want || (isnan(got) && isnan(want))) continue;
 				if (!(fabs(got - want) <= bound))
 					return snprintf(why, size, "view %d [%lld,%lld]: %.9g, wanted %.9g: off by %.3g, bound %.3g", i, (long long)r, (long long)c, got,

@@ -57,7 +57,7 @@ static int gemm(test_case *t, lora_dtype real, int v)
 static int copy(test_case *t, lora_dtype real, int v)
 {
 	static const int64_t sizes[][2] = { { 1, 1 }, { 0, 4 }, { 7, 0 }, { 5, 33 }, { 70, 40 }, { 1, 9000 } };
-	if (v >= 6 * 4 * 16 || real == LORA_F64) return 0;
+	if (v >= 6 * 4 * 16 || real != LORA_F32) return 0;
 	int64_t n = sizes[v % 6][0], d = sizes[v % 6][1];
 	lora_dtype to = floats[v / 6 % 4], from = floats[v / 24 % 4];
 	case_view(t, 0, to, n, d, (v / 96 + v) % 4, 1, 1);
@@ -119,7 +119,7 @@ static int colsum(test_case *t, lora_dtype real, int v)
 	if (v >= 15) return 0;
 	int64_t n = sizes[v % 5][0], d = sizes[v % 5][1];
 	double beta = v / 5 * 0.5;
-	case_view(t, 0, real, d, 1, LAYOUT_ROWS, 1, 1);
+	case_view(t, 0, lora__wide(real), d, 1, LAYOUT_ROWS, 1, 1);
 	case_view(t, 1, real, n, d, v % 2, 1, 0);
 	t->call.f[0] = beta;
 	for (int64_t j = 0; j < d; j++) {

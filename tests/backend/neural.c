@@ -14,7 +14,7 @@ static int rmsnorm(test_case *t, lora_dtype real, int v, int backward)
 	case_view(t, 0, real, n, d, v % 2, 1, 1);
 	case_view(t, 1, real, n, d, v / 2 % 2, scale, 0);
 	case_view(t, 2, floats[v % 4], d, 1, LAYOUT_ROWS, 1, 0);
-	case_view(t, 3, real, n, 1, LAYOUT_ROWS, 1, !backward);
+	case_view(t, 3, lora__wide(real), n, 1, LAYOUT_ROWS, 1, !backward);
 	if (backward) case_view(t, 4, real, n, d, v / 4 % 2, 1, 0);
 	t->call.f[0] = backward ? offset : eps, t->call.f[1] = backward ? beta : offset;
 	for (int64_t i = 0; i < n; i++) {
@@ -48,8 +48,8 @@ static int rope(test_case *t, lora_dtype real, int v)
 	int heads = dims[v % 5][0], d = dims[v % 5][1], half = dims[v % 5][2] / 2, inverse = v / 5 % 2;
 	int64_t n = v / 10 ? 41 : 1, positions = 19;
 	case_view(t, 0, real, n, heads * d, v % 2, 1, 1);
-	case_view(t, 1, real, positions, half, LAYOUT_ROWS, 1, 0);
-	case_view(t, 2, real, positions, half, LAYOUT_PADDED, 1, 0);
+	case_view(t, 1, lora__wide(real), positions, half, LAYOUT_ROWS, 1, 0);
+	case_view(t, 2, lora__wide(real), positions, half, LAYOUT_PADDED, 1, 0);
 	case_ids(t, 3, n, positions, 0);
 	t->call.i[0] = heads, t->call.i[1] = d, t->call.i[2] = 2 * half, t->call.i[3] = inverse;
 	for (int64_t r = 0; r < n; r++)
@@ -180,7 +180,7 @@ static int dropout(test_case *t, lora_dtype real, int v)
 static int adamw(test_case *t, lora_dtype real, int v)
 {
 	static const int64_t n_of[] = { 0, 1, 17, 9000 };
-	if (v >= 16) return 0;
+	if (v >= 16 || real == LORA_BF16) return 0; /* parameters are of the wide type */
 	int64_t n = n_of[v % 4];
 	int l2 = v / 4 % 2;
 	double lr = 0.01, b1 = v == 15 ? 0.3 : 0.9, b2 = 0.999, eps = 1e-8, decay = v / 8 ? 0.1 : 0, c1 = 1 - pow(b1, 3), c2 = 1 - pow(b2, 3), factor = 0.5;
@@ -206,7 +206,7 @@ static int adamw(test_case *t, lora_dtype real, int v)
 static int sgd(test_case *t, lora_dtype real, int v)
 {
 	static const int64_t n_of[] = { 0, 1, 17, 9000 };
-	if (v >= 32) return 0;
+	if (v >= 32 || real == LORA_BF16) return 0;
 	int64_t n = n_of[v % 4];
 	int with_buf = v / 4 % 2, nesterov = v / 8 % 2, first = v / 16 % 2;
 	double lr = 0.1, mu = with_buf ? 0.9 : 0, damp = nesterov ? 0 : 0.1, decay = v % 3 ? 0.01 : 0, factor = 2;

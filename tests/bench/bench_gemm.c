@@ -73,7 +73,7 @@ static void machine(void)
 
 int main(void)
 {
-	static const char *const backends[] = { "naive", "blis" };
+	static const char *const backends[] = { "naive", "blis", "onednn" };
 	static const lora_dtype types[] = { LORA_F32, LORA_BF16 };
 	machine();
 	for (size_t b = 0; b < sizeof backends / sizeof *backends; b++)

@@ -7,7 +7,8 @@
 #include "backend/backend.h"
 
 /* A row: the function, and per view "sizes=kind flags". Sizes: letters are bound where first seen, digits are themselves.
- * Kind: r R real in and out, w W any float type in and out, i I32, D F64 out. Flags: * any strides (else unit last stride),
+ * Kind: r R activation in and out (F32, F64, BF16), s S the wide type of the activations in and out (F64 for F64, else F32), w W any float
+ * type in and out, i I32, D F64 out. Flags: * any strides (else unit last stride),
  * ? data may be NULL or the view absent. */
 typedef struct row { const char *name; lora__naive_fn run; const char *views; } row;
 
@@ -17,29 +18,33 @@ static const row rows[LORA_PRIM_COUNT] = {
 	[LORA_PRIM_AXPBY] = { "axpby", lora__naive_axpby, "nd=R nd=w" },
 	[LORA_PRIM_ADD] = { "add", lora__naive_add, "nd=R nd=r nd=r" },
 	[LORA_PRIM_EMBED] = { "embed", lora__naive_embed, "nd=R vd=w n=i" },
-	[LORA_PRIM_RMSNORM] = { "rmsnorm", lora__naive_rmsnorm, "nd=R nd=r d=w n=R" },
-	[LORA_PRIM_RMSNORM_BWD] = { "rmsnorm_bwd", lora__naive_rmsnorm_bwd, "nd=R nd=r d=w n=r nd=r" },
-	[LORA_PRIM_ROPE] = { "rope", lora__naive_rope, "nc=R ph=r ph=r n=i" },
-	[LORA_PRIM_ATTENTION] = { "attention", lora__naive_attention, "na=R na=r mb=r mb=r nh=R s4=i m=i?" },
-	[LORA_PRIM_ATTENTION_BWD] = { "attention_bwd", lora__naive_attention_bwd, "na=R mb=R mb=R na=r mb=r mb=r na=r nh=r na=r s4=i m=i?" },
+	[LORA_PRIM_RMSNORM] = { "rmsnorm", lora__naive_rmsnorm, "nd=R nd=r d=w n=S" },
+	[LORA_PRIM_RMSNORM_BWD] = { "rmsnorm_bwd", lora__naive_rmsnorm_bwd, "nd=R nd=r d=w n=s nd=r" },
+	[LORA_PRIM_ROPE] = { "rope", lora__naive_rope, "nc=R ph=s ph=s n=i" },
+	[LORA_PRIM_ATTENTION] = { "attention", lora__naive_attention, "na=R na=r mb=r mb=r nh=S s4=i m=i?" },
+	[LORA_PRIM_ATTENTION_BWD] = { "attention_bwd", lora__naive_attention_bwd, "na=R mb=R mb=R na=r mb=r mb=r na=r nh=s na=r s4=i m=i?" },
 	[LORA_PRIM_GATED] = { "gated", lora__naive_gated, "nd=R nd=r nd=r?" },
 	[LORA_PRIM_GATED_BWD] = { "gated_bwd", lora__naive_gated_bwd, "nd=R nd=R? nd=r nd=r? nd=r" },
 	[LORA_PRIM_XENT] = { "xent", lora__naive_xent, "nv=R n=i n=D" },
 	[LORA_PRIM_DROPOUT] = { "dropout", lora__naive_dropout, "nd=R nd=r" },
 	[LORA_PRIM_BIAS] = { "bias", lora__naive_bias, "nd=R d=w" },
-	[LORA_PRIM_COLSUM] = { "colsum", lora__naive_colsum, "d=R nd=r" },
+	[LORA_PRIM_COLSUM] = { "colsum", lora__naive_colsum, "d=S nd=r" },
 	[LORA_PRIM_SUMSQ] = { "sumsq", lora__naive_sumsq, "1=D n=r" },
-	[LORA_PRIM_ADAMW] = { "adamw", lora__naive_adamw, "n=R n=r n=R n=R" },
-	[LORA_PRIM_SGD] = { "sgd", lora__naive_sgd, "n=R n=r n=R?" },
+	[LORA_PRIM_ADAMW] = { "adamw", lora__naive_adamw, "n=S n=s n=S n=S" },
+	[LORA_PRIM_SGD] = { "sgd", lora__naive_sgd, "n=S n=s n=S?" },
 };
 
-static lora_status check_type(const lora_view *v, char kind, lora_dtype *real, const char **reason)
+static lora_status check_type(const lora_view *v, char kind, lora_dtype *real, lora_dtype *wide, const char **reason)
 {
 	const char *why = NULL;
 	if (kind == 'r' || kind == 'R') {
+		if (v->dtype != LORA_F32 && v->dtype != LORA_F64 && v->dtype != LORA_BF16) why = "the dtype must be F32, F64 or BF16";
+		else if ((*real && *real != v->dtype) || (*wide && *wide != lora__wide(v->dtype))) why = "its dtype differs from that of the other activations";
+		else *real = v->dtype, *wide = lora__wide(v->dtype);
+	} else if (kind == 's' || kind == 'S') {
 		if (v->dtype != LORA_F32 && v->dtype != LORA_F64) why = "the dtype must be F32 or F64";
-		else if (*real && *real != v->dtype) why = "its dtype differs from that of the other activations";
-		else *real = v->dtype;
+		else if (*wide && *wide != v->dtype) why = "its dtype does not fit that of the activations";
+		else *wide = v->dtype;
 	} else if (kind == 'i') {
 		if (v->dtype != LORA_I32) why = "the dtype must be I32";
 	} else if (kind == 'D') {
@@ -76,6 +81,7 @@ static lora_status check_sizes(const lora_view *v, const char *spec, int n_sizes
 static lora_status check(const lora_call *c, int with_data, lora_dtype *real, int *view, const char **reason)
 {
 	int64_t bound[26];
+	lora_dtype wide = 0;
 	*real = 0, *view = -1;
 	for (int i = 0; i < 26; i++) bound[i] = -1;
 	if (c->struct_size < sizeof *c || c->n_views < 0 || c->n_views > 12) return *reason = "the call's struct_size or n_views is wrong", LORA_E_VERSION;
@@ -94,7 +100,7 @@ static lora_status check(const lora_call *c, int with_data, lora_dtype *real, in
 			if (optional) continue;
 			return *reason = "it is missing", LORA_E_ARGUMENT;
 		}
-		lora_status st = check_type(v, kind, real, reason);
+		lora_status st = check_type(v, kind, real, &wide, reason);
 		if (!st) st = check_sizes(v, spec, n_sizes, any, kind < 'a', bound, reason);
 		if (st) return st;
 		if (with_data && v->size[0] && v->size[1]) {
@@ -102,6 +108,7 @@ static lora_status check(const lora_call *c, int with_data, lora_dtype *real, in
 			if ((uintptr_t)v->data % lora__dtype_size(v->dtype)) return *reason = "its data is not aligned to its dtype", LORA_E_ARGUMENT;
 		}
 	}
+	if (!*real) *real = wide;
 	return LORA_OK;
 }
 
@@ -185,7 +192,7 @@ static lora_status naive_open(const lora_host_services *host, void **self)
 	s->host = *host;
 	atomic_flag_clear(&s->taken);
 #ifdef NAIVE_X86
-	if (__builtin_cpu_supports("avx2")) s->isa = 1;
+	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) s->isa = 1;
 	if (s->isa && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
 	    __builtin_cpu_supports("avx512vl"))
 		s->isa = 2;

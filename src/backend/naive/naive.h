@@ -1,9 +1,11 @@
 /* The naive backend: the reference for every primitive of lora/backend.h. Internal to this folder.
  *
  * A primitive is one function lora__naive_<group>() over a checked call. Its loops are a template (*.inc) that naive_each.h includes for
- * real = double, and for real = float once per instruction set; PICK() takes the one for this processor. No copy fuses a multiply with an
- * add, and sums have an order that does not depend on the vector length, so all copies give the same bits. Loops are parallel over
- * outputs, never over a sum: the bits are the same for any number of threads. */
+ * real = double, and for real = float and for BF16 activations once per instruction set; PICK() takes the one for this processor. The
+ * order of sums does not depend on the vector length. Matrix products (GEMM, attention) and exp fuse a multiply with an add where the
+ * instruction set can, so there the copies differ by at most the roundings that are left out; elsewhere all copies give the same bits.
+ * BF16: loaded as F32, computed in F32, rounded once when stored. Loops are parallel over outputs, never over a sum: the bits are the
+ * same for any number of threads. */
 #ifndef LORA_BACKEND_NAIVE_H
 #define LORA_BACKEND_NAIVE_H
 
@@ -14,6 +16,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define NAIVE_X86 1
+#include <immintrin.h>
 #endif
 
 /* One instance. One call at a time, except for calls from inside a parallel task, which find the scratch taken and get their own. */
@@ -25,11 +28,15 @@ typedef struct lora__naive {
 	size_t      scratch_bytes;
 } lora__naive;
 
+/* The copy for activations of type real; PICK_WIDE of a group without BF16. */
 #ifdef NAIVE_X86
-#define PICK(self, real, f) \
+#define PICK_WIDE(self, real, f) \
 	((real) == LORA_F64 ? f##_f64 : (self)->isa == 2 ? f##_avx512 : (self)->isa == 1 ? f##_avx2 : f##_f32)
+#define PICK(self, real, f) \
+	((real) != LORA_BF16 ? PICK_WIDE(self, real, f) : (self)->isa == 2 ? f##_bf16_avx512 : (self)->isa == 1 ? f##_bf16_avx2 : f##_bf16)
 #else
-#define PICK(self, real, f) ((real) == LORA_F64 ? f##_f64 : f##_f32)
+#define PICK_WIDE(self, real, f) ((real) == LORA_F64 ? f##_f64 : f##_f32)
+#define PICK(self, real, f) ((real) == LORA_BF16 ? f##_bf16 : PICK_WIDE(self, real, f))
 #endif
 
 /* Scratch of one call, 64-byte aligned; NULL and an error when there is none. Give it back before the call returns. */

@@ -9,15 +9,28 @@
 #define NAIVE_TEMPLATE "backend/naive/naive_attention.inc"
 #include "backend/naive/naive_each.h"
 
-/* Check integers and segments, fill the job but the views and the scratch. */
-static lora_status prepare(lora__naive *self, const lora_call *c, const lora_view *segments, const lora_view *columns, attn_job *j, attn_seg *seg)
+/* Check the integers of the call; note whether segments share keys. */
+static lora_status prepare(lora__naive *self, const lora_call *c, const lora_view *segments, attn_job *j)
 {
-	int64_t rows = j->q.size[0], keys = j->k.size[0], task = 0, keys_end = 0, queries_end = 0;
+	int64_t keys_end = 0;
 	j->heads = c->i[0], j->kv = c->i[1], j->d = c->i[2], j->causal = c->i[3] != 0, j->window = c->i[4], j->scale = c->f[0], j->cap = c->f[1];
 	if (j->heads < 1 || j->kv < 1 || j->d < 1 || j->window < 0 || j->heads % j->kv || j->d > 65536 || j->heads > 65536 ||
 	    j->heads * j->d != j->q.size[1] || j->kv * j->d != j->k.size[1] || j->lse.size[1] != j->heads)
 		return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: heads, kv heads, head size and window do not fit the views");
-	j->columns = columns ? columns->data : NULL, j->seg = seg, j->n_seg = segments->size[0];
+	j->n_seg = segments->size[0];
+	for (int64_t i = 0; i < j->n_seg; i++) {
+		const int32_t *s = (const int32_t *)segments->data + i * segments->stride[0];
+		if (s[3] && s[2] < keys_end) j->serial_segments = 1;
+		if (s[3] && s[2] + (int64_t)s[3] > keys_end) keys_end = s[2] + (int64_t)s[3];
+	}
+	return LORA_OK;
+}
+
+/* Check the segments and read them. */
+static lora_status read_segments(lora__naive *self, const lora_view *segments, attn_job *j, attn_seg *seg)
+{
+	int64_t rows = j->q.size[0], keys = j->k.size[0], task = 0, queries_end = 0;
+	j->seg = seg;
 	for (int64_t i = 0; i < j->n_seg; i++) {
 		const int32_t *s = (const int32_t *)segments->data + i * segments->stride[0];
 		seg[i] = (attn_seg){ s[0], s[1], s[2], s[3], task };
@@ -28,8 +41,6 @@ static lora_status prepare(lora__naive *self, const lora_call *c, const lora_vie
 			if (s[0] < seg[o].q0 + seg[o].queries && seg[o].q0 < s[0] + (int64_t)s[1])
 				return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: query rows of segments %lld and %lld overlap", (long long)o, (long long)i);
 		if (s[1] && s[0] + (int64_t)s[1] > queries_end) queries_end = s[0] + (int64_t)s[1];
-		if (s[3] && s[2] < keys_end) j->serial_segments = 1;
-		if (s[3] && s[2] + (int64_t)s[3] > keys_end) keys_end = s[2] + (int64_t)s[3];
 		task += (s[1] + ATTN_TQ - 1) / ATTN_TQ * j->heads;
 	}
 	return LORA_OK;
@@ -42,21 +53,32 @@ static double pairs(const attn_job *j)
 	return n * (double)j->heads * (double)j->d;
 }
 
-/* Scratch holds the segments first, then each thread's part. */
-static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtype real, int segments, attn_job *j, int backward, lora_task_fn fn)
+/* Scratch holds the segments first, then each thread's part, then (backward) the sums of dk and dv. */
+static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtype real, int segments, attn_job *j, int backward)
 {
 	const lora_view *sv = &c->v[segments], *cv = c->n_views > segments + 1 && c->v[segments + 1].data ? &c->v[segments + 1] : NULL;
-	size_t seg_bytes = ((size_t)sv->size[0] * sizeof(attn_seg) + 63) & ~(size_t)63;
-	j->d = c->i[2] > 0 && c->i[2] <= 65536 ? c->i[2] : 1;
-	PICK(self, real, attn_layout)(j);
-	char *scratch = lora__naive_scratch(self, seg_bytes + j->per_thread * (size_t)self->host.threads);
+	size_t seg_bytes = ((size_t)sv->size[0] * sizeof(attn_seg) + 63) & ~(size_t)63, sums = 0;
+	int64_t keys = j->k.size[0], enough = 12, pieces = sv->size[0] * c->i[1];
+	lora_status st = prepare(self, c, sv, j);
+	if (st) return st;
+	PICK(self, real, attn_layout)(j, backward);
+	j->columns = cv ? cv->data : NULL;
+	j->parts = !j->serial_segments && pieces && pieces < enough ? (enough + pieces - 1) / pieces : 1; /* from sizes only: the same bits for any threads */
+	if (backward) sums = (size_t)(j->kv * j->parts * keys * 2 * j->dp) * lora__dtype_size(lora__wide(real));
+	char *scratch = lora__naive_scratch(self, seg_bytes + j->per_thread * (size_t)self->host.threads + sums);
 	if (!scratch) return LORA_E_MEMORY;
-	lora_status st = prepare(self, c, sv, cv, j, (attn_seg *)(void *)scratch);
-	if (st == LORA_OK && j->n_seg) {
+	st = read_segments(self, sv, j, (attn_seg *)(void *)scratch);
+	j->scratch = scratch + seg_bytes, j->sums = j->scratch + j->per_thread * (size_t)self->host.threads;
+	if (st == LORA_OK && backward) {
+		int64_t blocks = (keys + ATTN_ROWS - 1) / ATTN_ROWS;
+		double size = 2.0 * (double)(j->kv * keys * j->dp);
+		lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK(self, real, attn_zero), j);
+		lora__naive_parallel(self, j->serial_segments ? j->kv : j->n_seg * j->kv * j->parts, pairs(j), PICK(self, real, attention_bwd), j);
+		lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, PICK(self, real, attn_finish), j);
+	} else if (st == LORA_OK && j->n_seg) {
 		const attn_seg *last = &j->seg[j->n_seg - 1];
 		int64_t tiles = last->task0 + (last->queries + ATTN_TQ - 1) / ATTN_TQ * j->heads;
-		j->scratch = scratch + seg_bytes;
-		lora__naive_parallel(self, !backward ? tiles : j->serial_segments ? j->kv : j->n_seg * j->kv, pairs(j), fn, j);
+		lora__naive_parallel(self, tiles, pairs(j), PICK(self, real, attention), j);
 	}
 	lora__naive_release(self, scratch);
 	return st;
@@ -65,17 +87,12 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 lora_status lora__naive_attention(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	attn_job j = { .out = c->v[0], .q = c->v[1], .k = c->v[2], .v = c->v[3], .lse = c->v[4] };
-	return with_scratch(self, c, real, 5, &j, 0, PICK(self, real, attention));
-}
-
-static void zero(const lora_view *v)
-{
-	for (int64_t r = 0; r < v->size[0]; r++) memset(lora__at(v, r, 0), 0, (size_t)v->size[1] * lora__dtype_size(v->dtype));
+	return with_scratch(self, c, real, 5, &j, 0);
 }
 
 lora_status lora__naive_attention_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	attn_job j = { .dq = c->v[0], .dk = c->v[1], .dv = c->v[2], .q = c->v[3], .k = c->v[4], .v = c->v[5], .out = c->v[6], .lse = c->v[7], .dout = c->v[8] };
-	for (int i = 0; i < 3; i++) zero(&c->v[i]);
-	return with_scratch(self, c, real, 9, &j, 1, PICK(self, real, attention_bwd));
+	for (int64_t r = 0; r < j.dq.size[0]; r++) memset(lora__at(&j.dq, r, 0), 0, (size_t)j.dq.size[1] * lora__dtype_size(real)); /* rows in no segment */
+	return with_scratch(self, c, real, 9, &j, 1);
 }

@@ -5,9 +5,10 @@
 #include "backend/naive/naive.h"
 
 enum {
-	ATTN_TQ = 48,  /* queries of a tile: a multiple of every MR */
-	ATTN_TK = 64,  /* keys of a block: a multiple of every NR; both are part of the order of sums */
-	ATTN_FEW = 4   /* this many queries or fewer: dot products instead of packed tiles (decoding) */
+	ATTN_TQ = 96,  /* queries of a tile and keys of a block: multiples of every MR and NR; part of the order of sums */
+	ATTN_TK = 96,
+	ATTN_FEW = 4,  /* this many queries or fewer: dot products instead of tiles (decoding) */
+	ATTN_ROWS = 64 /* key rows of a task that adds up the parts of dk and dv */
 };
 
 /* One segment, read from v5 and checked. */
@@ -20,10 +21,15 @@ typedef struct attn_job {
 	int64_t n_seg, heads, kv, d, causal, window;
 	double  scale, cap;
 	int     serial_segments; /* backward: segments share key rows, so one task per kv head runs all of them in order */
+	int64_t dp;              /* d rounded up to whole register tiles: the row length of arrays in scratch */
+	int64_t parts;           /* backward: a kv head's queries of a segment are cut in this many tasks, each with its own sums */
+	char   *sums;            /* [kv][parts][key row][dk, dv][dp] */
 	char   *scratch;
 	size_t  per_thread;
-	size_t  at_b, at_s, at_p, at_o, at_row; /* parts of a thread's scratch, in bytes: packed A at 0, packed B, two tiles, sums, row values */
+	size_t  at[12];          /* arrays of a thread's scratch, in bytes, see attn_layout() */
 } attn_job;
+
+enum { AT_S, AT_DP, AT_K, AT_V, AT_QT, AT_O, AT_TOP, AT_SUM, AT_Q, AT_DOUT, AT_DOUT_T, AT_FACTOR };
 
 /* Position of key row j of a segment for the window. */
 static inline int64_t attn_column(const attn_job *j, const attn_seg *s, int64_t key)
@@ -49,6 +55,24 @@ static inline int attn_block_seen(const attn_job *j, const attn_seg *s, int64_t 
 	if (!j->window || j->columns) return 1;
 	if (first - (k1 - 1) >= j->window) return 0;
 	return j->causal || k0 - last < j->window;
+}
+
+/* A tile of queries i0 .. i0+nq-1 against a block of keys k0 .. k0+nk-1. */
+typedef struct attn_tile { const attn_seg *g; int64_t i0, nq, k0, nk; } attn_tile;
+
+/* How many keys of the block some query below end (counted in the tile) sees; without causal all. */
+static inline int64_t attn_depth(const attn_job *j, const attn_tile *t, int64_t end)
+{
+	int64_t last = t->g->keys - t->g->queries + t->i0 + (end < t->nq ? end : t->nq) - 1, n = last - t->k0 + 1;
+	if (!j->causal || n > t->nk) return t->nk;
+	return n < 0 ? 0 : n;
+}
+
+/* Cost of a tile of queries for an even split: the keys that it sees. */
+static inline int64_t attn_cost(const attn_job *j, const attn_seg *g, int64_t tile)
+{
+	int64_t end = (tile + 1) * ATTN_TQ < g->queries ? (tile + 1) * ATTN_TQ : g->queries;
+	return j->causal ? g->keys - g->queries + end : g->keys;
 }
 
 #endif

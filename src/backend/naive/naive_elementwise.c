@@ -39,10 +39,11 @@ lora_status lora__naive_bias(lora__naive *self, const lora_call *c, lora_dtype r
 	each_job j = { .c = c, .g = lora__naive_split(c, 0, 0, 0) };
 	const lora_view *b = &c->v[1];
 	void *w = NULL;
-	if (b->dtype != real) {
-		w = lora__naive_scratch(self, (size_t)b->size[0] * lora__dtype_size(real));
+	lora_dtype wide = lora__wide(real);
+	if (b->dtype != wide) {
+		w = lora__naive_scratch(self, (size_t)b->size[0] * lora__dtype_size(wide));
 		if (!w) return LORA_E_MEMORY;
-		lora__convert(w, real, b->data, b->dtype, (size_t)b->size[0]);
+		lora__convert(w, wide, b->data, b->dtype, (size_t)b->size[0]);
 	}
 	j.w = w ? w : b->data;
 	run_grid(self, &j, PICK(self, real, bias));
@@ -90,6 +91,12 @@ static void copy_square(void *arg, int64_t task, int32_t thread)
 	lora__naive_piece(&j->g, task, &r0, &r1, &c0, &c1);
 	if (d->stride[1] == 1 && s->stride[1] == 1) {
 		for (int64_t r = r0; r < r1; r++) lora__convert(lora__at(d, r, c0), d->dtype, lora__at(s, r, c0), s->dtype, (size_t)(c1 - c0));
+	} else if (d->dtype == LORA_BF16 && s->dtype == LORA_BF16) {
+		for (int64_t r = r0; r < r1; r++) {
+			uint16_t *dp = lora__at(d, r, 0);
+			const uint16_t *sp = lora__at(s, r, 0);
+			for (int64_t k = c0; k < c1; k++) dp[k * d->stride[1]] = sp[k * s->stride[1]];
+		}
 	} else if (d->dtype == LORA_F32 && s->dtype == LORA_F32) {
 		for (int64_t r = r0; r < r1; r++) {
 			float *dp = lora__at(d, r, 0);

@@ -4,6 +4,7 @@
  * ((c0 + s0) + s1) + ... with each s summed in order of k. Few rows (decoding) skip the packing. */
 #include "backend/naive/naive_gemm.h"
 
+#define NAIVE_NO_BF16
 #define NAIVE_TEMPLATE "backend/naive/naive_gemm.inc"
 #include "backend/naive/naive_each.h"
 
@@ -30,7 +31,7 @@ static void run_block(lora__naive *self, gemm_job *j, lora_dtype real, int mr, i
 {
 	double elements = (double)(j->mb + j->nb) * (double)j->kb;
 	j->a_strips = (j->mb + mr - 1) / mr;
-	lora__naive_parallel(self, j->a_strips + (pack_b ? (j->nb + nr - 1) / nr : 0), elements, PICK(self, real, gemm_pack), j);
+	lora__naive_parallel(self, j->a_strips + (pack_b ? (j->nb + nr - 1) / nr : 0), elements, PICK_WIDE(self, real, gemm_pack), j);
 	j->tile_m = GEMM_TILE_M / mr * mr, j->tile_n = GEMM_TILE_N; /* 96 is a multiple of every MR, 256 of every NR */
 	while (self->host.threads > 1 && (j->mb + j->tile_m - 1) / j->tile_m * ((j->nb + j->tile_n - 1) / j->tile_n) < 4 * self->host.threads) {
 		if (j->tile_n >= 2 * nr && j->tile_n >= j->tile_m) j->tile_n = round_up(j->tile_n / 2, nr);
@@ -39,14 +40,14 @@ static void run_block(lora__naive *self, gemm_job *j, lora_dtype real, int mr, i
 	}
 	j->tiles_n = (j->nb + j->tile_n - 1) / j->tile_n;
 	lora__naive_parallel(self, (j->mb + j->tile_m - 1) / j->tile_m * j->tiles_n, elements * (double)least(j->mb, j->nb),
-	                     PICK(self, real, gemm_tile), j);
+	                     PICK_WIDE(self, real, gemm_tile), j);
 }
 
 static lora_status packed_gemm(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	lora_view cv = c->v[0], av = c->v[1], bv = c->v[2];
 	int mr, nr;
-	PICK(self, real, gemm_shape)(&mr, &nr);
+	PICK_WIDE(self, real, gemm_shape)(&mr, &nr);
 	/* The transposed product C^T = B^T A^T has the same sums in the same order. It is better when C is contiguous down its columns, and when
 	 * it wastes much less of the tiles at the edges. */
 	double waste = (double)round_up(cv.size[0], mr) * (double)round_up(cv.size[1], nr);
@@ -89,7 +90,7 @@ static lora_status packed_gemm(lora__naive *self, const lora_call *c, lora_dtype
 	return LORA_OK;
 }
 
-/* m <= GEMM_FEW and C real. Returns 0 when B's layout has no form here. */
+/* m <= GEMM_FEW and C real or BF16. Returns 0 when B's layout has no form here. */
 static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv, double alpha, double beta, lora_dtype real, lora_status *st)
 {
 	gemm_few_job j = { .b = &bv, .c = &cv, .m = cv.size[0], .n = cv.size[1], .k = av.size[1], .alpha = alpha, .beta = beta };
@@ -109,7 +110,7 @@ static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv,
 	}
 	j.x = scratch, j.scratch = scratch + x_bytes;
 	lora__naive_parallel(self, (j.n + j.cols - 1) / j.cols, (double)j.m * (double)j.n * (double)j.k,
-	                     dots ? PICK(self, real, gemm_dots) : PICK(self, real, gemm_rows), &j);
+	                     dots ? PICK_WIDE(self, real, gemm_dots) : PICK_WIDE(self, real, gemm_rows), &j);
 	lora__naive_release(self, scratch);
 	return *st = LORA_OK, 1;
 }
@@ -120,7 +121,8 @@ lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype r
 	lora_status st = LORA_OK;
 	real = cv->dtype == LORA_F64 || av->dtype == LORA_F64 || bv->dtype == LORA_F64 ? LORA_F64 : LORA_F32;
 	if (!cv->size[0] || !cv->size[1]) return LORA_OK;
-	if (cv->dtype == real && av->size[1] > 0) {
+	if (cv->size[0] > GEMM_TINY && cv->size[1] > GEMM_TINY && lora__naive_thin(self, c, real, &st)) return st;
+	if ((cv->dtype == real || (real == LORA_F32 && cv->dtype == LORA_BF16)) && av->size[1] > 0) {
 		if (cv->size[0] <= GEMM_FEW && cv->size[0] <= cv->size[1]) {
 			if (few_rows(self, *cv, *av, *bv, c->f[0], c->f[1], real, &st)) return st;
 		} else if (cv->size[1] <= GEMM_FEW) {

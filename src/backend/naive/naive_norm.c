@@ -1,5 +1,5 @@
 /* RMSNORM: y = x / sqrt(mean(x^2) + eps) * (offset + w), and its gradient with w frozen. Zhang and Sennrich 2019, arXiv:1910.07467,
- * equation 4; eps inside the root as in LLaMA; offset 1 is Gemma's form. Sums run over 16 lanes in real. */
+ * equation 4; eps inside the root as in LLaMA; offset 1 is Gemma's form. Sums run over 16 lanes in the type of arithmetic. */
 #include "backend/naive/naive.h"
 
 typedef struct norm_job { const lora_call *c; lora__naive_grid g; const void *w; } norm_job;
@@ -11,7 +11,7 @@ static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, d
 {
 	norm_job j = { c, lora__naive_split(c, 0, 0, 0), NULL };
 	if (!j.g.n || !j.g.d) return LORA_OK;
-	void *w = lora__naive_scratch(self, (size_t)j.g.d * lora__dtype_size(real));
+	void *w = lora__naive_scratch(self, (size_t)j.g.d * lora__dtype_size(lora__wide(real)));
 	if (!w) return LORA_E_MEMORY;
 	PICK(self, real, norm_weights)(w, &c->v[2], offset);
 	j.w = w;

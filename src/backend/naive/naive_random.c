@@ -3,11 +3,7 @@
  * threads nor slicing. The mask words are made for many counters at once, equal to lora__philox() word for word. */
 #include "backend/naive/naive.h"
 
-#ifdef NAIVE_X86
-#include <immintrin.h>
-#endif
-
-enum { COUNTERS = 16, WORDS = 4 * COUNTERS };
+enum { COUNTERS = 64, WORDS = 4 * COUNTERS }; /* loops longer than a compiler unrolls: they become loops of vectors */
 
 typedef struct dropout_job { const lora_call *c; lora__naive_grid g; uint32_t threshold; } dropout_job;
 

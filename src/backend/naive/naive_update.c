@@ -10,6 +10,7 @@ static inline double root_f64(double x) { return sqrt(x); }
 #define root_avx2 root_f32
 #define root_avx512 root_f32
 
+#define NAIVE_NO_BF16
 #define NAIVE_TEMPLATE "backend/naive/naive_update.inc"
 #include "backend/naive/naive_each.h"
 
@@ -24,13 +25,13 @@ static lora__naive_grid flat(const lora_call *c)
 lora_status lora__naive_adamw(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	update_job j = { c, flat(c), 0 };
-	lora__naive_parallel(self, j.g.col_blocks, 4.0 * (double)j.g.d, PICK(self, real, adamw), &j);
+	lora__naive_parallel(self, j.g.col_blocks, 4.0 * (double)j.g.d, PICK_WIDE(self, real, adamw), &j);
 	return LORA_OK;
 }
 
 lora_status lora__naive_sgd(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	update_job j = { c, flat(c), c->n_views > 2 && c->v[2].data && c->f[1] != 0 };
-	lora__naive_parallel(self, j.g.col_blocks, 2.0 * (double)j.g.d, PICK(self, real, sgd), &j);
+	lora__naive_parallel(self, j.g.col_blocks, 2.0 * (double)j.g.d, PICK_WIDE(self, real, sgd), &j);
 	return LORA_OK;
 }

@@ -1,6 +1,7 @@
 /* The cache of primitives of the plug-in "onednn": made once for sizes, strides, dtypes and factors, kept until ONEDNN_ENTRIES others were used
  * more recently. Making one compiles kernels (0.3 to 5 ms); running a kept one allocates nothing of the host.
- * Factors: matmul's post-operations, acc -> alpha * acc -> that + beta * C, both in float before C's rounding. */
+ * Factors: alpha is the output scale, beta the post-operation sum: both in float before C's rounding. (A linear eltwise and a sum together would
+ * leave only reference code for transposed and padded operands.) */
 #include "backend/onednn/onednn.h"
 
 #include "lora/context.h"
@@ -29,7 +30,7 @@ static dnnl_status_t make_attr(const onednn_key *key, dnnl_primitive_attr_t *att
 	dnnl_status_t s = dnnl_primitive_attr_create(attr);
 	if (!s) s = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
 	if (!s) s = dnnl_post_ops_create(ops);
-	if (!s && key->alpha != 1) s = dnnl_post_ops_append_eltwise(*ops, 1, dnnl_eltwise_linear, key->alpha, 0);
+	if (!s && key->alpha != 1) s = dnnl_primitive_attr_set_output_scales(*attr, 1, 0, &key->alpha);
 	if (!s && key->beta != 0) s = dnnl_post_ops_append_sum(*ops, key->beta);
 	if (!s) s = dnnl_primitive_attr_set_post_ops(*attr, *ops);
 	return s;

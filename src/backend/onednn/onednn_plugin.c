@@ -31,7 +31,7 @@ void lora__onednn_leave(int before) { (void)before; }
 #endif
 
 enum {
-	THIN = 32,                   /* an adapter's products, with the rank as one side */
+	FEW = 2,                     /* F32 products with this many rows or columns, or fewer, are bound by memory: naive reads less of it */
 	MIN_WORK = 32 * 1024,        /* multiply-adds below which the overhead of a call shows */
 	SPLIT_WORK = 256 * 1024,     /* ... and below which one thread does it alone */
 	PANEL = 4 * 1024 * 1024,     /* elements of B that are converted at once */
@@ -363,8 +363,7 @@ static int accept(const onednn *self, const lora_call *call, lora_view v[3], con
 	int64_t m = v[0].size[0], n = v[0].size[1], k = v[1].size[1];
 	if (packed && (a == LORA_BF16 || b != LORA_F32 || m > 1 || !v[2].data)) return 1;
 	if (call->packed && !v[2].data) return refuse(reason, "the weights were packed for activations of another dtype or layout");
-	if (m < THIN || n < THIN || k < THIN) return refuse(reason, "naive has kernels of its own for thin products");
-	if (v[1].stride[1] != 1) return refuse(reason, "oneDNN 2.6 has only reference code for a transposed A");
+	if (a == LORA_F32 && (m <= FEW || n <= FEW)) return refuse(reason, "too narrow to be worth it");
 	if (a != b && m < PANEL_ROWS) return refuse(reason, "too few rows to convert the weights for");
 	if ((double)m * (double)n * (double)k < MIN_WORK) return refuse(reason, "too small to be worth it");
 	return 1;

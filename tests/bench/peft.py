@@ -4,6 +4,8 @@ DTYPE: f32 or bf16, weights and activations. Needs torch, transformers and peft 
 """
 import json, os, resource, statistics, subprocess, sys, time
 
+sys.path.pop(0)  # this folder: `import peft` must find the package, not this file
+
 SHAPES = {  # hidden, inner, layers, heads, kv heads, vocabulary, tied
     "15m": (288, 768, 6, 6, 6, 32000, True),
     "135m": (576, 1536, 30, 9, 3, 49152, True),

@@ -26,6 +26,9 @@ typedef struct lora__site_call {
 	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
 } lora__site_call;
 
+/* A product of low rank: f a[n,r] b[r,columns]. */
+typedef struct lora__pair { lora_view a, b; double f; } lora__pair;
+
 /* One adapter on one site. The adapter layer embeds this as the first member of its own struct. */
 typedef struct lora__slot {
 	const struct lora__slot_ops *ops;
@@ -42,6 +45,9 @@ typedef struct lora__slot_ops {
 	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
 	lora_status (*prepare)(lora__slot *s); /* make what backward adds to, before anything is computed; NULL = nothing */
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
+	/* Everything of forward (backward 0) or backward (1) but the last product: what is left is y, or dx, += f a b, which the site adds in the same
+	 * pass as the base product. out->a.data NULL and nothing done: not for this call. NULL = never. */
+	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int backward, lora__pair *out);
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;

@@ -13,7 +13,7 @@
 typedef struct row { const char *name; lora__naive_fn run; const char *views; } row;
 
 static const row rows[LORA_PRIM_COUNT] = {
-	[LORA_PRIM_GEMM] = { "gemm", lora__naive_gemm, "mn=W* mk=w* kn=w*" },
+	[LORA_PRIM_GEMM] = { "gemm", lora__naive_gemm, "mn=W* mk=w* kn=w* mr=w*? rn=w*?" },
 	[LORA_PRIM_COPY] = { "copy", lora__naive_copy, "nd=W* nd=w*" },
 	[LORA_PRIM_AXPBY] = { "axpby", lora__naive_axpby, "nd=R nd=w" },
 	[LORA_PRIM_ADD] = { "add", lora__naive_add, "nd=R nd=r nd=r" },

@@ -25,6 +25,10 @@ typedef struct lora__node {
 /* Keys and values of earlier tokens, [slots * capacity, width] per layer, real. */
 typedef struct lora__cache { char **k, **v; int64_t n_layers, slots, capacity, width; } lora__cache;
 
+/* Rotary tables [n, rot/2] in the wide type. */
+typedef struct lora__angles { const void *cos, *sin; int64_t n; } lora__angles;
+enum { LORA__ROTARIES = 2 }; /* tables of one model: most have one, models with two kinds of layers may have two */
+
 /* What is known about the rows of a pass: one row per unpadded token, sequence after sequence. */
 typedef struct lora__rowinfo {
 	int64_t        n;          /* rows */
@@ -38,8 +42,7 @@ typedef struct lora__rowinfo {
 	int64_t        n_head_rows;
 	const int64_t *logit_row;  /* [n] row of the caller's logits; NULL = not wanted */
 	float         *logits;
-	const void    *cos, *sin;  /* rotary tables [n_positions, rot/2], real */
-	int64_t        n_positions;
+	lora__angles   angles[LORA__ROTARIES];
 	const lora__cache *cache;  /* decoding: new keys and values are appended at key row first_new[segment] */
 	double         grad_scale; /* factor of the summed token losses */
 	double        *loss;       /* [n_head_rows] */

@@ -9,7 +9,8 @@ extern "C" {
 #endif
 
 enum {
-	LORA_TOKENIZE_SPECIAL = 1 /* add what the post-processor adds (BOS, ...) */
+	LORA_TOKENIZE_SPECIAL = 1, /* add what the post-processor adds (BOS, ...) */
+	LORA_TOKENIZE_CONTROL = 2  /* find control tokens in the text also where a tokenizer.model or GGUF takes them as text */
 };
 
 /* Open a tokenizer: an HF directory with tokenizer.json, or the file itself.

@@ -45,7 +45,7 @@ lora_status lora_tokenizer_encode(const lora_tokenizer *t, const char *text, siz
 	size_t found = 0;
 	if (!t) return LORA_E_ARGUMENT;
 	if (!text && n) return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "text", -1, "text is NULL, n is %zu", n);
-	if (flags & ~(uint32_t)LORA_TOKENIZE_SPECIAL)
+	if (flags & ~(uint32_t)(LORA_TOKENIZE_SPECIAL | LORA_TOKENIZE_CONTROL))
 		return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "flags", -1, "unknown bits in flags 0x%x", (unsigned)flags);
 	if (!ids && capacity) return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "ids", -1, "ids is NULL, capacity is %zu", capacity);
 	if (!count) return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "count", -1, "count is NULL");

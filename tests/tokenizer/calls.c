@@ -21,7 +21,7 @@ START_TEST(p01_null)
 	check_ok(ctx, lora_tokenizer_open(ctx, family, &t));
 	check_fails(LORA_E_ARGUMENT, lora_tokenizer_encode(NULL, "a", 1, 0, ids, 4, &n));
 	check_fails(LORA_E_ARGUMENT, lora_tokenizer_encode(t, NULL, 1, 0, ids, 4, &n));
-	check_fails(LORA_E_ARGUMENT, lora_tokenizer_encode(t, "a", 1, 2, ids, 4, &n));
+	check_fails(LORA_E_ARGUMENT, lora_tokenizer_encode(t, "a", 1, 4, ids, 4, &n));
 	check_fails(LORA_E_ARGUMENT, lora_tokenizer_encode(t, "a", 1, 0, NULL, 4, &n));
 	check_fails(LORA_E_ARGUMENT, lora_tokenizer_encode(t, "a", 1, 0, ids, 4, NULL));
 	check_fails(LORA_E_ARGUMENT, lora_tokenizer_decode(NULL, ids, 1, buf, 16, &n));

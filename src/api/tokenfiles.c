@@ -17,12 +17,13 @@ static int ends_with(const char *s, const char *end)
 	return n >= m && !strcmp(s + n - m, end);
 }
 
-/* A file beside, when it is there; blob->data is NULL else. */
-static lora_status beside(const files *f, const char *name, lora__blob *blob)
+/* A file beside, when it is there (*found). */
+static lora_status beside(const files *f, const char *name, lora__blob *blob, int *found)
 {
 	char *path = lora__path_join(f->ctx, f->dir, name);
 	lora_status st = path ? LORA_OK : LORA_E_MEMORY;
-	if (!st && lora__path_exists(path)) st = lora__blob_read(f->ctx, path, f->ctx->limits.json_bytes, blob);
+	*found = path && lora__path_exists(path);
+	if (!st && *found) st = lora__blob_read(f->ctx, path, f->ctx->limits.json_bytes, blob);
 	lora__free(f->ctx, path);
 	return st;
 }
@@ -71,10 +72,11 @@ static lora_status open_bpe(const files *f, const lora__blob *blob, const char *
 {
 	lora__blob merges = { 0 };
 	json_t *vocab = NULL;
+	int found = 0;
 	lora_status st = lora__json_parse(f->ctx, (const char *)blob->data, blob->n, what, &vocab);
-	if (!st) st = beside(f, "merges.txt", &merges);
-	if (!st && !merges.data) st = beside(f, "vocab.bpe", &merges);
-	if (!st && !merges.data)
+	if (!st) st = beside(f, "merges.txt", &merges, &found);
+	if (!st && !found) st = beside(f, "vocab.bpe", &merges, &found);
+	if (!st && !found)
 		st = lora__fail_at(f->ctx, LORA_E_NOTFOUND, "tokenizer", "merges.txt", -1, "%s: there is no merges.txt beside it", what);
 	if (!st) st = lora__tokenizer_from_bpe(f->ctx, vocab, (const char *)merges.data, merges.n, what, &f->beside, out);
 	json_decref(vocab);
@@ -107,11 +109,12 @@ static lora_status open_file(const files *f, lora_tokenizer **out)
 lora_status lora__tokenizer_open(lora_context *ctx, const char *path, lora_tokenizer **out)
 {
 	files f = { .ctx = ctx };
+	int found;
 	lora_status st = find(&f, path);
 	if (!st) st = beside_json(&f, "tokenizer_config.json", &f.beside.config);
 	if (!st) st = beside_json(&f, "special_tokens_map.json", &f.beside.special);
 	if (!st && f.kind != JSON) st = beside_json(&f, "added_tokens.json", &f.beside.added);
-	if (!st) st = beside(&f, "chat_template.jinja", &f.jinja);
+	if (!st) st = beside(&f, "chat_template.jinja", &f.jinja, &found);
 	if (!st) st = open_file(&f, out);
 	json_decref(f.beside.config);
 	json_decref(f.beside.special);

@@ -1,5 +1,6 @@
 /* Unigram model: of all ways to write a text with tokens the one of the highest sum of scores (log probabilities); a character that no token
  * begins costs min(score) - 10. Unknown characters side by side become one.
+ * SentencePiece files: the sums are single precision as in sentencepiece 0.2.3 (0.2.1 compared in double: ties may fall another way).
  * Source: Kudo 2018, arXiv:1804.10959; search as in sentencepiece unigram_model.cc EncodeOptimized and huggingface/tokenizers,
  * models/unigram/model.rs (doubles, ties to the earlier start and the shorter token). */
 #include <float.h>
@@ -126,9 +127,9 @@ static lora_status search(const unigram_self *p, lora__tok_call *c, const char *
 		for (size_t k = i + 1; node >= 0; k++) {
 			int32_t id = p->trie.nodes[node].value;
 			if (id >= 0) {
-				double score = p->user && p->user[id] ? (double)(k - i) * p->bonus - 0.1 : p->scores[id];
-				offer(&w[k], score + w[i].score, i, id);
-				if (p->user) w[k].score = (float)w[k].score;
+				double score = p->user && p->user[id] ? (float)((double)(k - i) * p->bonus - 0.1) : p->scores[id];
+				double sum = score + w[i].score;
+				offer(&w[k], p->user ? (float)sum : sum, i, id);
 				whole |= k == i + step;
 			}
 			node = k < n ? lora__tok_trie_step(&p->trie, node, (uint8_t)s[k]) : -1;
@@ -136,8 +137,8 @@ static lora_status search(const unigram_self *p, lora__tok_call *c, const char *
 		if (whole) continue;
 		if (p->unk < 0)
 			return lora__fail(c->ctx, LORA_E_NOTFOUND, "tokenizer", "%s is not in the vocabulary, and there is no unk_id", lora__quote_n(s + i, step).text);
-		offer(&w[i + step], p->unk_score + w[i].score, i, p->unk);
-		if (p->user) w[i + step].score = (float)w[i + step].score;
+		double sum = p->unk_score + w[i].score;
+		offer(&w[i + step], p->user ? (float)sum : sum, i, p->unk);
 	}
 	return LORA_OK;
 }

@@ -83,6 +83,9 @@ void lora__free(lora_context *ctx, void *p)
 	atomic_fetch_sub(&ctx->memory_now, total);
 }
 
+size_t lora__block_size(const void *p) { return p ? ((const header *)(const void *)((const uint8_t *)p - HEADER))->bytes + HEADER : 0; }
+size_t lora__block_need(size_t bytes) { return bytes + HEADER; }
+
 void *lora__realloc(lora_context *ctx, void *p, size_t bytes)
 {
 	if (!p) return lora__alloc(ctx, bytes);

@@ -33,17 +33,29 @@ static lora_status pack(const lora_context *ctx, const lora_view *b, lora_dtype 
 	return t->weight_pack(ctx->backend_self, b, out, bytes);
 }
 
-/* Both forms are there: the pages of a mapped file are not needed now, and come back from the page cache when something reads them. */
-static void drop_pages(const lora__site *s)
+void lora__site_rest(const lora__site *s)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)s->data, end = first + lora__site_bytes(s);
 	first = (first + page - 1) & ~(page - 1), end &= ~(page - 1);
 	if ((s->flags & LORA_SITE_MAPPED) && s->data == s->base && end > first) madvise((void *)first, end - first, MADV_DONTNEED);
 }
 
+static int packable(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows)
+{
+	return rows >= ROWS_MIN && real != LORA_F64 && !(s->flags & LORA_SITE_HOST) && can_pack(ctx);
+}
+
+uint64_t lora__site_pack_bytes(const lora__site *s, const lora_context *ctx, lora_dtype real, int which, int64_t rows, uint64_t taken)
+{
+	uint64_t guess = (uint64_t)(s->out * s->in) * lora__dtype_size(real);
+	if (!packable(s, ctx, real, rows)) return 0;
+	if (s->packed_of == s->data && (s->packed[which] || s->pack_refused)) return s->packed[which] ? s->packed_bytes[which] : 0;
+	return taken + guess > s->all->pack_limit ? 0 : guess;
+}
+
 const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real, int which, int64_t rows)
 {
-	if (rows < ROWS_MIN || real == LORA_F64 || (s->flags & LORA_SITE_HOST) || !can_pack(ctx)) return NULL;
+	if (!packable(s, ctx, real, rows)) return NULL;
 	if (s->packed_of != s->data) lora__site_unpack(s, ctx);
 	if (s->packed[which] || s->pack_refused) return s->packed[which];
 	uint64_t guess = (uint64_t)(s->out * s->in) * lora__dtype_size(real);
@@ -57,6 +69,6 @@ const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real,
 		return NULL;
 	}
 	s->all->pack_bytes += s->packed_bytes[which];
-	if (s->packed[0] && s->packed[1]) drop_pages(s);
+	if (s->packed[0] && s->packed[1]) lora__site_rest(s);
 	return s->packed[which];
 }

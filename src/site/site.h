@@ -90,6 +90,9 @@ int32_t     lora__site_layer_of(const char *name); /* first number between dots,
 
 /* The backend's packed form of the weight for products with rows rows; which: 0 = W^T, 1 = W. NULL: use the weight as it is. */
 const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real, int which, int64_t rows);
+/* Bytes of that form: those it takes, or those it would take beside taken bytes of other forms; 0 = none is or will be made. */
+uint64_t    lora__site_pack_bytes(const lora__site *s, const lora_context *ctx, lora_dtype real, int which, int64_t rows, uint64_t taken);
+void        lora__site_rest(const lora__site *s); /* give the pages of a mapped weight back; they return from the page cache when read */
 void        lora__site_unpack(lora__site *s, lora_context *ctx); /* forget both forms: the weight has changed or goes away */
 
 size_t    lora__site_bytes(const lora__site *s);

@@ -46,7 +46,7 @@ LORA_API lora_status lora_trainer_create(lora_model *m, lora_adapter *a, lora_op
  * Since    0.1 */
 LORA_API lora_status lora_trainer_set_progress(lora_trainer *t, lora_progress_fn fn, void *user);
 
-/* Memory that training takes, in bytes. What a backend keeps for itself beside packed weights (some MiB) is not in it. */
+/* Memory that training takes, in bytes. */
 typedef struct lora_memory_estimate {
 	uint32_t struct_size;
 	int32_t  reserved;
@@ -58,7 +58,8 @@ typedef struct lora_memory_estimate {
 	uint64_t activations; /* kept between forward and backward */
 	uint64_t scratch;     /* of single operations */
 	uint64_t other;       /* all else that the context holds: names, tables, plans */
-	uint64_t allocated;   /* what lora_context_memory() will tell: all of the above but mapped weights */
+	uint64_t backend;     /* about what the backend keeps for itself: scratch, kernels made at run time */
+	uint64_t allocated;   /* what lora_context_memory() will tell, the backend's own apart: all of the above but mapped weights */
 	uint64_t peak;        /* the sum: resident memory, the program and its data apart */
 } lora_memory_estimate;
 

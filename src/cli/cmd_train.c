@@ -377,6 +377,6 @@ const command command_train = { "train",
 	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, tokens_per_second, final_loss, skipped, parameters,\n"
 	"      peak_memory_bytes, output.\n"
 	"--dry-run needs no -o. It prints the memory of the largest batch in bytes: weights, packed, adapter, optimizer, activations, scratch,\n"
-	"      other, program, peak.\n"
+	"      other, backend, program, peak.\n"
 	"Ctrl-C finishes the step, writes a checkpoint and exits with 130; a second Ctrl-C ends at once.\n",
 	"model data output config init resume dry-run set force", 0, 0, run };

@@ -33,6 +33,7 @@ int dry_run(const session *s, lora_trainer *trainer, const dataset *data, int64_
 		{ "activations", "kept from forward to backward", e.activations },
 		{ "scratch", "of single operations", e.scratch },
 		{ "other", "names, tables, plans", e.other },
+		{ "backend", "what it keeps for itself, about", e.backend },
 		{ "program", "the program itself, data, tokenizer", program },
 		{ "peak", "most at one time", e.peak + program } };
 	enum { N = sizeof rows / sizeof *rows };

@@ -78,6 +78,16 @@ static void count_weights(const lora_trainer *t, int64_t rows, const unsigned ch
 	}
 }
 
+static uint64_t backend_bytes(const lora_trainer *t)
+{
+	const lora_backend_v1 *b = t->ctx->backend;
+	int64_t widest = t->m->vocab;
+	for (size_t i = 0; i < t->m->s.n; i++)
+		if (t->m->s.list[i]->out > widest) widest = t->m->s.list[i]->out;
+	if (b->struct_size < offsetof(lora_backend_v1, working_bytes) + sizeof b->working_bytes || !b->working_bytes) return 0;
+	return b->working_bytes(t->ctx->backend_self, t->m->s.real, widest);
+}
+
 lora_status lora__trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens, lora_memory_estimate *e)
 {
 	const lora__plan *plan = NULL;
@@ -97,7 +107,8 @@ lora_status lora__trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t
 		for (int i = 0; i < t->o->opt->n_slots; i++) e->optimizer += lora__block_size(t->o->opt->slot[i]);
 		e->other = atomic_load(&t->ctx->memory_now) - had - own - e->adapter - e->optimizer - m->s.pack_bytes;
 		e->allocated = own + e->packed + e->adapter + e->optimizer + arena + e->other;
-		e->peak = e->allocated + mapped;
+		e->backend = backend_bytes(t);
+		e->peak = e->allocated + mapped + e->backend;
 		e->tokens = tokens ? tokens : n_sequences * length;
 	}
 	lora__free(t->ctx, products);

@@ -72,7 +72,8 @@ typedef struct lora_memory_estimate {
  * Since    0.1 */
 LORA_API lora_status lora_trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens, lora_memory_estimate *out);
 
-/* Take that memory now: the arena, tables, packed weights. Steps on batches that are no larger allocate nothing. Without it the first step does so.
+/* Take that memory now: the arena and all tables. Weights are packed by the first step; later ones, on batches that are no larger, allocate nothing.
+ * Without this call the first step reserves for its own batch.
  * n_sequences, length, tokens  as of lora_trainer_estimate()
  * Errors   as lora_trainer_estimate()
  * Thread   exclusive(model)

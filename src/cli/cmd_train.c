@@ -27,7 +27,7 @@ typedef struct training {
 	json_t *before; /* train.json of the run that is resumed */
 	int64_t done, skipped, step, saved_step, first_step;
 	int64_t tokens;
-	double start, loss;
+	double begun, start, loss; /* seconds_now() when the program began, and when the first step did */
 } training;
 
 /* ---- setting up ---- */
@@ -245,6 +245,7 @@ static int totals(training *t, int stopped)
 		json_object_set_new(line, "steps", json_integer(t->step));
 		json_object_set_new(line, "tokens", json_integer(t->tokens));
 		json_object_set_new(line, "seconds", json_number(seconds));
+		json_object_set_new(line, "startup_seconds", json_number(t->start - t->begun));
 		json_object_set_new(line, "tokens_per_second", json_number(seconds > 0 ? (double)t->tokens / seconds : 0));
 		json_object_set_new(line, "final_loss", t->step > t->first_step ? json_number(t->loss) : json_null());
 		json_object_set_new(line, "skipped", json_integer(t->skipped));
@@ -315,6 +316,7 @@ static int run(const args *a)
 
 	memset(&t, 0, sizeof t);
 	t.a = a;
+	t.begun = seconds_now();
 	if (!a->data) return fail(USAGE, "-d", "data is needed");
 	if (!a->output && (!a->dry_run || a->resume)) return fail(USAGE, "-o", "says where to write the adapter, and is needed");
 	if (a->resume && a->init) return fail(USAGE, "--init", "cannot go with --resume");
@@ -374,7 +376,7 @@ const command command_train = { "train",
 	"  seed              0; of the adapter's start, dropout and the order of the examples\n"
 	"\n"
 	"JSON  per step: step, loss (before the update), lr, grad_norm, tokens, tokens_per_second; per evaluation: step, eval_loss,\n"
-	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, tokens_per_second, final_loss, skipped, parameters,\n"
+	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, startup_seconds, tokens_per_second, final_loss, skipped, parameters,\n"
 	"      peak_memory_bytes, output.\n"
 	"--dry-run needs no -o. It prints the memory of the largest batch in bytes: weights, packed, adapter, optimizer, activations, scratch,\n"
 	"      other, backend, program, peak.\n"

@@ -53,22 +53,46 @@ uint64_t lora__site_pack_bytes(const lora__site *s, const lora_context *ctx, lor
 	return taken + guess > s->all->pack_limit ? 0 : guess;
 }
 
-const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real, int which, int64_t rows)
+int lora__pack_takes(lora_context *ctx, lora_dtype weight, lora_dtype real)
 {
-	if (!packable(s, ctx, real, rows)) return NULL;
-	if (s->packed_of != s->data) lora__site_unpack(s, ctx);
-	if (s->packed[which] || s->pack_refused) return s->packed[which];
+	enum { N = 64 };
+	void *zero = can_pack(ctx) ? lora__calloc(ctx, N * N, lora__dtype_size(weight)) : NULL, *packed = NULL;
+	uint64_t bytes;
+	lora_view b = lora__view2(zero, weight, N, N, N);
+	lora_error kept = ctx->error;
+	int takes = zero && pack(ctx, &b, real, &packed, &bytes) == LORA_OK;
+	if (takes) ctx->backend->weight_free(ctx->backend_self, packed);
+	else if (zero) ctx->error = kept;
+	lora__free(ctx, zero);
+	return takes;
+}
+
+static lora_status make(lora__site *s, lora_context *ctx, lora_dtype real, int which)
+{
 	uint64_t guess = (uint64_t)(s->out * s->in) * lora__dtype_size(real);
-	if (s->all->pack_bytes + guess > s->all->pack_limit) return NULL;
+	if (s->all->pack_bytes + guess > s->all->pack_limit) return LORA_E_LIMIT;
 	lora_view w = lora__site_weight(s), b = which ? w : lora__view_t(w);
 	lora_error kept = ctx->error;
 	s->packed_of = s->data;
 	if (pack(ctx, &b, real, &s->packed[which], &s->packed_bytes[which])) {
 		ctx->error = kept; /* not an error: the product runs on the plain weight */
 		s->packed[which] = NULL, s->pack_refused = 1;
-		return NULL;
+		return LORA_E_UNSUPPORTED;
 	}
 	s->all->pack_bytes += s->packed_bytes[which];
-	if (s->packed[0] && s->packed[1]) lora__site_rest(s);
+	return LORA_OK;
+}
+
+/* All forms that will be asked for are made when the first one is: the weight is read once, and it need not stay in memory until the backward pass
+ * comes to it. */
+const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real, int which, int64_t rows)
+{
+	if (!packable(s, ctx, real, rows)) return NULL;
+	if (s->packed_of != s->data) lora__site_unpack(s, ctx);
+	if (s->packed[which] || s->pack_refused) return s->packed[which];
+	int all = s->pack_wanted ? s->pack_wanted | 1 << which : 3;
+	lora_status st = make(s, ctx, real, which);
+	if (st == LORA_OK && (s->pack_wanted & 1 << !which) && !s->packed[!which]) st = make(s, ctx, real, !which);
+	if (st == LORA_OK && (!(all & 1) || s->packed[0]) && (!(all & 2) || s->packed[1])) lora__site_rest(s);
 	return s->packed[which];
 }

@@ -3,7 +3,7 @@
  * forms gives its pages back. */
 #include "train/train.h"
 
-enum { FORWARD = 1, BACKWARD = 2 };
+enum { LORA__DTYPES = 64, FORWARD = 1, BACKWARD = 2 }; /* bits 1 << which of lora__site_packed() */
 
 /* For each site the products that the plan does with its weight: which packed forms are wanted. */
 static void find_products(const lora__graph *g, const lora__plan *p, unsigned char *products)
@@ -37,11 +37,11 @@ static lora_status plan_for(lora_trainer *t, int64_t n_sequences, int64_t length
 }
 
 /* Bytes of the packed forms that a site will have; *all is set when none of its products is left to the plain weight. */
-static uint64_t site_packed(const lora_trainer *t, const lora__site *s, int64_t rows, unsigned products, uint64_t taken, int *all)
+static uint64_t site_packed(const lora_trainer *t, const lora__site *s, int64_t rows, unsigned products, int takes, uint64_t taken, int *all)
 {
 	uint64_t sum = 0;
-	*all = products != 0;
-	for (int k = 0; k < 2; k++) {
+	*all = products && takes;
+	for (int k = 0; k < 2 && takes; k++) {
 		if (!(products & (k ? BACKWARD : FORWARD))) continue;
 		uint64_t b = lora__site_pack_bytes(s, t->ctx, t->m->s.real, k, rows, taken + sum);
 		sum += b;
@@ -62,6 +62,7 @@ static int read_plain(const lora__graph *g, const void *data)
 static void count_weights(const lora_trainer *t, int64_t rows, const unsigned char *products, uint64_t *packed, uint64_t *own, uint64_t *mapped)
 {
 	const lora_model *m = t->m;
+	signed char takes[LORA__DTYPES] = { 0 }; /* the backend packs weights of this dtype: 1, or -1 */
 	*packed = *own = *mapped = 0;
 	for (size_t i = 0; i < m->n_weights; i++) {
 		const lora__weight *w = &m->weights[i];
@@ -70,7 +71,9 @@ static void count_weights(const lora_trainer *t, int64_t rows, const unsigned ch
 			const lora__site *s = m->s.list[k];
 			if (s->bias.data == w->data) used = 1;
 			if (s->base != w->data) continue;
-			*packed += site_packed(t, s, rows, products[k], *packed, &all);
+			signed char *known = &takes[s->dtype % LORA__DTYPES];
+			if (!*known) *known = lora__pack_takes(t->ctx, s->dtype, m->s.real) ? 1 : -1;
+			*packed += site_packed(t, s, rows, products[k], *known > 0, *packed, &all);
 			used |= products[k] && !all;
 		}
 		if (w->owned) *own += lora__block_size(w->data);
@@ -115,25 +118,13 @@ lora_status lora__trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t
 	return st;
 }
 
-/* Pack what the plan multiplies by, site by site, so that the pages of one weight are read once and given back before the next. */
-static void pack_weights(lora_trainer *t, int64_t rows, const unsigned char *products)
-{
-	for (size_t i = 0; i < t->m->s.n; i++) {
-		lora__site *s = t->m->s.list[i];
-		int all = products[i] != 0;
-		if ((products[i] & FORWARD) && !lora__site_packed(s, t->ctx, t->m->s.real, 0, rows)) all = 0;
-		if ((products[i] & BACKWARD) && !lora__site_packed(s, t->ctx, t->m->s.real, 1, rows)) all = 0;
-		if (all) lora__site_rest(s);
-	}
-}
-
 lora_status lora__trainer_reserve(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens)
 {
 	const lora__plan *plan = NULL;
 	unsigned char *products;
 	lora_status st = plan_for(t, n_sequences, length, tokens, &plan, &products);
 	if (st == LORA_OK) st = lora__model_plan(t->m, plan->mode, plan->rows, &plan);
-	if (st == LORA_OK) pack_weights(t, plan->rows, products);
+	for (size_t i = 0; i < t->m->s.n && st == LORA_OK; i++) t->m->s.list[i]->pack_wanted = products[i];
 	lora__free(t->ctx, products);
 	if (st == LORA_OK) t->reserved = 1;
 	return st;

@@ -376,8 +376,8 @@ const command command_train = { "train",
 	"  seed              0; of the adapter's start, dropout and the order of the examples\n"
 	"\n"
 	"JSON  per step: step, loss (before the update), lr, grad_norm, tokens, tokens_per_second; per evaluation: step, eval_loss,\n"
-	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, startup_seconds, tokens_per_second, final_loss, skipped, parameters,\n"
-	"      peak_memory_bytes, output.\n"
+	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, startup_seconds, tokens_per_second, final_loss,\n"
+	"      skipped, parameters, peak_memory_bytes, output.\n"
 	"--dry-run needs no -o. It prints the memory of the largest batch in bytes: weights, packed, adapter, optimizer, activations, scratch,\n"
 	"      other, backend, program, peak.\n"
 	"Ctrl-C finishes the step, writes a checkpoint and exits with 130; a second Ctrl-C ends at once.\n",

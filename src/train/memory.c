@@ -81,14 +81,20 @@ static void count_weights(const lora_trainer *t, int64_t rows, const unsigned ch
 	}
 }
 
+static uint64_t working_bytes(const lora_backend_v1 *b, void *self, lora_dtype real, int64_t widest)
+{
+	if (b->struct_size < offsetof(lora_backend_v1, working_bytes) + sizeof b->working_bytes || !b->working_bytes) return 0;
+	return b->working_bytes(self, real, widest);
+}
+
 static uint64_t backend_bytes(const lora_trainer *t)
 {
-	const lora_backend_v1 *b = t->ctx->backend;
+	const lora_context *ctx = t->ctx;
 	int64_t widest = t->m->vocab;
 	for (size_t i = 0; i < t->m->s.n; i++)
 		if (t->m->s.list[i]->out > widest) widest = t->m->s.list[i]->out;
-	if (b->struct_size < offsetof(lora_backend_v1, working_bytes) + sizeof b->working_bytes || !b->working_bytes) return 0;
-	return b->working_bytes(t->ctx->backend_self, t->m->s.real, widest);
+	uint64_t b = working_bytes(ctx->naive, ctx->naive_self, t->m->s.real, widest); /* runs what the chosen one does not take */
+	return ctx->backend == ctx->naive ? b : b + working_bytes(ctx->backend, ctx->backend_self, t->m->s.real, widest);
 }
 
 lora_status lora__trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens, lora_memory_estimate *e)

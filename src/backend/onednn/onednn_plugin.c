@@ -459,11 +459,12 @@ static lora_status onednn_info(void *s, lora_device_info *out)
 	return LORA_OK;
 }
 
-/* Its code and tables, as measured; and the rows that are copied for products with a vocabulary. */
+/* Its code and tables, as measured; and for each thread some rows that are copied for products with a vocabulary. */
 static uint64_t onednn_working_bytes(void *s, lora_dtype real, int64_t widest)
 {
-	(void)real;
-	return ((uint64_t)14 << 20) + (uint64_t)((onednn *)s)->threads * 64 * 4 * (uint64_t)widest;
+	const onednn *self = s;
+	if (real == LORA_BF16 && !self->bf16) return (uint64_t)6 << 20;
+	return ((uint64_t)10 << 20) + (uint64_t)self->threads * 128 * (real == LORA_F32 ? 4 : 2) * (uint64_t)widest;
 }
 
 lora_status lora_backend_entry(uint32_t host_min, uint32_t host_max, const lora_backend_v1 **out)

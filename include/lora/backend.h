@@ -168,6 +168,9 @@ typedef struct lora_backend_v1 {
 	/* members above: v1 */
 	/* Optional: the same for activations (A) of dtype real, where weight_pack takes those of b's dtype: F32 activations of half weights. */
 	lora_status (*weight_pack_as)(void *self, const lora_view *b, lora_dtype real, void **packed, uint64_t *bytes);
+	/* Optional: about what the instance will come to hold beside packed weights (scratch, kernels made at run time) when it works on a model with
+	 * activations of dtype real whose widest matrix has widest columns; an estimate is made with it. */
+	uint64_t (*working_bytes)(void *self, lora_dtype real, int64_t widest);
 } lora_backend_v1;
 
 /* The one symbol that a plug-in exports.

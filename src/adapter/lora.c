@@ -87,7 +87,12 @@ static lora_status configure(lora_context *ctx, const lora_settings *s, lora__pa
 
 static void fill_uniform(lora__rng *r, float *w, int64_t n, double bound)
 {
-	for (int64_t i = 0; i < n; i++) w[i] = (float)((2.0 * lora__rng_uniform(r) - 1.0) * bound);
+	double u[256];
+	for (int64_t at = 0; at < n; at += 256) {
+		int64_t m = n - at < 256 ? n - at : 256;
+		lora__rng_uniforms(r, u, m);
+		for (int64_t i = 0; i < m; i++) w[at + i] = (float)((2.0 * u[i] - 1.0) * bound);
+	}
 }
 
 static lora_status init(lora_context *ctx, const lora_settings *s, lora__part *p, lora__rng *r)

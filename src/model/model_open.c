@@ -299,6 +299,7 @@ uint64_t lora__model_digest(lora_model *m)
 		if (bytes <= PAGE * SAMPLES) h = lora__hash64(s->base, bytes, h);
 		else
 			for (size_t at = 0; at + PAGE <= bytes; at += step) h = lora__hash64((const char *)s->base + at, PAGE, h);
+		if (s->packed[0] || s->packed[1]) lora__site_rest(s);
 	}
 	return m->digest = h ? h : 1;
 }

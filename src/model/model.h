@@ -142,7 +142,7 @@ struct lora__batchmem {
 lora_status lora__batch_reserve(lora_model *m, size_t rows, size_t segments);
 lora_status lora__batch_prepare(lora_model *m, const lora_batch *batch);
 void        lora__batch_free(lora_model *m);
-/* A plan for at least rows rows (from the cache, or made), and an arena that is large enough. */
-lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, const lora__plan **out);
+/* A plan for at least rows rows and source_rows of space 1 (from the cache, or made), and an arena that is large enough. */
+lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out);
 
 #endif

@@ -28,7 +28,7 @@ static lora_status reserve_arena(lora_model *m, size_t bytes)
 	return LORA_OK;
 }
 
-lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, const lora__plan **out)
+lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out)
 {
 	lora_context *ctx = m->s.ctx;
 	lora__plan *best = NULL;
@@ -39,7 +39,8 @@ lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, 
 			*p = m->plans[--m->n_plans];
 			continue;
 		}
-		if (p->mode == mode && p->rows >= rows && p->rows <= 4 * rows + 64 && (!best || p->rows < best->rows)) best = p;
+		int fits = p->rows >= rows && p->rows <= 4 * rows + 64 && p->source_rows >= source_rows && p->source_rows <= 4 * source_rows + 64;
+		if (p->mode == mode && fits && (!best || p->rows + p->source_rows < best->rows + best->source_rows)) best = p;
 		i++;
 	}
 	if (!best) {
@@ -49,7 +50,7 @@ lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, 
 			m->n_plans--;
 		}
 		lora__plan p;
-		lora_status st = lora__plan_make(&m->graph, m->s.real, mode, rows < 1 ? 1 : rows, &p);
+		lora_status st = lora__plan_make(&m->graph, m->s.real, mode, rows < 1 ? 1 : rows, source_rows, &p);
 		if (st) return st;
 		p.generation = m->s.generation;
 		m->plans[m->n_plans] = p;
@@ -96,7 +97,7 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p)
 	if (b->n_rows == 0) return LORA_OK;
 	if ((st = lora__rotary_reserve(m, b->max_position + 1))) return st;
 	lora__plan_mode mode = !backward ? LORA__PLAN_INFER : p->checkpoint ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN;
-	if ((st = lora__model_plan(m, mode, b->n_rows, &plan))) return st;
+	if ((st = lora__model_plan(m, mode, b->n_rows, 0, &plan))) return st;
 	int64_t n_head = choose_head_rows(b, p->logits != NULL);
 	lora__rowinfo rows = { .n = b->n_rows, .n_segments = b->n_segments, .ids = b->ids, .positions = b->positions, .columns = b->columns,
 		.segments = b->segments, .labels = b->n_labels ? b->labels : NULL, .head_rows = b->head_rows, .n_head_rows = n_head, .logit_row = b->logit_row,
@@ -139,7 +140,7 @@ lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__fe
 	for (int64_t k = 0; k < n_feeds; k++) total += feeds[k].n;
 	lora_status st = decode_rows(m, cache, feeds, n_feeds, total);
 	if (st == LORA_OK) st = lora__rotary_reserve(m, m->batch->max_position + 1);
-	if (st == LORA_OK) st = lora__model_plan(m, LORA__PLAN_INFER, total, &plan);
+	if (st == LORA_OK) st = lora__model_plan(m, LORA__PLAN_INFER, total, 0, &plan);
 	if (st) return st;
 	struct lora__batchmem *b = m->batch;
 	lora__rowinfo rows = { .n = total, .n_segments = n_feeds, .ids = b->ids, .positions = b->positions, .columns = b->columns, .segments = b->segments,

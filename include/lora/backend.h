@@ -86,7 +86,12 @@ enum {
 	/* SGD, all wide: v0 p, v1 g (read), v2 buf[n] (data NULL without momentum); f0 lr, f1 momentum, f2 dampening, f3 weight decay, f4 gradient factor;
 	 * i0 1 = nesterov, i1 1 = first step (buf = g) */
 	LORA_PRIM_SGD = 19,
-	LORA_PRIM_COUNT = 20
+	/* v0 y[n,d] = (v1 x - mean) * rstd * v2 w[d] + v3 b[d] (b's data NULL: none); v4 mean[n], v5 rstd[n] wide (written); f0 eps; the variance is the
+	 * biased one. arXiv:1607.06450 eq. 3 */
+	LORA_PRIM_LAYERNORM = 20,
+	/* v0 dx[n,d] = f0 * dx + ...; v1 x, v2 w[d], v3 mean[n], v4 rstd[n] wide, v5 dy[n,d] */
+	LORA_PRIM_LAYERNORM_BWD = 21,
+	LORA_PRIM_COUNT = 22
 };
 
 enum { LORA_ACT_SILU = 1, LORA_ACT_GELU_TANH = 2, LORA_ACT_GELU = 3, LORA_ACT_RELU = 4 };

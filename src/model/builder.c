@@ -100,6 +100,14 @@ int32_t lora__b_rmsnorm(lora__builder *b, int32_t x, const char *name, double ep
 	return value_of(n);
 }
 
+int32_t lora__b_layernorm(lora__builder *b, int32_t x, const char *name, double eps, int bias)
+{
+	lora_view w = view(get(b, name, ".weight", cols_of(b, x), 0, 1.0)), c = view(bias ? get(b, name, ".bias", cols_of(b, x), 0, 0.0) : NULL);
+	lora__node *n = append(b, &lora__op_layernorm, 1, &x, 1, cols_of(b, x));
+	if (n) n->w[0] = w, n->w[1] = c, n->f[0] = eps;
+	return value_of(n);
+}
+
 static lora__site *site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias, const char *tied_to)
 {
 	char full[NAME_MAX_BYTES];

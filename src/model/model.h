@@ -87,6 +87,8 @@ int64_t     lora__cfg_activation(lora__builder *b, const char *key);
 /* Building blocks of a forward. Names are printf formats with the block number as only argument; values are ints, -1 after a failure. */
 int32_t lora__b_embed(lora__builder *b, const char *name, double factor);
 int32_t lora__b_rmsnorm(lora__builder *b, int32_t x, const char *name, double eps, double offset);
+/* Weight name.weight and, when bias is set, name.bias. */
+int32_t lora__b_layernorm(lora__builder *b, int32_t x, const char *name, double eps, int bias);
 int32_t lora__b_linear(lora__builder *b, int32_t x, const char *name, int64_t out, int bias);
 int32_t lora__b_rope(lora__builder *b, int32_t x, int64_t heads, int64_t head_dim);
 int32_t lora__b_attention(lora__builder *b, int32_t q, int32_t k, int32_t v, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,

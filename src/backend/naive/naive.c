@@ -32,6 +32,8 @@ static const row rows[LORA_PRIM_COUNT] = {
 	[LORA_PRIM_SUMSQ] = { "sumsq", lora__naive_sumsq, "1=D n=r" },
 	[LORA_PRIM_ADAMW] = { "adamw", lora__naive_adamw, "n=S n=s n=S n=S" },
 	[LORA_PRIM_SGD] = { "sgd", lora__naive_sgd, "n=S n=s n=S?" },
+	[LORA_PRIM_LAYERNORM] = { "layernorm", lora__naive_layernorm, "nd=R nd=r d=w d=w? n=S n=S" },
+	[LORA_PRIM_LAYERNORM_BWD] = { "layernorm_bwd", lora__naive_layernorm_bwd, "nd=R nd=r d=w n=s n=s nd=r" },
 };
 
 static lora_status check_type(const lora_view *v, char kind, lora_dtype *real, lora_dtype *wide, const char **reason)

@@ -72,10 +72,10 @@ static lora_status targeted(lora_context *ctx, const lora__sites *sites, const l
 	int exact = 0;
 	*out = 0;
 	if (!v) {
-		*out = !sites->default_targets && !site->is_head;
+		*out = !sites->default_targets && !site->is_head && !site->param;
 		for (int i = 0; sites->default_targets && sites->default_targets[i]; i++) *out |= ends_with(site->name, sites->default_targets[i]);
 	} else if (json_is_string(v) && strcmp(json_string_value(v), "all-linear") == 0) {
-		*out = !site->is_head;
+		*out = !site->is_head && !site->param;
 		exact = 0;
 	} else if (json_is_string(v)) {
 		return lora__regex_match(ctx, json_string_value(v), "target_modules", site->name, out); /* layers_to_transform has no say here, as in PEFT */

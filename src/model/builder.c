@@ -174,3 +174,19 @@ void lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tie
 	s->is_head = 1;
 	n->site = s, n->i[0] = b->m->vocab, n->i[1] = cols_of(b, h), n->f[0] = softcap;
 }
+
+/* The same for blocks in other files. */
+lora__weight *lora__b_weight(lora__builder *b, const char *format, const char *suffix, int64_t d0, int64_t d1, double mean)
+{
+	return get(b, format, suffix, d0, d1, mean);
+}
+
+lora__site *lora__b_site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias) { return site(b, name, out, in, bias, NULL); }
+
+lora__node *lora__b_append(lora__builder *b, const lora__op *op, int32_t n_in, const int32_t *in, int32_t n_out, int64_t cols)
+{
+	return append(b, op, n_in, in, n_out, cols);
+}
+
+lora_view lora__b_view(const lora__weight *w) { return view(w); }
+int64_t   lora__b_cols(const lora__builder *b, int32_t v) { return cols_of(b, v); }

@@ -1,2 +1,3 @@
 /* Members of family "architecture": one file plus one line. */
 LORA__ARCH(llama)
+LORA__ARCH(mixtral)

@@ -96,6 +96,22 @@ int32_t lora__b_attention(lora__builder *b, int32_t q, int32_t k, int32_t v, int
 int32_t lora__b_gated(lora__builder *b, int32_t gate, int32_t up, int64_t activation);
 int32_t lora__b_add(lora__builder *b, int32_t x, int32_t y);
 void    lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap);
+
+/* What the blocks are made of (builder.c), for files that add some. suffix is put behind the name. */
+lora__weight *lora__b_weight(lora__builder *b, const char *format, const char *suffix, int64_t d0, int64_t d1, double mean);
+lora__site   *lora__b_site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias);
+lora__node   *lora__b_append(lora__builder *b, const lora__op *op, int32_t n_in, const int32_t *in, int32_t n_out, int64_t cols);
+lora_view     lora__b_view(const lora__weight *w);
+int64_t       lora__b_cols(const lora__builder *b, int32_t v);
+
+/* Mixture of experts (build_moe.c). Names of files and, as fused, the module and parameters by which transformers 5 and PEFT call the same weights. */
+typedef struct lora__moe {
+	const char *router, *gate, *up, *down;         /* the last three with a second number, that of the expert */
+	const char *router_module, *module;            /* parameters: router_module.weight, module.gate_up_proj, module.down_proj */
+	int64_t     experts, chosen, normalise, activation, width;
+} lora__moe;
+int32_t lora__b_moe(lora__builder *b, int32_t x, const lora__moe *e);
+
 void    lora__b_rotary(lora__builder *b, int64_t head_dim); /* reads rope_parameters, or rope_theta and rope_scaling */
 
 lora_status lora__model_new(lora_context *ctx, lora_model **out);

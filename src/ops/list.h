@@ -1,4 +1,4 @@
-/* Members of family "op". linear and head live in graph/, because they use sites. */
+/* Members of family "op". linear, experts and head live in graph/, because they use sites. */
 LORA__OP(embed)
 LORA__OP(rmsnorm)
 LORA__OP(layernorm)
@@ -7,4 +7,5 @@ LORA__OP(attention)
 LORA__OP(gated)
 LORA__OP(add)
 LORA__OP(linear)
+LORA__OP(experts)
 LORA__OP(head)

@@ -53,7 +53,12 @@ typedef struct lora__site {
 	int64_t      out, in;
 	lora_dtype   dtype;
 	uint32_t     flags;       /* LORA_SITE_* */
-	int          is_head;     /* output embedding: not part of all-linear */
+	int          is_head;     /* output embedding or classifier: not part of all-linear */
+	/* Where this weight is (part of) a bare parameter in transformers 5: target_parameters reaches it, all-linear does not. param NULL = it is
+	 * the weight of a linear module. */
+	char        *param;       /* "model.layers.0.mlp.experts.gate_up_proj", [param_n, param_out, in] */
+	int32_t      param_at, param_n; /* which of the stacked experts */
+	int64_t      param_row, param_out; /* rows param_row .. param_row + out of param_out */
 	const void  *base;        /* the weight as opened, or the host's pointer */
 	void        *data;        /* the weight as it is now: base, or own memory while something is merged */
 	lora_view    bias;        /* data NULL = none */

@@ -108,6 +108,16 @@ int32_t lora__b_layernorm(lora__builder *b, int32_t x, const char *name, double 
 	return value_of(n);
 }
 
+/* So that saving finds the bias as it is then. */
+static void bias_of(lora_model *m, const void *data, int32_t site)
+{
+	for (size_t i = m->n_weights; i-- > 0;)
+		if (m->weights[i].data == data) {
+			m->weights[i].site = site, m->weights[i].is_bias = 1;
+			return;
+		}
+}
+
 static lora__site *site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias, const char *tied_to)
 {
 	char full[NAME_MAX_BYTES];
@@ -121,7 +131,8 @@ static lora__site *site(lora__builder *b, const char *name, int64_t out, int64_t
 	lora_view c = view(bias ? get(b, name, ".bias", out, 0, 0) : NULL);
 	if (b->status == LORA_OK) b->status = lora__sites_add(&b->m->s, &d, &s);
 	if (b->status) return NULL;
-	s->bias = c;
+	s->bias = s->base_bias = c;
+	if (c.data) bias_of(b->m, c.data, s->index);
 	if (!tied_to) b->m->weights[number].site = s->index;
 	return s;
 }

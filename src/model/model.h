@@ -23,6 +23,7 @@ typedef struct lora__weight {
 	const void  *data;
 	uint64_t     bytes;
 	int32_t      site;  /* site that this weight belongs to, or -1 */
+	int          is_bias; /* ... as its bias */
 	int          owned; /* data is on our heap */
 } lora__weight;
 

@@ -34,6 +34,7 @@ typedef struct lora__slot {
 	double                       attach_scale; /* of lora_adapter_attach() */
 	int                          trainable;
 	int                          merged; /* the delta is in the weight: the slot does not act */
+	int                          whole;  /* it stands for the base's product (and bias) instead of adding to it */
 } lora__slot;
 
 typedef struct lora__slot_ops {
@@ -42,6 +43,7 @@ typedef struct lora__slot_ops {
 	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
 	lora_status (*prepare)(lora__slot *s); /* make what backward adds to, before anything is computed; NULL = nothing */
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
+	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;
@@ -62,6 +64,7 @@ typedef struct lora__site {
 	const void  *base;        /* the weight as opened, or the host's pointer */
 	void        *data;        /* the weight as it is now: base, or own memory while something is merged */
 	lora_view    bias;        /* data NULL = none */
+	lora_view    base_bias;   /* the same as opened; they differ while a module trained as a whole is merged */
 	lora__slot **chain;       /* attached slots in order of attachment */
 	size_t       n_chain, cap_chain;
 	struct lora__sites *all;
@@ -111,7 +114,8 @@ typedef struct lora__runs { const lora__stretch *run; int64_t n; } lora__runs; /
 
 size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n);
 size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n);
-/* base: 1 = also the base product and bias (overwrites y); 0 = only add the adapters' share. */
+/* base: 1 = also the base product and bias (overwrites y); 0 = only add the adapters' share. Where a slot stands for the base, it overwrites y;
+ * of several that do, the last attached. */
 lora_status lora__site_forward(lora__site *s, const lora__site_call *c, lora__runs runs, int base);
 lora_status lora__site_backward(lora__site *s, const lora__site_call *c, lora__runs runs, int base);
 

@@ -181,15 +181,14 @@ static lora_status read_wanted(loader *l)
 static lora_status check_complete(loader *l)
 {
 	size_t any = 0;
-	for (size_t i = 0; i < l->sites->n; i++) any += l->chosen[i] != 0;
-	if (!any) return lora__fail(l->ctx, LORA_E_NOTFOUND, "adapter", "the adapter has no tensor for this model");
 	int named = lora__get_json(l->settings, "target_modules") != NULL;
 	for (size_t i = 0; i < l->sites->n; i++) {
 		const lora__site *s = l->sites->list[i];
+		any += l->chosen[i] != 0;
 		if (!l->wanted[i] || l->chosen[i] || (l->wanted[i] == LORA__CHOSEN && (!named || s->param))) continue;
 		return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", s->name, -1, "adapter_config.json names module %s, but there are no tensors for it", s->name);
 	}
-	return LORA_OK;
+	return any ? LORA_OK : lora__fail(l->ctx, LORA_E_NOTFOUND, "adapter", "the adapter has no tensor for this model");
 }
 
 static lora_status wrong_shape(const loader *l, const lora__tensor *t, const lora__ptensor *p, const char *site)

@@ -84,6 +84,9 @@ static lora_status add_row(lora_model *m, const lora_batch *a, int64_t s, int64_
 		return lora__fail_at(m->s.ctx, LORA_E_SHAPE, "batch", "input_ids", -1, "input_ids[%lld,%lld] is %d, the vocabulary has %lld", (long long)s, (long long)t, (int)id,
 			(long long)m->vocab);
 	int64_t p = a->position_ids ? a->position_ids[at] : in_sequence;
+	if (m->table_positions && p >= m->table_positions)
+		return lora__fail_at(m->s.ctx, LORA_E_SHAPE, "batch", "position_ids", -1, "position %lld at [%lld,%lld]: the model's table has %lld positions", (long long)p,
+			(long long)s, (long long)t, (long long)m->table_positions);
 	if (p < 0 || p >= (1 << 24))
 		return lora__fail_at(m->s.ctx, LORA_E_SHAPE, "batch", "position_ids", -1, "position_ids[%lld,%lld] is %lld", (long long)s, (long long)t, (long long)p);
 	int32_t label = a->labels && t + 1 < a->length ? a->labels[at + 1] : -100; /* the row predicts the next column */

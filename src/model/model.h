@@ -9,9 +9,12 @@
 typedef struct lora__rotary {
 	int64_t rot;        /* rotated part of a head; 0 = none */
 	double *inv_freq;   /* [rot/2] */
+	double *long_freq;  /* [rot/2] in place of inv_freq for passes with more than long_after positions (LongRoPE); NULL = none */
+	int64_t long_after;
 	double  factor;     /* multiplied into cos and sin (YaRN's attention factor) */
 	char   *cos, *sin;  /* [n_positions, rot/2] in the wide type */
 	int64_t n_positions;
+	int     is_long;    /* the tables were made from long_freq */
 } lora__rotary;
 
 /* A tensor of the model's file, as it is saved again. */
@@ -43,7 +46,8 @@ struct lora_model {
 	int64_t           vocab, hidden, layers, max_positions, kv_width, n_parameters;
 	int64_t           eos, bos, pad;
 	int               tied;
-	lora__rotary      rotary;
+	lora__rotary      rotary[LORA__ROTARIES];
+	int64_t           table_positions; /* size of the learned position table; 0 = none */
 	lora__plan        plans[LORA__PLAN_CACHE];
 	int               n_plans;
 	char             *arena;
@@ -67,8 +71,9 @@ typedef struct lora__builder {
 typedef struct lora__arch {
 	lora__member       m;
 	const char *const *model_types; /* config.json model_type values, NULL-ended */
-	const char *const *targets;     /* PEFT's default target_modules for it, NULL-ended */
+	const char *const *targets;     /* PEFT's default target_modules for it, NULL-ended; empty where PEFT has none */
 	void (*build)(lora__builder *b); /* read the config, name the sites, list the ops */
+	const char *hf_class;            /* config.json architectures of a fresh model */
 } lora__arch;
 
 #define LORA__ARCH(name) extern const lora__arch lora__arch_##name;
@@ -84,14 +89,32 @@ int         lora__cfg_bool(lora__builder *b, const char *key, int def);
 const char *lora__cfg_string(lora__builder *b, const char *key, const char *def);
 void        lora__cfg_unsupported(lora__builder *b, const char *key, const char *why);
 int64_t     lora__cfg_activation(lora__builder *b, const char *key);
+/* The same with default and range from the row of the architecture's schema. */
+int64_t     lora__key_int(lora__builder *b, const char *key);
+int64_t     lora__key_int_or(lora__builder *b, const char *key, int64_t fallback); /* fallback for null, and when absent without a default */
+double      lora__key_float(lora__builder *b, const char *key);
+double      lora__key_float_or_none(lora__builder *b, const char *key); /* 0 for null */
+int         lora__key_bool(lora__builder *b, const char *key);
+void        lora__key_only(lora__builder *b, const char *key, int wanted); /* a boolean of which one value is supported */
+int64_t     lora__key_window(lora__builder *b);                   /* sliding_window; 0 for null */
+/* Whether block n is "sliding_attention" by the list layer_types; def where there is no list. Any other type is refused. */
+int         lora__key_sliding(lora__builder *b, int64_t n, int def);
 
 /* Building blocks of a forward. Names are printf formats with the block number as only argument; values are ints, -1 after a failure. */
 int32_t lora__b_embed(lora__builder *b, const char *name, double factor);
+int32_t lora__b_embed_of(lora__builder *b, const char *name, int64_t width, double factor); /* width other than hidden */
 int32_t lora__b_rmsnorm(lora__builder *b, int32_t x, const char *name, double eps, double offset);
+/* x is heads vectors of head_dim: a norm over each, with one weight[head_dim]. */
+int32_t lora__b_headnorm(lora__builder *b, int32_t x, const char *name, int64_t heads, double eps, double offset);
 /* Weight name.weight and, when bias is set, name.bias. */
 int32_t lora__b_layernorm(lora__builder *b, int32_t x, const char *name, double eps, int bias);
 int32_t lora__b_linear(lora__builder *b, int32_t x, const char *name, int64_t out, int bias);
+int32_t lora__b_linear_turned(lora__builder *b, int32_t x, const char *name, int64_t out); /* Conv1D: stored [in,out], with bias */
+int32_t lora__b_position(lora__builder *b, const char *name, int64_t positions, int64_t offset); /* table [positions + offset, hidden] */
+/* Cut x into n_out pieces of these widths, group by group. */
+void    lora__b_split(lora__builder *b, int32_t x, int64_t groups, int32_t n_out, const int64_t *widths, int32_t *out);
 int32_t lora__b_rope(lora__builder *b, int32_t x, int64_t heads, int64_t head_dim);
+int32_t lora__b_rope_of(lora__builder *b, int32_t x, int64_t heads, int64_t head_dim, int table);
 int32_t lora__b_attention(lora__builder *b, int32_t q, int32_t k, int32_t v, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
                           double scale, double softcap);
 int32_t lora__b_gated(lora__builder *b, int32_t gate, int32_t up, int64_t activation);
@@ -114,6 +137,15 @@ typedef struct lora__moe {
 int32_t lora__b_moe(lora__builder *b, int32_t x, const lora__moe *e);
 
 void    lora__b_rotary(lora__builder *b, int64_t head_dim); /* reads rope_parameters, or rope_theta and rope_scaling */
+/* The same where the architecture has its own keys. */
+typedef struct lora__rope_keys {
+	int         table;      /* number of the table */
+	const char *layer_type; /* member of rope_parameters when that is one object per kind of layer; NULL = it is not */
+	const char *theta, *partial; /* keys of the older spelling */
+	double      theta_default, partial_default;
+	int         plain;      /* rope_scaling is not for this table */
+} lora__rope_keys;
+void    lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_keys *keys);
 
 lora_status lora__model_new(lora_context *ctx, lora_model **out);
 lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype dtype, int32_t rank, const int64_t *shape, const void *data,
@@ -124,6 +156,7 @@ uint64_t    lora__model_digest(lora_model *m); /* over names, shapes and sampled
 
 /* Rotary tables long enough for n positions. */
 lora_status lora__rotary_reserve(lora_model *m, int64_t n);
+void        lora__rotary_tables(const lora_model *m, lora__angles *out); /* of all tables */
 
 /* One pass over a batch. */
 typedef struct lora__pass {

@@ -22,9 +22,10 @@ static void destroy(lora__sites *s)
 	lora__graph_free(&m->graph);
 	lora__batch_free(m);
 	lora__free(ctx, m->arena);
-	lora__free(ctx, m->rotary.inv_freq);
-	lora__free(ctx, m->rotary.cos);
-	lora__free(ctx, m->rotary.sin);
+	for (int i = 0; i < LORA__ROTARIES; i++) {
+		void *all[] = { m->rotary[i].inv_freq, m->rotary[i].long_freq, m->rotary[i].cos, m->rotary[i].sin };
+		for (int k = 0; k < 4; k++) lora__free(ctx, all[k]);
+	}
 	for (size_t i = 0; i < m->n_weights; i++) {
 		if (m->weights[i].owned) lora__free(ctx, (void *)(uintptr_t)m->weights[i].data);
 		lora__free(ctx, m->weights[i].name);
@@ -64,14 +65,27 @@ static void read_common(lora_model *m, const lora_settings *s)
 	m->s.real = strcmp(d, "f64") == 0 ? LORA_F64 : strcmp(d, "bf16") == 0 ? LORA_BF16 : LORA_F32;
 }
 
+static lora__weight *known(const lora_model *m, const char *name)
+{
+	for (size_t i = 0; i < m->n_weights; i++) /* after open: the file's map serves; before: few weights */
+		if (m->weights[i].name && strcmp(m->weights[i].name, name) == 0) return &m->weights[i];
+	return NULL;
+}
+
+/* The name in a file that was saved from the model without its head: without the first part. */
+static const char *bare(const char *name)
+{
+	static const char *const prefixes[] = { "model.", "transformer.", "gpt_neox." };
+	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+		if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return name + strlen(prefixes[i]);
+	return name;
+}
+
 lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out)
 {
-	*out = NULL;
-	for (size_t i = 0; i < m->n_weights; i++) /* after open: the file's map serves; before: few weights */
-		if (m->weights[i].name && strcmp(m->weights[i].name, name) == 0) return *out = &m->weights[i], LORA_OK;
 	const lora__tensor *t = m->has_file ? lora__tensors_find(&m->file, name) : NULL;
-	if (!t && m->has_file && strncmp(name, "model.", 6) == 0) t = lora__tensors_find(&m->file, name + 6); /* saved without its head's prefix */
-	if (!t) return LORA_OK;
+	if (!t && m->has_file) t = lora__tensors_find(&m->file, bare(name));
+	if ((*out = known(m, t ? t->name : name)) || !t) return LORA_OK;
 	size_t each = lora__dtype_size(t->dtype);
 	void *copy = NULL;
 	if (each && (uintptr_t)t->data % each) { /* old files may not align their data: computing needs it aligned */
@@ -219,7 +233,7 @@ static lora_status fresh_config(lora_model *m, const lora_settings *settings, co
 {
 	m->config = json_object();
 	if (!m->config) return lora__fail(m->s.ctx, LORA_E_MEMORY, "model", "out of memory");
-	json_t *archs = json_pack("[s]", strcmp(arch->m.name, "llama") == 0 ? "LlamaForCausalLM" : arch->m.name);
+	json_t *archs = json_pack("[s]", arch->hf_class ? arch->hf_class : arch->m.name);
 	int bad = !archs || json_object_set_new(m->config, "model_type", json_string(arch->model_types[0])) || json_object_set_new(m->config, "architectures", archs);
 	for (const lora__param *p = arch->m.params; p && p->name && !bad; p++) {
 		const json_t *v = lora__get_json(settings, p->name);
@@ -227,6 +241,15 @@ static lora_status fresh_config(lora_model *m, const lora_settings *settings, co
 		else if (p->def) bad = json_object_set_new(m->config, p->name, p->type == LORA__STRING ? json_string(p->def) : json_loads(p->def, JSON_DECODE_ANY, NULL));
 	}
 	return bad ? lora__fail(m->s.ctx, LORA_E_MEMORY, "model", "out of memory") : LORA_OK;
+}
+
+/* Standard deviation of fresh weights: initializer_range, in OPT init_std. */
+static double init_range(const lora_settings *settings, const lora__arch *arch)
+{
+	const char *key = "initializer_range";
+	for (const lora__param *p = arch->m.params; p && p->name; p++)
+		if (strcmp(p->name, "init_std") == 0) key = p->name;
+	return lora__get_float(settings, arch->m.params, key);
 }
 
 lora_status lora_model_build(lora_context *ctx, const char *architecture, const lora_settings *settings, lora_model **out)
@@ -247,7 +270,7 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 	st = fresh_config(m, settings, arch);
 	if (st == LORA_OK) {
 		lora__builder b = { .m = m, .layer = -1, .fresh = 1, .fresh_dtype = lora__dtype_parse(lora__get_string(settings, open_params, "weight_dtype")),
-			.seed = (uint64_t)lora__get_int(settings, open_params, "seed"), .init_range = lora__get_float(settings, arch->m.params, "initializer_range") };
+			.seed = (uint64_t)lora__get_int(settings, open_params, "seed"), .init_range = init_range(settings, arch) };
 		m->eos = token_id(m->config, "eos_token_id"), m->bos = token_id(m->config, "bos_token_id"), m->pad = token_id(m->config, "pad_token_id");
 		arch->build(&b);
 		st = b.status;

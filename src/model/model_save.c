@@ -21,6 +21,7 @@ typedef struct saver {
 	void        **owned;  /* converted copies */
 	size_t        n;
 	int           untied; /* an adapter was merged into a tied head: it is saved apart */
+	char          head_name[256];
 } saver;
 
 /* Small files of the source directory that travel with the model. */
@@ -111,7 +112,8 @@ static lora_status collect(saver *s, lora_dtype want)
 		if (!h->is_head || !h->merged) continue;
 		int64_t shape[2] = { h->out, h->in };
 		s->untied = 1;
-		st = add(s, "lm_head.weight", h->dtype, 2, shape, h->data, lora__site_bytes(h), want);
+		snprintf(s->head_name, sizeof s->head_name, "%s.weight", h->name);
+		st = add(s, s->head_name, h->dtype, 2, shape, h->data, lora__site_bytes(h), want);
 	}
 	return st;
 }

@@ -101,9 +101,10 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p)
 	int64_t n_head = choose_head_rows(b, p->logits != NULL);
 	lora__rowinfo rows = { .n = b->n_rows, .n_segments = b->n_segments, .ids = b->ids, .positions = b->positions, .columns = b->columns,
 		.segments = b->segments, .labels = b->n_labels ? b->labels : NULL, .head_rows = b->head_rows, .n_head_rows = n_head, .logit_row = b->logit_row,
-		.logits = p->logits, .cos = m->rotary.cos, .sin = m->rotary.sin, .n_positions = m->rotary.n_positions, .loss = b->loss,
+		.logits = p->logits, .loss = b->loss,
 		.grad_scale = p->mean && b->n_labels ? p->grad_scale / (double)b->n_labels : p->grad_scale, .runs = p->batch->adapter_rows ? &b->runs : NULL,
 		.train = p->train, .key = p->key };
+	lora__rotary_tables(m, rows.angles);
 	st = lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
 	return st || !b->n_labels ? st : sum_loss(m, p, n_head);
 }
@@ -126,6 +127,9 @@ static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__fe
 			b->ids[r] = f->tokens[i], b->positions[r] = b->columns[r] = (int32_t)(f->past + i);
 		}
 		if (f->past + f->n - 1 > b->max_position) b->max_position = f->past + f->n - 1;
+		if (m->table_positions && f->past + f->n > m->table_positions)
+			return lora__fail(m->s.ctx, LORA_E_LIMIT, "generate", "token %lld: the model's table has %lld positions", (long long)(f->past + f->n),
+				(long long)m->table_positions);
 		b->head_rows[k] = (int32_t)(r - 1);
 		b->logit_row[r - 1] = k;
 	}
@@ -144,7 +148,8 @@ lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__fe
 	if (st) return st;
 	struct lora__batchmem *b = m->batch;
 	lora__rowinfo rows = { .n = total, .n_segments = n_feeds, .ids = b->ids, .positions = b->positions, .columns = b->columns, .segments = b->segments,
-		.head_rows = b->head_rows, .n_head_rows = n_feeds, .logit_row = b->logit_row, .logits = logits, .cos = m->rotary.cos, .sin = m->rotary.sin,
-		.n_positions = m->rotary.n_positions, .cache = cache, .loss = b->loss, .runs = &b->runs };
+		.head_rows = b->head_rows, .n_head_rows = n_feeds, .logit_row = b->logit_row, .logits = logits,
+		.cache = cache, .loss = b->loss, .runs = &b->runs };
+	lora__rotary_tables(m, rows.angles);
 	return lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
 }

@@ -28,6 +28,10 @@ typedef struct lora__node {
  * sees them. */
 typedef struct lora__cache { char **k, **v; int64_t n_layers, slots, capacity, width; const struct lora__cache *source; } lora__cache;
 
+/* Rotary tables [n, rot/2] in the wide type. */
+typedef struct lora__angles { const void *cos, *sin; int64_t n; } lora__angles;
+enum { LORA__ROTARIES = 2 }; /* tables of one model: most have one, models with two kinds of layers may have two */
+
 /* What is known about the rows of a pass: one row per unpadded token, sequence after sequence. Most models have one space of rows. Where there
  * are two, space 0 is what the head sees (decoder tokens; one row per sequence of a classifier) and space 1, behind source, what it reads. */
 typedef struct lora__rowinfo {
@@ -42,8 +46,7 @@ typedef struct lora__rowinfo {
 	int64_t        n_head_rows;
 	const int64_t *logit_row;  /* [n] row of the caller's logits; NULL = not wanted */
 	float         *logits;
-	const void    *cos, *sin;  /* rotary tables [n_positions, rot/2], real */
-	int64_t        n_positions;
+	lora__angles   angles[LORA__ROTARIES];
 	const lora__cache *cache;  /* decoding: new keys and values are appended at key row first_new[segment] */
 	double         grad_scale; /* factor of the summed token losses */
 	double        *loss;       /* [n_head_rows] */

@@ -66,6 +66,15 @@ static lora_status excluded(lora_context *ctx, const lora_settings *s, const cha
 	return LORA_OK;
 }
 
+/* PEFT takes the word in any case. */
+static int is_all_linear(const char *s)
+{
+	static const char word[] = "all-linear";
+	size_t i = 0;
+	for (; word[i] && (s[i] == word[i] || (word[i] != '-' && s[i] == word[i] - 'a' + 'A')); i++) continue;
+	return !word[i] && !s[i];
+}
+
 static lora_status targeted(lora_context *ctx, const lora__sites *sites, const lora_settings *s, const lora__site *site, int *out)
 {
 	const json_t *v = lora__get_json(s, "target_modules");
@@ -75,7 +84,7 @@ static lora_status targeted(lora_context *ctx, const lora__sites *sites, const l
 	if (!v) {
 		*out = !sites->default_targets && !site->is_head && !site->param;
 		for (int i = 0; sites->default_targets && sites->default_targets[i]; i++) *out |= ends_with(site->name, sites->default_targets[i]);
-	} else if (json_is_string(v) && strcmp(json_string_value(v), "all-linear") == 0) {
+	} else if (json_is_string(v) && is_all_linear(json_string_value(v))) {
 		*out = !site->is_head && !site->param;
 		exact = 0;
 	} else if (json_is_string(v)) {
@@ -99,6 +108,8 @@ static lora_status check_names(lora_context *ctx, const lora_settings *s)
 static lora_status nothing(lora_context *ctx, const lora__sites *sites, const lora_settings *s)
 {
 	const json_t *v = lora__get_json(s, "target_modules");
+	if (!v && sites->default_targets && !sites->default_targets[0])
+		return lora__fail_at(ctx, LORA_E_ARGUMENT, "adapter", "target_modules", -1, "target_modules is not set, and PEFT has no default for this architecture (\"all-linear\" takes every linear layer but the head)");
 	const char *wanted = json_is_array(v) ? json_string_value(json_array_get(v, 0)) : json_string_value(v);
 	const char *names[64];
 	size_t n = 0;

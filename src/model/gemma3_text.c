@@ -26,8 +26,10 @@ static const lora__param params[] = {
 
 static void build(lora__builder *b)
 {
-	static const lora__rope_keys global = { 0, "full_attention", "rope_theta", "partial_rotary_factor", 1e6, 1.0, 0 };
-	static const lora__rope_keys local = { 1, "sliding_attention", "rope_local_base_freq", "partial_rotary_factor", 1e4, 1.0, 1 };
+	static const lora__rope_keys global = { .table = 0, .layer_type = "full_attention", .theta = "rope_theta", .partial = "partial_rotary_factor",
+		.theta_default = 1e6, .partial_default = 1.0 };
+	static const lora__rope_keys local = { .table = 1, .layer_type = "sliding_attention", .theta = "rope_local_base_freq", .partial = "partial_rotary_factor",
+		.theta_default = 1e4, .partial_default = 1.0, .plain = 1 };
 	lora__decoder d = lora__b_decoder(b, "rms_norm_eps", "hidden_activation");
 	int64_t window = lora__key_window(b), pattern = lora__key_int(b, "sliding_window_pattern");
 	d.bias = d.out_bias = lora__key_bool(b, "attention_bias");

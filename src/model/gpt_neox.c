@@ -21,7 +21,7 @@ static const lora__param params[] = {
 
 static void build(lora__builder *b)
 {
-	static const lora__rope_keys rope = { 0, NULL, "rotary_emb_base", "rotary_pct", 1e4, 0.25, 0 };
+	static const lora__rope_keys rope = { .theta = "rotary_emb_base", .partial = "rotary_pct", .theta_default = 1e4, .partial_default = 0.25 };
 	lora__decoder d = lora__b_decoder(b, "layer_norm_eps", "hidden_act");
 	int parallel = lora__key_bool(b, "use_parallel_residual"), bias = lora__key_bool(b, "attention_bias");
 	lora__b_rotary_as(b, d.dim, &rope);

@@ -144,6 +144,7 @@ typedef struct lora__rope_keys {
 	const char *theta, *partial; /* keys of the older spelling */
 	double      theta_default, partial_default;
 	int         plain;      /* rope_scaling is not for this table */
+	int         yarn_is_long; /* "yarn" is an old name of longrope (Phi-3) */
 } lora__rope_keys;
 void    lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_keys *keys);
 

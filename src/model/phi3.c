@@ -20,9 +20,10 @@ static const lora__param params[] = {
 
 static void build(lora__builder *b)
 {
+	static const lora__rope_keys rope = { .theta = "rope_theta", .partial = "partial_rotary_factor", .theta_default = 1e4, .partial_default = 1.0, .yarn_is_long = 1 };
 	lora__decoder d = lora__b_decoder(b, "rms_norm_eps", "hidden_act");
 	d.window = lora__key_window(b);
-	lora__b_rotary(b, d.dim);
+	lora__b_rotary_as(b, d.dim, &rope);
 	int32_t x = lora__b_embed(b, "model.embed_tokens", 1.0);
 	for (b->layer = 0; b->layer < d.layers && b->status == LORA_OK; b->layer++) {
 		const int64_t qkv[3] = { d.heads * d.dim, d.kv * d.dim, d.kv * d.dim }, half[2] = { d.inter, d.inter };

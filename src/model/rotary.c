@@ -141,8 +141,8 @@ void lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_keys
 	if (strcmp(type, "default") == 0) return;
 	if (strcmp(type, "linear") == 0) linear(&r, t);
 	else if (strcmp(type, "llama3") == 0) llama3(&r, t);
+	else if (strcmp(type, "longrope") == 0 || strcmp(type, "su") == 0 || (keys->yarn_is_long && strcmp(type, "yarn") == 0)) longrope(&r, t);
 	else if (strcmp(type, "yarn") == 0) yarn(&r, t, theta);
-	else if (strcmp(type, "longrope") == 0 || strcmp(type, "su") == 0) longrope(&r, t);
 	else lora__cfg_unsupported(b, "rope_type", lora__quote(type).text);
 }
 

@@ -103,7 +103,7 @@ enum {
 	LORA_PRIM_COUNT = 26
 };
 
-enum { LORA_ACT_SILU = 1, LORA_ACT_GELU_TANH = 2, LORA_ACT_GELU = 3, LORA_ACT_RELU = 4 };
+enum { LORA_ACT_SILU = 1, LORA_ACT_GELU_TANH = 2, LORA_ACT_GELU = 3, LORA_ACT_RELU = 4, LORA_ACT_TANH = 5 };
 
 /* One primitive call. */
 typedef struct lora_call {

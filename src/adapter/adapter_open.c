@@ -53,20 +53,24 @@ static lora_status read_settings(loader *l, const lora__peft_config *config)
 	return st;
 }
 
-/* The site of a module path; a "model." level too many or too few is forgiven when the answer is one. */
+/* The site of a module path; a level "model.", "bert." or "roberta." too many or too few is forgiven when the answer is one. */
 static lora_status find_site(const loader *l, const char *module, size_t n, lora__site **out)
 {
+	static const char *const levels[] = { "model.", "bert.", "roberta." };
 	char path[512];
 	*out = NULL;
-	if (n + 7 > sizeof path) return LORA_OK;
+	if (n + 9 > sizeof path) return LORA_OK;
 	snprintf(path, sizeof path, "%.*s", (int)n, module);
 	if ((*out = lora__sites_find(l->sites, path))) return LORA_OK;
-	lora__site *less = strncmp(path, "model.", 6) == 0 ? lora__sites_find(l->sites, path + 6) : NULL;
-	snprintf(path, sizeof path, "model.%.*s", (int)n, module);
-	lora__site *more = lora__sites_find(l->sites, path);
-	if (less && more)
-		return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", path, -1, "module %s could be %s or %s", lora__quote_n(module, n).text, less->name, more->name);
-	*out = less ? less : more;
+	for (int i = 0; i < 3; i++) {
+		size_t k = strlen(levels[i]);
+		snprintf(path, sizeof path, "%s%.*s", levels[i], (int)n, module);
+		lora__site *more = lora__sites_find(l->sites, path), *less = strncmp(path + k, levels[i], k) == 0 ? lora__sites_find(l->sites, path + 2 * k) : NULL;
+		if ((less || *out) && more)
+			return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", path, -1, "module %s could be %s or %s", lora__quote_n(module, n).text, less ? less->name : (*out)->name,
+				more->name);
+		if (less || more) *out = less ? less : more;
+	}
 	return LORA_OK;
 }
 

@@ -217,14 +217,27 @@ int32_t lora__b_add(lora__builder *b, int32_t x, int32_t y)
 	return value_of(append(b, &lora__op_add, 2, in, 1, cols_of(b, x)));
 }
 
-void lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap)
+void lora__b_hidden(lora__builder *b, int32_t x)
 {
-	lora__site *s = site(b, name, b->m->vocab, cols_of(b, h), 0, tied_to, 0);
+	append(b, &lora__op_hidden, 1, &x, 0, 0);
+	b->has_hidden = 1;
+}
+
+static void head(lora__builder *b, int32_t h, lora__site *s, double softcap)
+{
+	if (!b->has_hidden) lora__b_hidden(b, h);
 	lora__node *n = append(b, &lora__op_head, 1, &h, 0, 0);
 	if (!n) return;
-	s->is_head = 1;
-	n->site = s, n->i[0] = b->m->vocab, n->i[1] = cols_of(b, h), n->f[0] = softcap;
+	s->is_head = b->m->has_head = 1;
+	n->site = s, n->i[0] = s->out, n->i[1] = s->in, n->f[0] = softcap;
 }
+
+void lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap)
+{
+	head(b, h, site(b, name, b->m->vocab, cols_of(b, h), 0, tied_to, 0), softcap);
+}
+
+void lora__b_classifier(lora__builder *b, int32_t h, const char *name) { head(b, h, site(b, name, b->m->n_labels, cols_of(b, h), 1, NULL, 0), 0.0); }
 
 /* The same for blocks in other files. */
 lora__weight *lora__b_weight(lora__builder *b, const char *format, const char *suffix, int64_t d0, int64_t d1, double mean)

@@ -59,7 +59,7 @@ static void build(lora__builder *b)
 }
 
 static const char *const types[] = { "qwen3_moe", NULL };
-static const char *const targets[] = { "q_proj", "v_proj", NULL };
+static const char *const targets[] = { NULL }; /* PEFT knows none */
 
 const lora__arch lora__arch_qwen3_moe = { .m = { "qwen3_moe", "Qwen3 with experts", "arXiv:2505.09388; transformers Qwen3MoeForCausalLM", params },
 	.model_types = types, .targets = targets, .build = build, .hf_class = "Qwen3MoeForCausalLM" };

@@ -56,8 +56,7 @@ typedef struct lora__rowinfo {
 	const struct lora__rowinfo *source; /* rows of space 1, n may be 0; NULL = there are none */
 	const int32_t *cross;      /* [n_segments,4] as segments, with keys in space 1 (or in its cache) */
 	const int32_t *types;      /* [n] token types; NULL = all 0 */
-	float         *hidden;     /* [.., cols] what the head reads, row hidden_row[r]; NULL = not wanted */
-	const int64_t *hidden_row; /* [n] */
+	float         *hidden;     /* [.., cols] what the head reads, row logit_row[r]; NULL = not wanted */
 } lora__rowinfo;
 
 /* What an op sees while it runs. Views have the pass's row count. */

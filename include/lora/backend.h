@@ -92,10 +92,19 @@ enum {
 	LORA_PRIM_LAYERNORM = 20,
 	/* v0 dx[n,d] = f0 * dx + ...; v1 x, v2 w[d], v3 mean[n], v4 rstd[n] wide, v5 dy[n,d] */
 	LORA_PRIM_LAYERNORM_BWD = 21,
-	LORA_PRIM_COUNT = 22
+	/* v0 w[n,k] wide (written); v1 x[n,m]; v2 ids[n,k] I32 (written): the k largest x of each row in falling order, the lower index first among
+	 * equals, and w = exp(x) over its sum over the row (i0 0) or over the chosen ones (i0 1). arXiv:2401.04088 section 2.1 */
+	LORA_PRIM_TOPK = 22,
+	/* v0 dx[n,m] (overwritten); v1 x, v2 ids[n,k] I32, v3 dw[n,k] wide; i0 as forward */
+	LORA_PRIM_TOPK_BWD = 23,
+	/* v0 y[n,d] = v1 x[n,d] * v2 s[n] wide; in place allowed */
+	LORA_PRIM_ROWSCALE = 24,
+	/* v0 out[n] wide = sums over d of v1 a[n,d] * v2 b[n,d] */
+	LORA_PRIM_ROWDOT = 25,
+	LORA_PRIM_COUNT = 26
 };
 
-enum { LORA_ACT_SILU = 1, LORA_ACT_GELU_TANH = 2, LORA_ACT_GELU = 3, LORA_ACT_RELU = 4 };
+enum { LORA_ACT_SILU = 1, LORA_ACT_GELU_TANH = 2, LORA_ACT_GELU = 3, LORA_ACT_RELU = 4, LORA_ACT_TANH = 5 };
 
 /* One primitive call. */
 typedef struct lora_call {

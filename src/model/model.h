@@ -2,6 +2,7 @@
 #ifndef LORA_MODEL_MODEL_H
 #define LORA_MODEL_MODEL_H
 
+#include "format/gguf_names.h"
 #include "format/safetensors.h"
 #include "graph/graph.h"
 
@@ -36,6 +37,7 @@ struct lora_model {
 	char             *path, *dir;
 	lora__tensors     file;
 	int               has_file;
+	lora__gguf       *gguf;       /* metadata of the GGUF file that the model came from, or NULL; its tensors are in file */
 	lora__weight     *weights;
 	size_t            n_weights, cap_weights;
 	lora_dtype        dtype;
@@ -95,6 +97,11 @@ int32_t lora__b_gated(lora__builder *b, int32_t gate, int32_t up, int64_t activa
 int32_t lora__b_add(lora__builder *b, int32_t x, int32_t y);
 void    lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap);
 void    lora__b_rotary(lora__builder *b, int64_t head_dim); /* reads rope_parameters, or rope_theta and rope_scaling */
+
+/* A GGUF file as if it were a Hugging Face directory: m->config and m->file with its tensors under Hugging Face's names (gguf_open.c). */
+lora_status lora__model_open_gguf(lora_model *m, const char *path);
+lora_status lora__gguf_config(const lora__gguf *g, const lora__gguf_arch *a, json_t **out); /* metadata to config.json (gguf_config.c) */
+void        lora__model_gguf_names(lora_model *m); /* set m->s.gguf and heads from the config */
 
 lora_status lora__model_new(lora_context *ctx, lora_model **out);
 lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype dtype, int32_t rank, const int64_t *shape, const void *data,

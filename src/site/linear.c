@@ -13,7 +13,7 @@ size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n)
 
 size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n)
 {
-	size_t most = 0;
+	size_t most = lora__site_quant_scratch(s, real, n);
 	for (size_t i = 0; i < s->n_chain; i++) {
 		size_t b = padded(s->chain[i]->ops->scratch_bytes(s->chain[i], real, n)) + padded(s->chain[i]->ops->saved_bytes(s->chain[i], real, n));
 		if (b > most) most = b;
@@ -69,6 +69,7 @@ static lora_status add_bias(lora__site *s, const lora__site_call *c)
 /* c = x W^T (which 0) or beta * c + dy W (which 1), on the packed weight where the backend takes it. */
 static lora_status base_product(lora__site *s, const lora__site_call *c, int which, lora_view a, double beta, lora_view out)
 {
+	if (lora__site_is_quant(s)) return lora__site_quant_product(s, c, which);
 	lora_view w = lora__site_weight(s);
 	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .v = { out, a, which ? w : lora__view_t(w) }, .f = { 1.0, beta } };
 	call.packed = lora__site_packed(s, c->ctx, c->real, which, c->n);

@@ -4,6 +4,8 @@
 #include "adapter/adapter.h"
 #include "model/model.h"
 
+const char *lora_dtype_name(lora_dtype d) { return lora__dtype_name(d); }
+
 lora_status lora_model_create(lora_context *ctx, lora_model **out)
 {
 	if (out) *out = NULL;

@@ -35,7 +35,7 @@ typedef struct lora_view {
 typedef int32_t lora_prim;
 enum {
 	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in F64 when one of them is, else F32.
-	 * When A is BF16, a backend may round a B of F32 to BF16 first. With packed set, v2 still tells B's sizes; its data may be NULL where
+	 * When A is BF16, a backend may round a B of F32 or F16 to BF16 first and take subnormals for zero. With packed set, v2 still tells B's sizes; its data may be NULL where
 	 * supports() takes that. */
 	LORA_PRIM_GEMM = 1,
 	/* v0 out[n,d] = cast(v1 in[n,d]); any strides and float types; round to nearest even */
@@ -68,7 +68,7 @@ enum {
 	/* v0 dgate, v1 dup (overwritten; dup data NULL when plain); v2 gate, v3 up, v4 dh; i0 activation; dgate may be in place over dh */
 	LORA_PRIM_GATED_BWD = 12,
 	/* v0 logits[n,V] real (F32 also when other activations are BF16), overwritten by f0 * (softmax - onehot) when i0 = 1; v1 labels[n] I32 (< 0: row's loss and gradient are 0);
-	 * v2 loss[n] F64 (written); f1 soft cap (0 = none) */
+	 * v2 loss[n] F64 (written); f1 soft cap (0 = none); i1 1 = F32 logits, gradient stored as BF16, each row in the first half of its row */
 	LORA_PRIM_XENT = 13,
 	/* v0 out[n,d] = v1 x * mask / (1 - f0); in place allowed; f1: out = f1 * out + ... Element (row, col) has index e = (row + i1) * d + col; its
 	 * word is word e % 4 of Philox4x32-10 with key i0 and counter e / 4; it is kept when (word >> 8) * 2^-24 >= f0. So the mask depends on
@@ -106,6 +106,8 @@ typedef struct lora_call {
 /* A task of a parallel loop. thread is 0 .. threads-1. */
 typedef void (*lora_task_fn)(void *arg, int64_t task, int32_t thread);
 
+enum { LORA_HOST_BF16_GEMM = 1 }; /* GEMM of BF16 activations on matrix units (AMX) without packed weights */
+
 /* What a backend may use of its host. All functions may be called from any thread, parallel only from the calling one. */
 typedef struct lora_host_services {
 	uint32_t struct_size;
@@ -117,7 +119,7 @@ typedef struct lora_host_services {
 	void (*error)(void *host, lora_status status, const char *message); /* detail of the failure about to be returned */
 	void (*parallel)(void *host, int64_t n_tasks, lora_task_fn fn, void *arg); /* static split; nested calls run serially */
 	int32_t threads;
-	int32_t reserved;
+	int32_t features; /* LORA_HOST_*: what the library's own code does best here and a backend chosen by "auto" need not take */
 } lora_host_services;
 
 /* What a backend runs on. Text is borrowed from the backend. */

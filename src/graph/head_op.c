@@ -1,21 +1,25 @@
 /* The language-model head with its loss: logits = h W^T over chunks of the rows that count, cross-entropy and its gradient in place, dh at
  * once. The rows x vocabulary matrix never exists, and rows without a label are skipped (unless their logits are wanted).
- * Logits and loss are of the wide type; dlogits is rounded to the type of activations in place.
+ * Logits and loss are of the wide type; dlogits is rounded to the type of activations where it is made.
  * in: h[n,d]. site: the head. i[0] vocabulary, i[1] width; f[0] soft cap (0 = none). */
 #include <math.h>
 #include <string.h>
 
 #include "graph/graph.h"
 
-enum { CHUNK_ELEMENTS = 1 << 22, CHUNK_MIN = 16, CHUNK_MAX = 512 };
+enum { CHUNK_ELEMENTS = 1 << 23, CHUNK_MIN = 16, CHUNK_MAX = 512, PITCH = 16 };
 
 static int64_t chunk_rows(const lora__node *n, int64_t rows)
 {
 	int64_t c = CHUNK_ELEMENTS / n->i[0];
 	if (c < CHUNK_MIN) c = CHUNK_MIN;
+	if (c > 32) c -= c % 32; /* whole blocks of the product */
 	if (c > CHUNK_MAX) c = CHUNK_MAX;
 	return c < rows ? c : rows > 0 ? rows : 1;
 }
+
+/* Elements between rows of logits: a power of two would put all rows on the same cache sets. */
+static int64_t pitch(const lora__node *n) { return (n->i[0] + PITCH - 1) / PITCH * PITCH + PITCH; }
 
 static size_t padded(size_t n) { return (n + 63) & ~(size_t)63; }
 
@@ -28,7 +32,7 @@ static pieces layout(const lora__node *n, lora_dtype real, int64_t rows, char *b
 	size_t each = lora__dtype_size(real), at = 0;
 	p.h = base + at, at += padded(each * (size_t)(p.chunk * n->i[1]));
 	p.dh = base + at, at += padded(each * (size_t)(p.chunk * n->i[1]));
-	p.logits = base + at, at += padded(lora__dtype_size(lora__wide(real)) * (size_t)(p.chunk * n->i[0]));
+	p.logits = base + at, at += padded(lora__dtype_size(lora__wide(real)) * (size_t)(p.chunk * pitch(n)));
 	p.saved = base + at, at += padded(lora__site_saved_bytes(n->site, real, p.chunk));
 	p.site = base + at, at += padded(lora__site_scratch_bytes(n->site, real, p.chunk));
 	p.labels = (int32_t *)(void *)(base + at), at += padded(sizeof(int32_t) * (size_t)p.chunk);
@@ -69,17 +73,6 @@ static int64_t cut_runs(const lora__exec *e, const int32_t *list, int64_t n, lor
 	return made;
 }
 
-/* dlogits as the next product's input: where activations are halves, each row is rounded into its own first half. */
-static lora_view narrow_rows(lora_view v, lora_dtype real)
-{
-	lora_dtype wide = v.dtype;
-	if (real == wide) return v;
-	int64_t ratio = (int64_t)(lora__dtype_size(wide) / lora__dtype_size(real)), bytes = v.stride[0] * (int64_t)lora__dtype_size(wide);
-	for (int64_t j = 0; j < v.size[0]; j++) lora__convert((char *)v.data + j * bytes, real, (char *)v.data + j * bytes, wide, (size_t)v.size[1]);
-	v.dtype = real, v.stride[0] *= ratio;
-	return v;
-}
-
 static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t n, int backward)
 {
 	const lora__rowinfo *r = e->rows;
@@ -94,17 +87,19 @@ static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t
 		p->labels[j] = r->labels ? r->labels[list[j]] : -1;
 	}
 	lora__site_call c = { .ctx = e->ctx, .real = e->real, .n = n, .x = lora__view2(p->h, e->real, n, node->i[1], node->i[1]),
-		.y = lora__view2(p->logits, sums, n, node->i[0], node->i[0]), .saved = p->saved, .saved_rows = p->chunk, .scratch = p->site,
+		.y = lora__view2(p->logits, sums, n, node->i[0], pitch(node)), .saved = p->saved, .saved_rows = p->chunk, .scratch = p->site,
 		.train = r->train, .key = r->key, .first_row = at };
 	lora_status st = lora__site_forward(node->site, &c, runs, 1);
 	if (st) return st;
-	for (int64_t j = 0; r->logits && j < n; j++) give_logits(e, p->logits + each * (size_t)(j * node->i[0]), list[j]);
+	for (int64_t j = 0; r->logits && j < n; j++) give_logits(e, p->logits + each * (size_t)(j * pitch(node)), list[j]);
 	if (!r->labels) return LORA_OK;
 	lora_call x = lora__prim(LORA_PRIM_XENT, 3);
 	x.v[0] = c.y, x.v[1] = lora__view1(p->labels, LORA_I32, n), x.v[2] = lora__view1(r->loss + at, LORA_F64, n);
-	x.i[0] = backward, x.f[0] = r->grad_scale, x.f[1] = node->f[0];
+	int narrow = e->real != sums; /* dlogits in the type of activations */
+	x.i[0] = backward, x.i[1] = backward && narrow, x.f[0] = r->grad_scale, x.f[1] = node->f[0];
 	if ((st = lora__run(e->ctx, &x)) || !backward) return st;
-	c.dy = narrow_rows(c.y, e->real);
+	c.dy = c.y;
+	if (narrow) c.dy.dtype = e->real, c.dy.stride[0] *= (int64_t)(lora__dtype_size(sums) / lora__dtype_size(e->real));
 	if (e->din[0].data) c.dx = lora__view2(p->dh, e->real, n, node->i[1], node->i[1]);
 	if ((st = lora__site_backward(node->site, &c, runs, 1))) return st;
 	for (int64_t j = 0; e->din[0].data && j < n; j++) {

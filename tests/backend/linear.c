@@ -34,7 +34,7 @@ static int gemm(test_case *t, lora_dtype real, int v)
 		if (ta == LORA_F64) ta = LORA_F32;
 		if (tc == LORA_F64 || x % 6 == 2) tc = LORA_F32;
 	}
-	double round_b = case_round_b && ta == LORA_BF16 && tb == LORA_F32 ? 0x1p15 : 0; /* 2^-8 in units of 2^-23 */
+	double round_b = case_round_b && ta == LORA_BF16 && (tb == LORA_F32 || tb == LORA_F16) ? 0x1p15 : 0; /* 2^-8 in units of 2^-23 */
 	double alpha = factors[(x + s) % 4][0], beta = factors[(x + s) % 4][1];
 	case_view(t, 0, tc, m, n, lc, 1, 1);
 	case_view(t, 1, ta, m, k, la, 1, 0);

@@ -23,6 +23,14 @@ static struct { const char *shape, *dtype, *backend, *plugins; int threads, rows
 /* A backend in one form. */
 typedef struct runner { lora_context *ctx; const char *name; lora_call call; void *packed; double seconds[MAX_ROUNDS]; } runner;
 
+/* Seconds of processor time for one thread, which others on the machine disturb less; of the clock for several. */
+static double spent(int threads)
+{
+	struct timespec t;
+	clock_gettime(threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static double now(void)
 {
 	struct timespec t;
@@ -73,9 +81,9 @@ static void measure(lora_context **ctx, int threads, const char *shape, const ch
 	int rounds = 0;
 	for (double t0 = now(); rounds <= opt.rounds && (rounds < 4 || now() - t0 < 20); rounds++)
 		for (int i = 0; i < count; i++) {
-			double t = now();
+			double t = spent(threads);
 			must(r[i].ctx, lora__run(r[i].ctx, &r[i].call));
-			if (rounds) r[i].seconds[rounds - 1] = now() - t;
+			if (rounds) r[i].seconds[rounds - 1] = spent(threads) - t;
 		}
 	double flop = 2e-9 * (double)m * (double)n * (double)k;
 	for (int i = 0; i < count; i++) {

@@ -47,7 +47,7 @@ def main():
     rows = []
     for i in range(rounds):
         weights = {"f32": "F32", "bf16": "BF16"}[dtype]
-        ours = subprocess.run([program, shape, "auto", "2", str(batch), str(length), "5", dtype, weights], capture_output=True, text=True, check=True).stdout.split(",")
+        ours = subprocess.run([program, shape, os.environ.get("BENCH_BACKEND", "auto"), "2", str(batch), str(length), "5", dtype, weights], capture_output=True, text=True, check=True).stdout.split(",")
         other = subprocess.run([sys.executable, __file__, "--theirs", shape, dtype, str(batch), str(length)], capture_output=True, text=True)
         if other.returncode:
             sys.exit("peft.py: " + (other.stderr.strip().splitlines() or ["failed"])[-1] + " (pip install torch transformers peft)")

@@ -195,7 +195,7 @@ static lora_status naive_open(const lora_host_services *host, void **self)
 	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) s->isa = 1;
 	if (s->isa && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
 	    __builtin_cpu_supports("avx512vl"))
-		s->isa = 2;
+		s->isa = lora__amx_ready() ? 3 : 2;
 #endif
 	*self = s;
 	return LORA_OK;
@@ -218,7 +218,7 @@ static int32_t naive_score(void *self)
 
 static lora_status naive_info(void *self, lora_device_info *out)
 {
-	static const char *const device[] = { "CPU", "CPU, AVX2", "CPU, AVX-512" };
+	static const char *const device[] = { "CPU", "CPU, AVX2", "CPU, AVX-512", "CPU, AVX-512 and AMX" };
 	if (!out || out->struct_size < sizeof *out) return LORA_E_ARGUMENT;
 	out->host_memory = 1;
 	out->device = device[((lora__naive *)self)->isa];

@@ -22,7 +22,7 @@
 /* One instance. One call at a time, except for calls from inside a parallel task, which find the scratch taken and get their own. */
 typedef struct lora__naive {
 	lora_host_services host;
-	int32_t     isa;     /* 0 portable, 1 AVX2, 2 AVX-512 */
+	int32_t     isa;     /* 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 and AMX */
 	atomic_flag taken;   /* the scratch is in use */
 	void       *scratch; /* kept between calls: fresh pages are dear */
 	size_t      scratch_bytes;
@@ -31,9 +31,9 @@ typedef struct lora__naive {
 /* The copy for activations of type real; PICK_WIDE of a group without BF16. */
 #ifdef NAIVE_X86
 #define PICK_WIDE(self, real, f) \
-	((real) == LORA_F64 ? f##_f64 : (self)->isa == 2 ? f##_avx512 : (self)->isa == 1 ? f##_avx2 : f##_f32)
+	((real) == LORA_F64 ? f##_f64 : (self)->isa >= 2 ? f##_avx512 : (self)->isa == 1 ? f##_avx2 : f##_f32)
 #define PICK(self, real, f) \
-	((real) != LORA_BF16 ? PICK_WIDE(self, real, f) : (self)->isa == 2 ? f##_bf16_avx512 : (self)->isa == 1 ? f##_bf16_avx2 : f##_bf16)
+	((real) != LORA_BF16 ? PICK_WIDE(self, real, f) : (self)->isa >= 2 ? f##_bf16_avx512 : (self)->isa == 1 ? f##_bf16_avx2 : f##_bf16)
 #else
 #define PICK_WIDE(self, real, f) ((real) == LORA_F64 ? f##_f64 : f##_f32)
 #define PICK(self, real, f) ((real) == LORA_BF16 ? f##_bf16 : PICK_WIDE(self, real, f))

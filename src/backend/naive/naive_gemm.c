@@ -121,6 +121,7 @@ lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype r
 	lora_status st = LORA_OK;
 	real = cv->dtype == LORA_F64 || av->dtype == LORA_F64 || bv->dtype == LORA_F64 ? LORA_F64 : LORA_F32;
 	if (!cv->size[0] || !cv->size[1]) return LORA_OK;
+	if (cv->size[0] > GEMM_TINY && lora__naive_amx(self, c, &st)) return st;
 	if (cv->size[0] > GEMM_TINY && cv->size[1] > GEMM_TINY && lora__naive_thin(self, c, real, &st)) return st;
 	if ((cv->dtype == real || (real == LORA_F32 && cv->dtype == LORA_BF16)) && av->size[1] > 0) {
 		if (cv->size[0] <= GEMM_FEW && cv->size[0] <= cv->size[1]) {

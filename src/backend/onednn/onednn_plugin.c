@@ -432,7 +432,7 @@ static lora_status onednn_open(const lora_host_services *host, void **out)
 		return st;
 	}
 	const dnnl_version_t *v = dnnl_version();
-	self->bf16 = (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+	self->bf16 = (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16 && !(host->features & LORA_HOST_BF16_GEMM);
 	snprintf(self->device, sizeof self->device, "CPU, %s", (isa & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx ? "AMX" :
 	         self->bf16 ? "AVX-512 BF16" : (isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core ? "AVX-512" : "AVX2 or less");
 	snprintf(self->library, sizeof self->library, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);

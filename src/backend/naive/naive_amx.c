@@ -1,0 +1,338 @@
+/* GEMM of BF16 activations on AMX tiles: C[m,n] = alpha * A[m,k] B[k,n] + beta * C with A in BF16, B rounded to BF16, sums in F32, C in BF16 or
+ * F32. A tile product (TDPBF16PS, Intel SDM volume 2) adds 16 x 32 by 32 x 16 to 16 x 16; two tiles of A by two of B give a block of 32 x 32.
+ * B is packed for each use, pairs along k side by side, so a frozen weight needs no second copy in memory and may lie either way round; the
+ * packing is spread over all rows. A is read where it lies unless its rows fall on the same cache sets.
+ * A task owns rows and columns of C and sums in the order of k, so the bits do not depend on the number of threads. Like the tile product,
+ * everything here takes subnormals for zero. */
+#include "backend/backend.h"
+#include "backend/naive/naive_gemm.h"
+
+#if defined(NAIVE_X86) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define AMX __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
+
+enum {
+	SIDE = 32,             /* rows and columns of a block, depth of a step */
+	TILE = 512,            /* elements of a BF16 tile, 16 x 32 */
+	BLOCK = SIDE * SIDE,   /* sums of a block */
+	DEPTH = 1536,          /* depth that is packed at once at most ... */
+	GROUP_BYTES = 400 << 10, /* ... and bytes of packed B: they stay in the second-level cache */
+	ROWS = 1024            /* rows whose sums are kept when k takes several packings */
+};
+
+typedef struct amx_job {
+	lora_view c, a, b;
+	int64_t m, n, k, kc, group; /* depth of a packing, columns of a group */
+	int64_t tasks_m, tasks_n;
+	float   alpha, beta;
+	int     direct;             /* tiles of A are loaded from where they lie */
+	char   *scratch;
+	size_t  per_thread;
+} amx_job;
+
+/* One piece of work: rows m0..m1 by columns n0..n1, depth k0..k0+depth. */
+typedef struct piece { int64_t m0, m1, n0, n1, k0, depth, steps; int first, last; } piece;
+
+int lora__amx_ready(void)
+{
+	enum { XCOMP_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM: Linux gives tile registers to a process that asks */
+	unsigned a, b, c, d;
+	if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
+	if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return 0; /* AVX512_BF16 */
+	return syscall(SYS_arch_prctl, XCOMP_PERMISSION, TILE_DATA) == 0;
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* Eight tiles of 16 rows by 64 bytes. */
+static const struct { uint8_t palette, start, zero[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles = { .palette = 1,
+	.bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
+
+/* Transpose 16 x 16 words of 32 bits: row n holds pairs (k, k+1) of column n, row k of the result those of all 16 columns. */
+AMX static inline void turn(const __m512i *row, uint16_t *to)
+{
+	__m512i a[16], b[16];
+#define LOW32(i) a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]), a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1])
+	LOW32(0); LOW32(2); LOW32(4); LOW32(6); LOW32(8); LOW32(10); LOW32(12); LOW32(14);
+#define LOW64(i) b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]), b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]), \
+	b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]), b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3])
+	LOW64(0); LOW64(4); LOW64(8); LOW64(12);
+#define LANES2(i) a[i] = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88), a[i + 4] = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd), \
+	a[i + 8] = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88), a[i + 12] = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd)
+	LANES2(0); LANES2(1); LANES2(2); LANES2(3);
+#define LANES4(i) _mm512_store_si512(to + 32 * (i), _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88)), \
+	_mm512_store_si512(to + 32 * (i + 8), _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd)), \
+	_mm512_store_si512(to + 32 * (i + 4), _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88)), \
+	_mm512_store_si512(to + 32 * (i + 12), _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd))
+	LANES4(0); LANES4(1); LANES4(2); LANES4(3);
+}
+
+/* n <= 64 elements of any float type and stride as BF16, zeros up to count. */
+AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t stride, int64_t n, int64_t count)
+{
+	const char *s = from;
+	int64_t size = (int64_t)lora__dtype_size(type);
+	if (stride == 1) {
+		lora__convert(to, LORA_BF16, s, type, (size_t)n);
+	} else if (type == LORA_BF16) {
+		for (int64_t i = 0; i < n; i++) to[i] = *(const uint16_t *)(const void *)(s + i * stride * size);
+	} else {
+		for (int64_t i = 0; i < n; i++) lora__convert(to + i, LORA_BF16, s + i * stride * size, type, 1);
+	}
+	for (int64_t i = n; i < count; i++) to[i] = 0;
+}
+
+/* B's 32 columns from n0 (those from n on are zero) and one step of 32 along k from k0, as two tiles. */
+AMX static void pack_step(const amx_job *j, uint16_t *to, int64_t n0, int64_t k0)
+{
+	const lora_view *b = &j->b;
+	int64_t nb = least(SIDE, j->n - n0), kb = least(SIDE, j->k - k0);
+	_Alignas(64) uint16_t t[SIDE * SIDE];
+	const uint16_t *from = lora__at(b, k0, n0);
+	int whole = b->dtype == LORA_BF16 && nb == SIDE && kb == SIDE;
+	if (b->stride[0] == 1) { /* along k */
+		int64_t step = whole ? b->stride[1] : SIDE;
+		if (!whole) {
+			for (int64_t x = 0; x < nb; x++) gather(t + x * SIDE, lora__at(b, k0, n0 + x), b->dtype, 1, kb, SIDE);
+			memset(t + nb * SIDE, 0, sizeof *t * (size_t)((SIDE - nb) * SIDE));
+			from = t;
+		}
+		for (int h = 0; h < 2 && h * 16 < nb; h++) {
+			__m512i row[16];
+			for (int x = 0; x < 16; x++) {
+				row[x] = _mm512_loadu_si512(from + (h * 16 + x) * step);
+				if (whole) _mm_prefetch((const char *)(from + (h * 16 + x + SIDE) * step), _MM_HINT_T1); /* the next panel: too many streams for the hardware */
+			}
+			turn(row, to + h * TILE);
+		}
+		return;
+	}
+	int64_t step = whole && b->stride[1] == 1 ? b->stride[0] : SIDE;
+	if (!whole || b->stride[1] != 1) {
+		for (int64_t x = 0; x < kb; x++) gather(t + x * SIDE, lora__at(b, k0 + x, n0), b->dtype, b->stride[1], nb, SIDE);
+		memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
+		from = t;
+	}
+	const __m512i lower = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+	const __m512i upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
+	for (int x = 0; x < 16; x++) {
+		__m512i even = _mm512_loadu_si512(from + 2 * x * step), odd = _mm512_loadu_si512(from + (2 * x + 1) * step);
+		_mm512_store_si512(to + 32 * x, _mm512_permutex2var_epi16(even, lower, odd));
+		_mm512_store_si512(to + TILE + 32 * x, _mm512_permutex2var_epi16(even, upper, odd));
+	}
+}
+
+/* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
+AMX static void pack_b(const amx_job *j, uint16_t *to, const piece *p)
+{
+	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE;
+	if (j->b.stride[0] == 1) {
+		for (int64_t x = 0; x < panels; x++)
+			for (int64_t s = 0; s < p->steps; s++) pack_step(j, to + (x * p->steps + s) * 2 * TILE, p->n0 + x * SIDE, p->k0 + s * SIDE);
+	} else {
+		for (int64_t s = 0; s < p->steps; s++)
+			for (int64_t x = 0; x < panels; x++) pack_step(j, to + (x * p->steps + s) * 2 * TILE, p->n0 + x * SIDE, p->k0 + s * SIDE);
+	}
+}
+
+/* 32 rows of A from row, [32][steps * 32], zeros beyond the edges. */
+AMX static void pack_a(const amx_job *j, uint16_t *to, const piece *p, int64_t row)
+{
+	int64_t width = p->steps * SIDE, rows = least(SIDE, p->m1 - row);
+	const lora_view *a = &j->a;
+	if (a->stride[1] != 1 && a->stride[0] == 1 && rows == SIDE && p->depth == width) { /* along m: two steps of k at a time */
+		for (int64_t k = 0; k < width; k += SIDE) {
+			_Alignas(64) uint16_t pair[2 * TILE], t[SIDE * SIDE];
+			for (int x = 0; x < SIDE; x++) _mm512_store_si512(t + x * SIDE, _mm512_loadu_si512(lora__at(a, row, p->k0 + k + x)));
+			for (int x = 0; x < 16; x++) { /* words (k, k+1) of row m, then a transpose of words */
+				__m512i even = _mm512_load_si512(t + 2 * x * SIDE), odd = _mm512_load_si512(t + (2 * x + 1) * SIDE);
+				const __m512i lower = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+				_mm512_store_si512(pair + 32 * x, _mm512_permutex2var_epi16(even, lower, odd));
+				_mm512_store_si512(pair + TILE + 32 * x, _mm512_permutex2var_epi16(even, _mm512_add_epi16(lower, _mm512_set1_epi16(16)), odd));
+			}
+			for (int h = 0; h < 2; h++) {
+				__m512i r[16];
+				_Alignas(64) uint16_t out[TILE];
+				for (int x = 0; x < 16; x++) r[x] = _mm512_load_si512(pair + h * TILE + 32 * x);
+				turn(r, out);
+				for (int x = 0; x < 16; x++) _mm512_storeu_si512(to + (h * 16 + x) * width + k, _mm512_load_si512(out + 32 * x));
+			}
+		}
+		return;
+	}
+	for (int64_t x = 0; x < rows; x++) gather(to + x * width, lora__at(a, row + x, p->k0), LORA_BF16, a->stride[1], p->depth, width);
+	memset(to + rows * width, 0, sizeof *to * (size_t)((SIDE - rows) * width));
+}
+
+/* s[32][32] (+)= A B over the steps; a has its rows stride bytes apart. narrow: only 16 columns, low: only 16 rows. */
+AMX static void multiply(float *s, const char *a, int64_t stride, const uint16_t *b, int64_t steps, int first, int low, int narrow)
+{
+	const char *a2 = a + 16 * stride;
+	if (first) {
+		_tile_zero(0);
+		_tile_zero(1);
+		_tile_zero(2);
+		_tile_zero(3);
+	} else {
+		_tile_loadd(0, s, 128);
+		_tile_loadd(1, s + 16, 128);
+		_tile_loadd(2, s + 16 * SIDE, 128);
+		_tile_loadd(3, s + 16 * SIDE + 16, 128);
+	}
+	if (low) {
+		for (int64_t k = 0; k < steps; k++, a += 64, b += 2 * TILE) {
+			_tile_loadd(4, a, stride);
+			_tile_loadd(6, b, 64);
+			_tile_dpbf16ps(0, 4, 6);
+			if (narrow) continue;
+			_tile_loadd(7, b + TILE, 64);
+			_tile_dpbf16ps(1, 4, 7);
+		}
+	} else if (narrow) {
+		for (int64_t k = 0; k < steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+			_tile_loadd(6, b, 64);
+			_tile_loadd(4, a, stride);
+			_tile_loadd(5, a2, stride);
+			_tile_dpbf16ps(0, 4, 6);
+			_tile_dpbf16ps(2, 5, 6);
+		}
+	} else {
+		for (int64_t k = 0; k < steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+			_tile_loadd(6, b, 64);
+			_tile_loadd(7, b + TILE, 64);
+			_tile_loadd(4, a, stride);
+			_tile_dpbf16ps(0, 4, 6);
+			_tile_dpbf16ps(1, 4, 7);
+			_tile_loadd(5, a2, stride);
+			_tile_dpbf16ps(2, 5, 6);
+			_tile_dpbf16ps(3, 5, 7);
+		}
+	}
+	_tile_stored(0, s, 128);
+	_tile_stored(1, s + 16, 128);
+	_tile_stored(2, s + 16 * SIDE, 128);
+	_tile_stored(3, s + 16 * SIDE + 16, 128);
+}
+
+/* C = alpha s + beta C for rows x cols at (m0, n0). */
+AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols)
+{
+	const __m512 alpha = _mm512_set1_ps(j->alpha), beta = _mm512_set1_ps(j->beta);
+	int half = j->c.dtype == LORA_BF16;
+	if (j->c.stride[1] != 1) { /* down the columns, or scattered */
+		for (int64_t x = 0; x < cols; x++)
+			for (int64_t y = 0; y < rows; y++) {
+				void *e = lora__at(&j->c, m0 + y, n0 + x);
+				float v = j->alpha * s[y * SIDE + x];
+				if (half) *(uint16_t *)e = lora__f32_to_bf16(j->beta == 0 ? v : v + j->beta * lora__bf16_to_f32(*(uint16_t *)e));
+				else *(float *)e = j->beta == 0 ? v : v + j->beta * *(float *)e;
+			}
+		return;
+	}
+	for (int64_t y = 0; y < rows; y++, s += SIDE) {
+		char *row = lora__at(&j->c, m0 + y, n0);
+		for (int64_t x = 0; x < cols; x += 16) {
+			__mmask16 in = cols - x >= 16 ? 0xffff : (__mmask16)((1u << (cols - x)) - 1);
+			__m512 v = _mm512_mul_ps(alpha, _mm512_load_ps(s + x));
+			if (half) {
+				if (j->beta != 0)
+					v = _mm512_fmadd_ps(beta, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, row + 2 * x)), 16)), v);
+				_mm256_mask_storeu_epi16(row + 2 * x, in, (__m256i)_mm512_cvtneps_pbh(v));
+			} else {
+				if (j->beta != 0) v = _mm512_fmadd_ps(beta, _mm512_maskz_loadu_ps(in, row + 4 * x), v);
+				_mm512_mask_storeu_ps(row + 4 * x, in, v);
+			}
+		}
+	}
+}
+
+/* One packed group of B against the rows of a piece. */
+AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, uint16_t *packed_a, float *sums)
+{
+	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE;
+	for (int64_t row = p->m0; row < p->m1; row += SIDE) {
+		int64_t rows = least(SIDE, p->m1 - row), stride = j->a.stride[0] * 2;
+		const char *a = lora__at(&j->a, row, p->k0);
+		if (!j->direct || rows < SIDE || p->depth % SIDE) {
+			pack_a(j, packed_a, p, row);
+			a = (const char *)packed_a, stride = p->steps * SIDE * 2;
+		}
+		for (int64_t x = 0; x < panels; x++) {
+			int64_t n0 = p->n0 + x * SIDE, cols = least(SIDE, p->n1 - n0);
+			float *s = p->first && p->last ? sums : sums + ((row - p->m0) / SIDE * panels + x) * BLOCK;
+			multiply(s, a, stride, b + x * p->steps * 2 * TILE, p->steps, p->first, rows <= 16, cols <= 16);
+			if (p->last) store(j, s, row, n0, rows, cols);
+		}
+	}
+}
+
+AMX static void task(void *arg, int64_t t, int32_t thread)
+{
+	const amx_job *j = arg;
+	int64_t tm = t / j->tasks_n, tn = t % j->tasks_n, high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE;
+	int64_t m0 = high * tm / j->tasks_m * SIDE, m1 = least(high * (tm + 1) / j->tasks_m * SIDE, j->m);
+	int64_t n0 = wide * tn / j->tasks_n * SIDE, n1 = least(wide * (tn + 1) / j->tasks_n * SIDE, j->n);
+	uint16_t *b = (uint16_t *)(void *)(j->scratch + (size_t)thread * j->per_thread), *a = b + j->group * j->kc;
+	float *sums = (float *)(void *)(a + SIDE * j->kc);
+	_tile_loadconfig(&tiles);
+	for (int64_t n = n0; n < n1; n += j->group)
+		for (int64_t m = m0; m < m1; m += j->kc < j->k ? ROWS : m1 - m0)
+			for (int64_t k = 0; k < j->k; k += j->kc) {
+				piece p = { m, j->kc < j->k ? least(m + ROWS, m1) : m1, n, least(n + j->group, n1), k, least(j->kc, j->k - k), 0, k == 0, k + j->kc >= j->k };
+				p.steps = (p.depth + SIDE - 1) / SIDE;
+				pack_b(j, b, &p);
+				run_piece(j, &p, b, a, sums);
+			}
+	_tile_release();
+}
+
+/* Tasks as a grid that gives the busiest thread the least; cutting rows packs B more than once. */
+static void split(amx_job *j, int32_t threads, int64_t *n_tasks)
+{
+	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE, best = INT64_MAX;
+	for (int64_t tn = 1; tn <= threads && tn <= wide; tn++) {
+		int64_t tm = least(threads / tn, high), cost = ((wide + tn - 1) / tn) * ((high + tm - 1) / tm + 2);
+		if (cost >= best) continue;
+		best = cost, j->tasks_m = tm, j->tasks_n = tn;
+	}
+	*n_tasks = j->tasks_m * j->tasks_n;
+}
+
+int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
+{
+	const lora_view *cv = &c->v[0], *av = &c->v[1], *bv = &c->v[2];
+	if (self->isa < 3 || av->dtype != LORA_BF16 || bv->dtype == LORA_F64 || (cv->dtype != LORA_BF16 && cv->dtype != LORA_F32)) return 0;
+	amx_job j = { .c = *cv, .a = *av, .b = *bv, .alpha = (float)c->f[0], .beta = (float)c->f[1] };
+	if (bv->dtype == LORA_BF16 && av->stride[1] != 1 && av->stride[0] == 1 && cv->size[0] > cv->size[1]) { /* C^T = B^T A^T: turn the smaller one */
+		j.c = lora__view_t(*cv), j.a = lora__view_t(*bv), j.b = lora__view_t(*av);
+	}
+	j.m = j.c.size[0], j.n = j.c.size[1], j.k = j.a.size[1];
+	if (j.k < 1) return 0;
+	int64_t packings = (j.k + DEPTH - 1) / DEPTH;
+	j.kc = up((j.k + packings - 1) / packings, SIDE);
+	j.group = least(up(j.n, SIDE), up(GROUP_BYTES / 2 / j.kc, SIDE));
+	j.direct = j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;
+	int64_t n_tasks, sums = packings > 1 ? least(up(j.m, SIDE), ROWS) * j.group : BLOCK;
+	split(&j, self->host.threads, &n_tasks);
+	j.per_thread = (size_t)up((j.group + SIDE) * j.kc * 2 + sums * 4, 4096) + 1088; /* not the same cache sets for every thread */
+	j.scratch = lora__naive_scratch(self, j.per_thread * (size_t)self->host.threads);
+	if (!j.scratch) return *st = LORA_E_MEMORY, 1;
+	lora__naive_parallel(self, n_tasks, (double)j.m * (double)j.n * (double)j.k / 16, task, &j);
+	lora__naive_release(self, j.scratch);
+	return *st = LORA_OK, 1;
+}
+
+#else
+
+int lora__amx_ready(void) { return 0; }
+
+int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
+{
+	(void)self, (void)c, (void)st;
+	return 0;
+}
+#endif

@@ -2,6 +2,7 @@
 #ifndef LORA_MODEL_MODEL_H
 #define LORA_MODEL_MODEL_H
 
+#include "format/gguf_names.h"
 #include "format/safetensors.h"
 #include "graph/graph.h"
 
@@ -44,6 +45,7 @@ struct lora_model {
 	char             *path, *dir;
 	lora__tensors     file;
 	int               has_file;
+	lora__gguf       *gguf;       /* metadata of the GGUF file that the model came from, or NULL; its tensors are in file */
 	lora__weight     *weights;
 	size_t            n_weights, cap_weights;
 	lora_dtype        dtype;
@@ -163,6 +165,11 @@ typedef struct lora__rope_keys {
 	int         yarn_is_long; /* "yarn" is an old name of longrope (Phi-3) */
 } lora__rope_keys;
 void    lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_keys *keys);
+
+/* A GGUF file as if it were a Hugging Face directory: m->config and m->file with its tensors under Hugging Face's names (gguf_open.c). */
+lora_status lora__model_open_gguf(lora_model *m, const char *path);
+lora_status lora__gguf_config(const lora__gguf *g, const lora__gguf_arch *a, json_t **out); /* metadata to config.json (gguf_config.c) */
+void        lora__model_gguf_names(lora_model *m); /* set m->s.gguf and heads from the config */
 
 lora_status lora__model_new(lora_context *ctx, lora_model **out);
 lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype dtype, int32_t rank, const int64_t *shape, const void *data,

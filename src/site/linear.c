@@ -13,7 +13,7 @@ size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n)
 
 size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n)
 {
-	size_t most = 0;
+	size_t most = lora__site_quant_scratch(s, real, n);
 	for (size_t i = 0; i < s->n_chain; i++) {
 		size_t b = padded(s->chain[i]->ops->scratch_bytes(s->chain[i], real, n)) + padded(s->chain[i]->ops->saved_bytes(s->chain[i], real, n));
 		if (b > most) most = b;
@@ -86,6 +86,7 @@ static lora_status add_bias(lora__site *s, const lora__site_call *c)
 /* c = x W^T (which 0) or beta * c + dy W (which 1), on the packed weight where the backend takes it; with pair->a also + f a b. */
 static lora_status base_product(lora__site *s, const lora__site_call *c, int which, const lora__pair *pair)
 {
+	if (lora__site_is_quant(s)) return lora__site_quant_product(s, c, which);
 	lora_view w = lora__site_weight(s);
 	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .f = { 1.0, which ? c->dx_beta : 0.0 } };
 	call.v[0] = which ? c->dx : c->y, call.v[1] = which ? c->dy : c->x, call.v[2] = which ? w : lora__view_t(w);

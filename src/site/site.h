@@ -93,6 +93,8 @@ typedef struct lora__sites {
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */
 	uint64_t      generation; /* counts changes that make plans stale */
 	void (*destroy)(struct lora__sites *s); /* frees the whole model */
+	const struct lora__gguf_arch *gguf; /* names of the same model in GGUF, or NULL; heads for the order of its q and k rows */
+	int64_t    heads, kv_heads;
 	const char *const *default_targets; /* PEFT's target_modules when none are given, NULL-ended; NULL = every site but the head */
 } lora__sites;
 
@@ -114,6 +116,13 @@ void        lora__site_unpack(lora__site *s, lora_context *ctx); /* forget both 
 
 size_t    lora__site_bytes(const lora__site *s);
 lora_view lora__site_weight(const lora__site *s); /* [out,in], strides say how it is stored */
+
+/* Weights in blocks (site_quant.c): always [out,in]. Rows first .. first+n of the weight at data (s->data or s->base) as floats of type want. */
+int         lora__site_is_quant(const lora__site *s);
+void        lora__site_rows(const lora__site *s, const void *data, int64_t first, int64_t n, lora_dtype want, void *to);
+size_t      lora__site_quant_scratch(const lora__site *s, lora_dtype real, int64_t n); /* 0 for other sites */
+/* which 0: y = x W^T. which 1: dx = dx_beta dx + dy W. */
+lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which);
 
 lora_status lora__site_attach(lora__sites *all, lora__site *s, lora__slot *slot);
 void        lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot);

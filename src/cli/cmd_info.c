@@ -330,6 +330,7 @@ static int run(const args *a)
 	if (!path) return fail(USAGE, "info", "usage: lora info %s", command_info.usage);
 	if (a->n_positional && a->model) return fail(USAGE, "-m", "a path is given already: %s", path);
 	if (!a->plan && a->n_settings) return fail(USAGE, a->settings[0].name, "settings go with --plan");
+	if (a->plan && plan_check(a)) return USAGE;
 	char *dir = path_is_dir(path) ? new_string(path) : path_dir(path);
 	char *config = dir ? path_join(dir, "adapter_config.json") : NULL;
 	int status;

@@ -42,6 +42,12 @@ static int read_settings(const args *a, what *w)
 	return OK;
 }
 
+int plan_check(const args *a)
+{
+	what w;
+	return read_settings(a, &w);
+}
+
 static double flops_of(const lora_site_order *o)
 {
 	return o->flops_forward[o->forward == 2] + o->flops_backward[o->backward == 5];

@@ -4,6 +4,8 @@
 
 #include "cli/cli.h"
 
+/* Complain about settings that --plan does not take. */
+int plan_check(const args *a);
 /* Print the table, or add "plan" to root with --json. pattern: the name of a site without its layer's number, new memory. */
 int plan_show(const session *s, const args *a, char *(*pattern)(const char *name), json_t *root);
 

@@ -169,8 +169,8 @@ docs:                                                    ## the reference, extra
 	@mkdir -p build/docs; $(PYTHON) docs/reference.py >build/docs/reference.md && echo build/docs/reference.md
 docs-check: docs
 	@$(PYTHON) tests/lint/docs.py
-bench: all $(BENCH)                                      ## timings as CSV (BENCH_ARGS="--shape 135m --dtype BF16"); docs/building.md
-	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_model $(BENCH_ARGS)
+bench: all $(BENCH)                                      ## timings as CSV and table (BENCH_ARGS="--shapes 135m --dtypes bf16"); docs/building.md
+	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_suite --dir build/bench $(BENCH_ARGS)
 BENCH_SHAPE ?= 15m
 BENCH_DTYPE ?= f32
 bench-peft: all $(B)/tests/bench/bench_train             ## in turns with PEFT (PYTHON with torch, peft; BENCH_SHAPE, BENCH_DTYPE)

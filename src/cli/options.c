@@ -44,6 +44,7 @@ static const option options[] = {
 	{ "top-p", 0, REAL, AT(top_p), "P", "sample from the likeliest tokens that together reach P" },
 	{ "no-special", 0, FLAG, AT(no_special), NULL, "do not add special tokens such as BOS" },
 	{ "ignore-eos", 0, FLAG, AT(ignore_eos), NULL, "go on after an end-of-sequence token" },
+	{ "hidden", 0, FLAG, AT(hidden), NULL, "also write hidden states" },
 	{ "grad", 0, FLAG, AT(grad), NULL, "also compute gradients of the adapters' tensors" },
 	{ "dtype-out", 0, TEXT, AT(dtype_out), "D", "type of the written weights: keep (default), f32, f16, bf16" },
 	{ "force", 0, FLAG, AT(force), NULL, "replace an output that is something else" },

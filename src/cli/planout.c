@@ -11,7 +11,7 @@ typedef struct what {
 	int dropout;
 } what;
 
-static const char *const reasons[] = { "", "dropout", "W is packed", "M would lose precision", "head", "the host's" };
+static const char *const reasons[] = { "", "dropout", "W is packed", "M would lose precision", "head", "the host's", "quantised" };
 
 /* rows=N, r=N and lora_dropout=P of -s; lists of rows are separated by commas. */
 static int read_settings(const args *a, what *w)
@@ -59,7 +59,7 @@ static json_t *as_json(const lora_site_info *site, int64_t rows, const lora_site
 	snprintf(choice, sizeof choice, "F%d B%d", (int)o->forward, (int)o->backward);
 	return json_pack("{s:s, s:I, s:I, s:I, s:s, s:f, s:{s:f, s:f, s:f, s:f}, s:s}", "site", site->name, "out", (json_int_t)site->out, "in",
 		(json_int_t)site->in, "rows", (json_int_t)rows, "choice", choice, "flops", flops_of(o), "flops_of", "F1", o->flops_forward[0], "F2",
-		o->flops_forward[1], "B1", o->flops_backward[0], "B5", o->flops_backward[1], "reason", reasons[o->fixed % 6]);
+		o->flops_forward[1], "B1", o->flops_backward[0], "B5", o->flops_backward[1], "reason", reasons[o->fixed % 7]);
 }
 
 /* One line of the table, without the name. */
@@ -67,7 +67,7 @@ static char *as_row(const lora_site_info *site, int64_t rows, const lora_site_or
 {
 	char out[32], in[32], n[32];
 	return new_format("%9s %9s %8s  F%d B%d %12.4g  %s", format_count(site->out, out, sizeof out), format_count(site->in, in, sizeof in),
-		format_count(rows, n, sizeof n), (int)o->forward, (int)o->backward, flops_of(o), reasons[o->fixed % 6]);
+		format_count(rows, n, sizeof n), (int)o->forward, (int)o->backward, flops_of(o), reasons[o->fixed % 7]);
 }
 
 int plan_show(const session *s, const args *a, char *(*pattern)(const char *name), json_t *root)
@@ -98,8 +98,8 @@ int plan_show(const session *s, const args *a, char *(*pattern)(const char *name
 			char *key = name && row ? new_format("%s|%s", name, row) : NULL;
 			if (key && !json_object_get(seen, key)) {
 				json_object_set_new(seen, key, json_true());
-				say("%.*s  %s%s%s%s\n", (int)(strlen(row) - strlen(reasons[o.fixed % 6]) - 2), row, name, o.fixed ? "  (" : "",
-					reasons[o.fixed % 6], o.fixed ? ")" : "");
+				say("%.*s  %s%s%s%s\n", (int)(strlen(row) - strlen(reasons[o.fixed % 7]) - 2), row, name, o.fixed ? "  (" : "",
+					reasons[o.fixed % 7], o.fixed ? ")" : "");
 			}
 			free(name);
 			free(row);

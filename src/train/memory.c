@@ -28,9 +28,12 @@ static lora_status plan_for(lora_trainer *t, int64_t n_sequences, int64_t length
 		return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "trainer", "tokens", -1, "%lld tokens in a batch of %lld x %lld", (long long)tokens, (long long)n_sequences,
 			(long long)length);
 	lora_status st = lora__trainer_usable(t);
-	if (st == LORA_OK) st = lora__batch_reserve(t->m, (size_t)cells, (size_t)n_sequences);
+	int64_t rows = tokens ? tokens : cells, source = 0;
+	if (t->m->form != LORA__FORM_CAUSAL) source = rows, rows = t->m->form == LORA__FORM_ENCODER ? n_sequences : cells; /* decoders as long as their sources */
+	if (st == LORA_OK) st = lora__batch_reserve(t->m, &t->m->batch, (size_t)(source ? rows : cells), (size_t)n_sequences);
+	if (st == LORA_OK && source) st = lora__batch_reserve(t->m, &t->m->source_batch, (size_t)cells, (size_t)n_sequences);
 	if (st == LORA_OK) st = lora__rotary_reserve(t->m, length);
-	if (st == LORA_OK) st = lora__model_find_plan(t->m, t->checkpointing ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN, tokens ? tokens : cells, plan);
+	if (st == LORA_OK) st = lora__model_find_plan(t->m, t->checkpointing ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN, rows, source, plan);
 	if (st == LORA_OK && !(*products = lora__zalloc(t->ctx, t->m->s.n + 1))) st = LORA_E_MEMORY;
 	if (st == LORA_OK) find_products(&t->m->graph, *plan, *products);
 	return st;
@@ -129,7 +132,7 @@ lora_status lora__trainer_reserve(lora_trainer *t, int64_t n_sequences, int64_t 
 	const lora__plan *plan = NULL;
 	unsigned char *products;
 	lora_status st = plan_for(t, n_sequences, length, tokens, &plan, &products);
-	if (st == LORA_OK) st = lora__model_plan(t->m, plan->mode, plan->rows, &plan);
+	if (st == LORA_OK) st = lora__model_plan(t->m, plan->mode, plan->rows, plan->source_rows, &plan);
 	for (size_t i = 0; i < t->m->s.n && st == LORA_OK; i++) t->m->s.list[i]->pack_wanted = products[i];
 	lora__free(t->ctx, products);
 	if (st == LORA_OK) t->reserved = 1;

@@ -345,6 +345,7 @@ static int sizes_fit(const lora_call *call, const char **reason)
 static int accept(const onednn *self, const lora_call *call, lora_view v[3], const char **reason)
 {
 	if (!call || call->struct_size < sizeof *call || call->prim != LORA_PRIM_GEMM || call->n_views < 3) return refuse(reason, "only GEMM");
+	if (call->n_views > 3 && call->v[3].data) return refuse(reason, "one product at a time");
 	const lora_dtype c = call->v[0].dtype, a = call->v[1].dtype, b = call->v[2].dtype;
 	if (a != LORA_F32 && a != LORA_BF16) return refuse(reason, "A must be F32 or BF16");
 	if (a == LORA_BF16 && !self->bf16) return refuse(reason, "this processor does not multiply BF16");

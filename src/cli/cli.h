@@ -52,7 +52,7 @@ struct args {
 	const char *backend, *dtype, *dtype_out;
 	int64_t count, threads, seed, top_k; /* UNSET when not given */
 	double temperature, top_p;           /* NAN when not given */
-	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, help;
+	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, plan, help;
 	adapter_arg *adapters; /* owned */
 	size_t n_adapters;
 	setting_arg *settings; /* owned */

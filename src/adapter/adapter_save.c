@@ -3,9 +3,10 @@
 #include <string.h>
 
 #include "adapter/adapter.h"
+#include "format/gguf.h"
 
 static const lora__param save_params[] = {
-	{ "format", LORA__STRING, "peft", 0, 0, "peft", "form on disk" },
+	{ "format", LORA__STRING, "peft", 0, 0, "peft|gguf", "form on disk: PEFT's directory, or llama.cpp's file" },
 	{ "dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of the saved tensors" },
 	{ "force", LORA__BOOL, "true", 0, 0, NULL, "replace an existing adapter" },
 	{ 0 }
@@ -28,6 +29,13 @@ static json_t *resolved_targets(const lora_adapter *a)
 	return list;
 }
 
+static int any_turned(const lora_adapter *a)
+{
+	for (size_t i = 0; i < a->n_parts; i++)
+		if (a->parts[i].slot.site->flags & LORA_SITE_TRANSPOSED) return 1;
+	return 0;
+}
+
 static json_t *config_of(const lora_adapter *a)
 {
 	json_t *o = json_object();
@@ -35,8 +43,9 @@ static json_t *config_of(const lora_adapter *a)
 	for (const lora__param *p = a->kind->m.params; p->name && !bad; p++) {
 		if (!strcmp(p->name, "name") || !strcmp(p->name, "seed")) continue;
 		const json_t *v = lora__get_json(a->settings, p->name);
-		json_t *value = v ? json_deep_copy(v) : NULL;
+		json_t *value = v && strcmp(p->name, "fan_in_fan_out") ? json_deep_copy(v) : NULL;
 		if (!v && strcmp(p->name, "target_modules") == 0) value = resolved_targets(a);
+		else if (strcmp(p->name, "fan_in_fan_out") == 0) value = json_boolean(json_is_true(v) || any_turned(a)); /* as PEFT sets it for Conv1D */
 		else if (!v && p->type == LORA__BOOL) value = json_boolean(lora__get_bool(a->settings, a->kind->m.params, p->name));
 		else if (!v && p->type == LORA__BOOL_STRING) value = json_boolean(p->def && strcmp(p->def, "true") == 0);
 		else if (!v && p->type == LORA__STRING) value = p->def ? json_string(p->def) : json_null();
@@ -75,6 +84,13 @@ lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_se
 	lora_status st = lora__settings_check(ctx, options, "lora_adapter_save", save_params, NULL, NULL);
 	if (st) return st;
 	lora_dtype d = lora__dtype_parse(lora__get_string(options, save_params, "dtype"));
+	if (strcmp(lora__get_string(options, save_params, "format"), "gguf") == 0) {
+		int there = lora__path_exists(path);
+		if (there && (lora__path_is_dir(path) || !lora__gguf_is(path)))
+			return lora__fail(ctx, LORA_E_EXISTS, "adapter", "%s is there and is no GGUF file", lora__quote(path).text);
+		if (there && !lora__get_bool(options, save_params, "force")) return lora__fail(ctx, LORA_E_EXISTS, "adapter", "%s is there already", lora__quote(path).text);
+		return lora__adapter_save_gguf(a, path, d);
+	}
 	if (lora__path_exists(path)) {
 		char *config = lora__path_join(ctx, path, LORA__PEFT_CONFIG);
 		if (!config) return LORA_E_MEMORY;

@@ -7,6 +7,7 @@
 #include "model/model.h"
 #include "optim/optim.h"
 #include "tokenizer/chat.h"
+#include "quant/quant.h"
 #include "train/train.h"
 
 extern const lora__member lora__model_save_member, lora__generator_member;
@@ -16,6 +17,7 @@ static const lora__member *arch_at(int32_t i) { return &lora__archs[i]->m; }
 static const lora__member *kind_at(int32_t i) { return &lora__kinds[i]->m; }
 static const lora__member *op_at(int32_t i) { return &lora__ops[i]->m; }
 static const lora__member *optim_at(int32_t i) { return &lora__optims[i]->m; }
+static const lora__member *quant_at(int32_t i) { return &lora__quants[i]->m; }
 static const lora__member *schedule_at(int32_t i) { return &lora__schedules[i]->m; }
 
 static const lora__member *const fixed[] = { &lora__model_member, &lora__model_save_member, &lora__adapter_open_member, &lora__adapter_save_member,
@@ -35,6 +37,7 @@ COUNT(kinds)
 COUNT(ops)
 COUNT(optims)
 COUNT(schedules)
+COUNT(quants)
 
 static int32_t count_fixed(void) { return (int32_t)(sizeof fixed / sizeof *fixed); }
 static int32_t count_one(void) { return 1; }
@@ -48,6 +51,7 @@ static const struct family {
 	{ "optimizer", count_optims, optim_at }, { "schedule", count_schedules, schedule_at }, { "trainer", count_one, trainer_at }, { "op", count_ops, op_at },
 	{ "chat_template", lora__chat_count, lora__chat_member },
 	{ "call", count_fixed, fixed_at }, /* settings that single calls take */
+	{ "quant", count_quants, quant_at }, { "call", count_fixed, fixed_at }, /* settings that single calls take */
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

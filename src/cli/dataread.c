@@ -238,12 +238,13 @@ static int read_messages(line_reader *r, json_t *messages)
 	size_t n = json_array_size(messages), count = 0, bytes = 0;
 	lora_chat_message *list = new_array(n, sizeof *list);
 	unsigned char *mask = NULL;
-	int status = list ? has_template(r) : FAILED;
+	int status = list ? OK : FAILED;
 	if (!status && (!json_is_array(messages) || !n)) status = bad(r, "\"messages\" is no list of messages");
 	for (size_t i = 0; i < n && !status; i++) {
 		status = take_message(r, i, json_array_get(messages, i), &list[i]);
 		bytes += status ? 0 : list[i].n + 32;
 	}
+	if (!status) status = has_template(r);
 	for (int pass = 0; pass < 2 && !status; pass++) {
 		if (room_for(r, pass ? count : bytes / 2 + 64)) status = FAILED;
 		free(mask);

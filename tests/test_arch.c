@@ -339,7 +339,10 @@ static const struct { const char *scaling, *key; } wrong_rope[] = {
 	{ "{\"rope_type\":\"linear\",\"factor\":\"2\"}", "factor" }, { "{\"rope_type\":\"longrope\"}", "short_factor" },
 	{ "{\"rope_type\":\"longrope\",\"short_factor\":[1,1,1],\"long_factor\":[1,1]}", "long_factor" },
 	{ "{\"rope_type\":\"longrope\",\"short_factor\":[1,0,1],\"long_factor\":[1,1,1]}", "short_factor" },
-	{ "{\"full_attention\":{\"rope_type\":\"default\"}}", "rope_parameters" }, { "{\"rope_type\":\"default\",\"partial_rotary_factor\":2}", "partial_rotary_factor" },
+	{ "{\"rope_type\":\"yarn\",\"factor\":0}", "factor" }, { "{\"rope_type\":\"yarn\",\"factor\":2,\"beta_fast\":-1}", "beta_fast" },
+	{ "{\"rope_type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":0}", "original_max_position_embeddings" },
+	{ "{\"rope_type\":\"llama3\",\"factor\":2,\"low_freq_factor\":4,\"high_freq_factor\":4}", "high_freq_factor" },
+	{ "{\"rope_type\":\"default\",\"rope_theta\":-5}", "rope_theta" }, { "{\"full_attention\":{\"rope_type\":\"default\"}}", "rope_parameters" }, { "{\"rope_type\":\"default\",\"partial_rotary_factor\":2}", "partial_rotary_factor" },
 };
 enum { N_WRONG = sizeof wrong / sizeof *wrong, N_WRONG_ROPE = sizeof wrong_rope / sizeof *wrong_rope };
 

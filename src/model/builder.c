@@ -59,7 +59,7 @@ static lora__weight *get(lora__builder *b, const char *format, const char *suffi
 			(long long)w->shape[0], w->rank > 1 ? "," : "", (long long)(w->rank > 1 ? w->shape[1] : w->rank), (long long)d0, d1 ? "," : "", (long long)d1);
 		return NULL;
 	}
-	if (!lora__dtype_is_float(w->dtype)) {
+	if (!lora__dtype_is_float(w->dtype) && !(rank == 2 && lora__dtype_block(w->dtype, NULL, NULL))) {
 		b->status = lora__fail_at(ctx, LORA_E_DTYPE, "model", name, -1, "tensor %s is %s; F32, F16 and BF16 weights are supported", name,
 			lora__dtype_name(w->dtype));
 		return NULL;
@@ -110,6 +110,16 @@ int32_t lora__b_layernorm(lora__builder *b, int32_t x, const char *name, double 
 	return value_of(n);
 }
 
+/* So that saving finds the bias as it is then. */
+static void bias_of(lora_model *m, const void *data, int32_t site)
+{
+	for (size_t i = m->n_weights; i-- > 0;)
+		if (m->weights[i].data == data) {
+			m->weights[i].site = site, m->weights[i].is_bias = 1;
+			return;
+		}
+}
+
 int32_t lora__b_headnorm(lora__builder *b, int32_t x, const char *name, int64_t heads, double eps, double offset)
 {
 	lora__weight *w = get(b, name, ".weight", heads ? cols_of(b, x) / heads : 0, 0, 1.0 - offset);
@@ -141,7 +151,8 @@ static lora__site *site(lora__builder *b, const char *name, int64_t out, int64_t
 	lora_view c = view(bias ? get(b, name, ".bias", out, 0, 0) : NULL);
 	if (b->status == LORA_OK) b->status = lora__sites_add(&b->m->s, &d, &s);
 	if (b->status) return NULL;
-	s->bias = c;
+	s->bias = s->base_bias = c;
+	if (c.data) bias_of(b->m, c.data, s->index);
 	if (!tied_to) b->m->weights[number].site = s->index;
 	return s;
 }
@@ -206,11 +217,40 @@ int32_t lora__b_add(lora__builder *b, int32_t x, int32_t y)
 	return value_of(append(b, &lora__op_add, 2, in, 1, cols_of(b, x)));
 }
 
-void lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap)
+void lora__b_hidden(lora__builder *b, int32_t x)
 {
-	lora__site *s = site(b, name, b->m->vocab, cols_of(b, h), 0, tied_to, 0);
+	append(b, &lora__op_hidden, 1, &x, 0, 0);
+	b->has_hidden = 1;
+}
+
+static void head(lora__builder *b, int32_t h, lora__site *s, double softcap)
+{
+	if (!b->has_hidden) lora__b_hidden(b, h);
 	lora__node *n = append(b, &lora__op_head, 1, &h, 0, 0);
 	if (!n) return;
-	s->is_head = 1;
-	n->site = s, n->i[0] = b->m->vocab, n->i[1] = cols_of(b, h), n->f[0] = softcap;
+	s->is_head = b->m->has_head = 1;
+	n->site = s, n->i[0] = s->out, n->i[1] = s->in, n->f[0] = softcap;
 }
+
+void lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap)
+{
+	head(b, h, site(b, name, b->m->vocab, cols_of(b, h), 0, tied_to, 0), softcap);
+}
+
+void lora__b_classifier(lora__builder *b, int32_t h, const char *name) { head(b, h, site(b, name, b->m->n_labels, cols_of(b, h), 1, NULL, 0), 0.0); }
+
+/* The same for blocks in other files. */
+lora__weight *lora__b_weight(lora__builder *b, const char *format, const char *suffix, int64_t d0, int64_t d1, double mean)
+{
+	return get(b, format, suffix, d0, d1, mean);
+}
+
+lora__site *lora__b_site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias) { return site(b, name, out, in, bias, NULL, 0); }
+
+lora__node *lora__b_append(lora__builder *b, const lora__op *op, int32_t n_in, const int32_t *in, int32_t n_out, int64_t cols)
+{
+	return append(b, op, n_in, in, n_out, cols);
+}
+
+lora_view lora__b_view(const lora__weight *w) { return view(w); }
+int64_t   lora__b_cols(const lora__builder *b, int32_t v) { return cols_of(b, v); }

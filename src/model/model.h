@@ -2,6 +2,7 @@
 #ifndef LORA_MODEL_MODEL_H
 #define LORA_MODEL_MODEL_H
 
+#include "format/gguf_names.h"
 #include "format/safetensors.h"
 #include "graph/graph.h"
 
@@ -26,8 +27,13 @@ typedef struct lora__weight {
 	const void  *data;
 	uint64_t     bytes;
 	int32_t      site;  /* site that this weight belongs to, or -1 */
+	int          is_bias; /* ... as its bias */
 	int          owned; /* data is on our heap */
 } lora__weight;
+
+/* What the head sees (space 0 of the graph) and what is behind it (space 1): tokens alone; one row per sequence and its tokens; decoder tokens and
+ * encoder tokens. */
+typedef enum { LORA__FORM_CAUSAL = 0, LORA__FORM_ENCODER, LORA__FORM_SEQ2SEQ } lora__form;
 
 enum { LORA__PLAN_CACHE = 6 };
 
@@ -39,6 +45,7 @@ struct lora_model {
 	char             *path, *dir;
 	lora__tensors     file;
 	int               has_file;
+	lora__gguf       *gguf;       /* metadata of the GGUF file that the model came from, or NULL; its tensors are in file */
 	lora__weight     *weights;
 	size_t            n_weights, cap_weights;
 	lora_dtype        dtype;
@@ -51,7 +58,15 @@ struct lora_model {
 	int               n_plans;
 	char             *arena;
 	size_t            arena_bytes;
-	struct lora__batchmem *batch; /* row tables of the last batch, reused */
+	struct lora__batchmem *batch, *source_batch; /* row tables of the last batch by space, reused */
+	lora__form        form;
+	int               has_head;      /* 0: hidden states only */
+	int64_t           n_labels;      /* classes of a classifier, 0 = tokens are predicted */
+	int64_t           n_types;       /* token types, 0 = the model has none */
+	int64_t           position_base; /* added to positions that are not given */
+	int               position_columns; /* such positions are columns, padding counted */
+	int64_t           want_labels;   /* setting num_labels: make a classifier of an encoder; 0 = as config.json says */
+	int64_t           decoder_start; /* first decoder token */
 	uint64_t          digest;     /* of the base weights; 0 = not yet computed */
 };
 
@@ -64,6 +79,7 @@ typedef struct lora__builder {
 	lora_dtype  fresh_dtype;
 	uint64_t    seed;
 	double      init_range;
+	int         has_hidden;
 } lora__builder;
 
 /* Member of family "architecture". params is the schema of config.json keys it reads. */
@@ -73,6 +89,7 @@ typedef struct lora__arch {
 	const char *const *targets;     /* PEFT's default target_modules for it, NULL-ended; empty where PEFT has none */
 	void (*build)(lora__builder *b); /* read the config, name the sites, list the ops */
 	const char *hf_class;            /* config.json architectures of a fresh model */
+	const char *prefix;              /* of names in files that were saved with a head, "bert."; NULL = none to try */
 } lora__arch;
 
 #define LORA__ARCH(name) extern const lora__arch lora__arch_##name;
@@ -119,6 +136,24 @@ int32_t lora__b_attention(lora__builder *b, int32_t q, int32_t k, int32_t v, int
 int32_t lora__b_gated(lora__builder *b, int32_t gate, int32_t up, int64_t activation);
 int32_t lora__b_add(lora__builder *b, int32_t x, int32_t y);
 void    lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap);
+
+/* What the blocks are made of (builder.c), for files that add some. suffix is put behind the name. */
+lora__weight *lora__b_weight(lora__builder *b, const char *format, const char *suffix, int64_t d0, int64_t d1, double mean);
+lora__site   *lora__b_site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias);
+lora__node   *lora__b_append(lora__builder *b, const lora__op *op, int32_t n_in, const int32_t *in, int32_t n_out, int64_t cols);
+lora_view     lora__b_view(const lora__weight *w);
+int64_t       lora__b_cols(const lora__builder *b, int32_t v);
+void          lora__b_hidden(lora__builder *b, int32_t x); /* x is what lora_model_hidden() gives; the head's input unless said here */
+void          lora__b_classifier(lora__builder *b, int32_t h, const char *name); /* head over m->n_labels classes, with bias */
+
+/* Mixture of experts (build_moe.c). Names of files and, as fused, the module and parameters by which transformers 5 and PEFT call the same weights. */
+typedef struct lora__moe {
+	const char *router, *gate, *up, *down;         /* the last three with a second number, that of the expert */
+	const char *router_module, *module;            /* parameters: router_module.weight, module.gate_up_proj, module.down_proj */
+	int64_t     experts, chosen, normalise, activation, width;
+} lora__moe;
+int32_t lora__b_moe(lora__builder *b, int32_t x, const lora__moe *e);
+
 void    lora__b_rotary(lora__builder *b, int64_t head_dim); /* reads rope_parameters, or rope_theta and rope_scaling */
 /* The same where the architecture has its own keys. */
 typedef struct lora__rope_keys {
@@ -130,6 +165,11 @@ typedef struct lora__rope_keys {
 	int         yarn_is_long; /* "yarn" is an old name of longrope (Phi-3) */
 } lora__rope_keys;
 void    lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_keys *keys);
+
+/* A GGUF file as if it were a Hugging Face directory: m->config and m->file with its tensors under Hugging Face's names (gguf_open.c). */
+lora_status lora__model_open_gguf(lora_model *m, const char *path);
+lora_status lora__gguf_config(const lora__gguf *g, const lora__gguf_arch *a, json_t **out); /* metadata to config.json (gguf_config.c) */
+void        lora__model_gguf_names(lora_model *m); /* set m->s.gguf and heads from the config */
 
 lora_status lora__model_new(lora_context *ctx, lora_model **out);
 lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype dtype, int32_t rank, const int64_t *shape, const void *data,
@@ -151,7 +191,8 @@ typedef struct lora__pass {
 	uint64_t  key;          /* dropout key of this step */
 	double    grad_scale;   /* factor of the gradient of the summed token losses ... */
 	int       mean;         /* ... divided by the number of labelled tokens when 1 */
-	float    *logits;       /* [B,T,vocab] or NULL */
+	float    *logits;       /* [B,T,vocab], [B,n_labels] or [B,decoder T,vocab], or NULL */
+	float    *hidden;       /* [B,T,hidden] or [B,decoder T,hidden]: what the head (an encoder's pooler) reads; or NULL */
 	double    loss_sum;     /* out: sum over labelled tokens */
 	int64_t   n_labels;     /* out */
 	int64_t   n_rows;       /* out: tokens computed */
@@ -167,18 +208,22 @@ lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__fe
 
 /* Row tables of a batch (batch.c). */
 struct lora__batchmem {
-	int32_t *ids, *positions, *columns, *segments, *labels, *head_rows;
-	int64_t *logit_row;
+	int32_t *ids, *positions, *columns, *types, *segments, *cross, *labels, *head_rows;
+	int64_t *logit_row; /* row of the caller's logits and hidden states */
 	double  *loss;
 	lora__stretch *run;
 	lora__runs runs;
 	size_t   cap_rows, cap_segments;
 	int64_t  n_rows, n_segments, n_labels, max_position;
 };
-lora_status lora__batch_reserve(lora_model *m, size_t rows, size_t segments);
+lora_status lora__batch_reserve(lora_model *m, struct lora__batchmem **which, size_t rows, size_t segments);
 lora_status lora__batch_prepare(lora_model *m, const lora_batch *batch);
 void        lora__batch_free(lora_model *m);
-/* A plan for at least rows rows (from the cache, or made), and an arena that is large enough. */
-lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, const lora__plan **out);
+/* Rows and columns of the caller's logits and hidden states for a batch. */
+lora_status lora__batch_logits(const lora_model *m, const lora_batch *a, int64_t *rows, int64_t *cols);
+lora_status lora__batch_hidden(const lora_model *m, const lora_batch *a, int64_t *rows);
+/* A plan for at least rows rows and source_rows of space 1 (from the cache, or made), and an arena that is large enough. */
+lora_status lora__model_find_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out); /* the plan alone */
+lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out);
 
 #endif

@@ -8,7 +8,8 @@
 static const lora__param open_params[] = {
 	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|bf16|f64", "arithmetic of activations (auto = f32); f64 runs on the naive backend" },
 	{ "pack_bytes", LORA__INT, "-1", -1, 9e15, NULL, "memory that packed weights may take; -1 = no limit, 0 = never pack" },
-	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build)" },
+	{ "num_labels", LORA__INT, "0", 0, 1 << 20, NULL, "make an encoder a classifier of so many classes, its head fresh where the file has none; 0 = as config.json says" },
+	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build, num_labels)" },
 	{ "weight_dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of fresh weights (lora_model_build)" },
 	{ 0 }
 };
@@ -33,6 +34,8 @@ static void destroy(lora__sites *s)
 	lora__free(ctx, m->weights);
 	lora__sites_free(s);
 	if (m->has_file) lora__tensors_close(&m->file);
+	if (m->gguf) lora__gguf_close(m->gguf);
+	lora__free(ctx, m->gguf);
 	json_decref(m->config);
 	lora__free(ctx, m->path);
 	lora__free(ctx, m->dir);
@@ -61,6 +64,7 @@ static void read_common(lora_model *m, const lora_settings *s)
 {
 	const char *d = lora__get_string(s, open_params, "dtype");
 	int64_t limit = lora__get_int(s, open_params, "pack_bytes");
+	m->want_labels = lora__get_int(s, open_params, "num_labels");
 	m->s.pack_limit = limit < 0 ? UINT64_MAX : (uint64_t)limit;
 	m->s.real = strcmp(d, "f64") == 0 ? LORA_F64 : strcmp(d, "bf16") == 0 ? LORA_BF16 : LORA_F32;
 }
@@ -75,16 +79,39 @@ static lora__weight *known(const lora_model *m, const char *name)
 /* The name in a file that was saved from the model without its head: without the first part. */
 static const char *bare(const char *name)
 {
-	static const char *const prefixes[] = { "model.", "transformer.", "gpt_neox." };
+	static const char *const prefixes[] = { "model.", "transformer.", "gpt_neox.", "bert.", "roberta." };
 	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
 		if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return name + strlen(prefixes[i]);
 	return name;
+}
+
+/* The name in a file that was saved with a head, where the model asked for is without; and the older names of LayerNorm's weights. */
+static const lora__tensor *with_prefix(lora_model *m, const char *name)
+{
+	static const char *const old[][2] = { { "LayerNorm.weight", "LayerNorm.gamma" }, { "LayerNorm.bias", "LayerNorm.beta" } };
+	char full[512];
+	snprintf(full, sizeof full, "%s%s", m->arch->prefix, name);
+	const lora__tensor *t = lora__tensors_find(&m->file, full);
+	for (int i = 0; i < 2 && !t; i++) {
+		size_t n = strlen(name), k = strlen(old[i][0]);
+		if (n < k || strcmp(name + n - k, old[i][0])) continue;
+		const char *stem = bare(name);
+		int cut = (int)(strlen(stem) - k);
+		snprintf(full, sizeof full, "%.*s%s", (int)(n - k), name, old[i][1]);
+		if ((t = lora__tensors_find(&m->file, full))) break;
+		snprintf(full, sizeof full, "%.*s%s", cut, stem, old[i][1]);
+		if ((t = lora__tensors_find(&m->file, full))) break;
+		snprintf(full, sizeof full, "%s%.*s%s", m->arch->prefix, cut, stem, old[i][1]);
+		t = lora__tensors_find(&m->file, full);
+	}
+	return t;
 }
 
 lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out)
 {
 	const lora__tensor *t = m->has_file ? lora__tensors_find(&m->file, name) : NULL;
 	if (!t && m->has_file) t = lora__tensors_find(&m->file, bare(name));
+	if (!t && m->has_file && m->arch && m->arch->prefix) t = with_prefix(m, name);
 	if ((*out = known(m, t ? t->name : name)) || !t) return LORA_OK;
 	size_t each = lora__dtype_size(t->dtype);
 	void *copy = NULL;
@@ -106,7 +133,7 @@ lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype d
 	lora__weight w = { .dtype = dtype, .rank = rank, .data = data, .site = -1, .owned = owned };
 	uint64_t n = 1;
 	for (int32_t i = 0; i < rank; i++) w.shape[i] = shape[i], n *= (uint64_t)shape[i];
-	w.bytes = n * lora__dtype_size(dtype);
+	w.bytes = rank && n ? n / (uint64_t)shape[rank - 1] * lora__dtype_row(dtype, shape[rank - 1]) : n * lora__dtype_size(dtype);
 	if (!(w.name = lora__strdup(ctx, name))) return LORA_E_MEMORY;
 	m->weights[m->n_weights] = w;
 	*out = &m->weights[m->n_weights++];
@@ -159,7 +186,11 @@ static lora_status open_files(lora_model *m, const char *path)
 	if (!(m->path = lora__dir_current(ctx, path))) return LORA_E_MEMORY;
 	path = m->path; /* after an interrupted save not quite the caller's */
 	if (!lora__path_exists(path)) return lora__fail(ctx, LORA_E_NOTFOUND, "model", "no such file or directory");
-	if (lora__path_is_dir(path)) {
+	if (lora__gguf_is(path)) {
+		st = lora__model_open_gguf(m, path);
+		m->has_file = st == LORA_OK;
+		if (st == LORA_OK) st = choose_arch(m);
+	} else if (lora__path_is_dir(path)) {
 		if (!(m->dir = lora__strdup(ctx, path))) return LORA_E_MEMORY;
 		st = read_config(m, path);
 		if (st == LORA_OK) st = choose_arch(m);
@@ -211,19 +242,23 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 	lora_status st = lora__settings_check(ctx, settings, "lora_model_open", open_params, NULL, NULL);
 	if (st == LORA_OK) st = lora__model_new(ctx, &m);
 	if (st) return st;
-	lora__builder b = { .m = m, .layer = -1 };
+	lora__builder b = { .m = m, .layer = -1, .fresh_dtype = LORA_F32, .init_range = 0.02 };
 	read_common(m, settings);
+	b.seed = (uint64_t)lora__get_int(settings, open_params, "seed");
 	st = open_files(m, path);
 	if (st == LORA_OK) {
 		m->s.default_targets = m->arch->targets;
 		m->arch->build(&b);
 		st = b.status;
+		if (st == LORA_OK && m->want_labels && m->want_labels != m->n_labels)
+			st = lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "num_labels", -1, "num_labels: %s models are no classifiers here", m->arch->m.name);
 	}
 	if (st == LORA_OK) st = keep_the_rest(m);
 	if (st) {
 		lora__sites_release(&m->s);
 		return lora__fail_prefix(ctx, st, "%s: ", lora__quote(path).text);
 	}
+	lora__model_gguf_names(m);
 	m->dtype = main_dtype(m);
 	*out = m;
 	return LORA_OK;
@@ -279,6 +314,7 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 		lora__sites_release(&m->s);
 		return lora__fail_prefix(ctx, st, "lora_model_build: ");
 	}
+	lora__model_gguf_names(m);
 	m->dtype = main_dtype(m);
 	*out = m;
 	return LORA_OK;
@@ -299,6 +335,7 @@ uint64_t lora__model_digest(lora_model *m)
 		if (bytes <= PAGE * SAMPLES) h = lora__hash64(s->base, bytes, h);
 		else
 			for (size_t at = 0; at + PAGE <= bytes; at += step) h = lora__hash64((const char *)s->base + at, PAGE, h);
+		if (s->packed[0] || s->packed[1]) lora__site_rest(s);
 	}
 	return m->digest = h ? h : 1;
 }

@@ -102,8 +102,10 @@ static lora_status collect(saver *s, lora_dtype want)
 	if (!s->list || !s->owned) return LORA_E_MEMORY;
 	for (size_t i = 0; i < m->n_weights && st == LORA_OK; i++) {
 		const lora__weight *w = &m->weights[i];
-		const void *data = w->site >= 0 ? m->s.list[w->site]->data : w->data;
-		st = add(s, w->name, w->dtype, w->rank, w->shape, data, w->bytes, want);
+		const lora__site *site = w->site >= 0 ? m->s.list[w->site] : NULL;
+		const lora_view *bias = site && w->is_bias ? &site->bias : NULL;
+		if (bias) st = add(s, w->name, bias->dtype, w->rank, w->shape, bias->data, (uint64_t)site->out * lora__dtype_size(bias->dtype), want ? want : w->dtype);
+		else st = add(s, w->name, w->dtype, w->rank, w->shape, site ? site->data : w->data, w->bytes, want);
 	}
 	for (size_t i = 0; i < m->s.n && st == LORA_OK && m->tied; i++) {
 		const lora__site *h = m->s.list[i];

@@ -91,6 +91,10 @@ lora_status lora__naive_gated_bwd(lora__naive *self, const lora_call *c, lora_dt
 lora_status lora__naive_xent(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_dropout(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_adamw(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_topk(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_topk_bwd(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_rowscale(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_rowdot(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_sgd(lora__naive *self, const lora_call *c, lora_dtype real);
 
 #endif

@@ -166,6 +166,7 @@ static int run(const args *a)
 	}
 	status = session_context(&g.s, a);
 	if (!status) status = session_model(&g.s, a);
+	if (!status && (!g.s.info.has_head || g.s.info.n_labels)) status = fail(FAILED, a->model, "is an encoder (%s): it does not generate", g.s.info.architecture);
 	if (!status) status = session_adapters(&g.s, a, 1);
 	if (!status && (a->prompt || has_tokenizer(a->model))) status = session_tokenizer(&g.s, a->model);
 	if (!status && a->prompt)

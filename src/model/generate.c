@@ -70,6 +70,7 @@ lora_status lora__generator_create(lora_model *m, const lora_settings *settings,
 {
 	lora_context *ctx = m->s.ctx;
 	if (!m->arch) return lora__fail(ctx, LORA_E_STATE, "generate", "this model has host-owned sites and no graph to generate with");
+	if (m->form == LORA__FORM_ENCODER) return lora__fail(ctx, LORA_E_UNSUPPORTED, "generate", "%s is an encoder: it does not generate", m->arch->m.name);
 	lora_status st = lora__settings_check(ctx, settings, "generator", params, NULL, NULL);
 	if (st) return st;
 	lora_generator *g = lora__zalloc(ctx, sizeof *g);

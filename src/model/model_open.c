@@ -23,6 +23,8 @@ static void destroy(lora__sites *s)
 	lora__graph_free(&m->graph);
 	lora__batch_free(m);
 	lora__free(ctx, m->arena);
+	lora__free(ctx, m->tables[0]);
+	lora__free(ctx, m->tables[1]);
 	for (int i = 0; i < LORA__ROTARIES; i++) {
 		void *all[] = { m->rotary[i].inv_freq, m->rotary[i].long_freq, m->rotary[i].cos, m->rotary[i].sin };
 		for (int k = 0; k < 4; k++) lora__free(ctx, all[k]);

@@ -58,8 +58,9 @@ static int make_generator(generation *g, const args *a, int64_t n)
 	lora_status status = lora_settings_create(g->s.ctx, &settings);
 	int64_t length = (int64_t)g->n_prompt + n;
 
-	if (g->s.info.max_positions > 0 && length > g->s.info.max_positions) length = g->s.info.max_positions;
-	if (length < (int64_t)g->n_prompt) length = (int64_t)g->n_prompt;
+	if (g->s.info.has_decoder) length = n + 1; /* the prompt is the encoder's, and has its own room */
+	else if (g->s.info.max_positions > 0 && length > g->s.info.max_positions) length = g->s.info.max_positions;
+	if (!g->s.info.has_decoder && length < (int64_t)g->n_prompt) length = (int64_t)g->n_prompt;
 	if (!status) status = lora_settings_set_int(settings, "max_length", length);
 	if (!status && !isnan(a->temperature)) status = lora_settings_set_float(settings, "temperature", a->temperature);
 	if (!status && a->top_k != UNSET) status = lora_settings_set_int(settings, "top_k", a->top_k);

@@ -9,6 +9,8 @@ int main(void)
 	suite_add_tcase(s, tok_parts_case());
 	suite_add_tcase(s, tok_merge_case());
 	suite_add_tcase(s, tok_api_case());
+	suite_add_tcase(s, tok_files_case());
+	suite_add_tcase(s, tok_spm_case());
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);

@@ -35,7 +35,8 @@ typedef struct lora_view {
 typedef int32_t lora_prim;
 enum {
 	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in F64 when one of them is, else F32.
-	 * When A is BF16, a backend may round a B of F32 or F16 to BF16 first and take subnormals for zero. With packed set, v2 still tells B's sizes; its data may be NULL where
+	 * With v3 A2[m,r] and v4 B2[r,n] also + f2 * A2 B2 (LoRA's product in the same pass over C); a backend that does not know them refuses the call,
+	 * and the core runs it as two. When A is BF16, a backend may round a B of F32 or F16 to BF16 first and take subnormals for zero. With packed set, v2 still tells B's sizes; its data may be NULL where
 	 * supports() takes that. */
 	LORA_PRIM_GEMM = 1,
 	/* v0 out[n,d] = cast(v1 in[n,d]); any strides and float types; round to nearest even */
@@ -178,6 +179,9 @@ typedef struct lora_backend_v1 {
 	/* members above: v1 */
 	/* Optional: the same for activations (A) of dtype real, where weight_pack takes those of b's dtype: F32 activations of half weights. */
 	lora_status (*weight_pack_as)(void *self, const lora_view *b, lora_dtype real, void **packed, uint64_t *bytes);
+	/* Optional: about what the instance will come to hold beside packed weights (scratch, kernels made at run time) when it works on a model with
+	 * activations of dtype real whose widest matrix has widest columns; an estimate is made with it. */
+	uint64_t (*working_bytes)(void *self, lora_dtype real, int64_t widest);
 } lora_backend_v1;
 
 /* The one symbol that a plug-in exports.

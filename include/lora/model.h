@@ -12,7 +12,7 @@ extern "C" {
 /* One adaptable weight W[out,in], y = x W^T. Fields of a description given by the host, or read back by lora_model_site_info(). */
 typedef struct lora_site_info {
 	uint32_t    struct_size;
-	lora_dtype  dtype;  /* LORA_F32, LORA_F16 or LORA_BF16 */
+	lora_dtype  dtype;  /* LORA_F32, LORA_F16 or LORA_BF16; out: also the block types of GGUF, data is then rows of blocks */
 	const char *name;   /* module path as PEFT knows it, e.g. "model.layers.0.self_attn.q_proj"; copied on add */
 	int64_t     out;
 	int64_t     in;
@@ -58,7 +58,7 @@ typedef struct lora_model_info {
 	lora_dtype  compute_dtype;    /* of activations */
 	int32_t     n_layers;
 	const char *architecture;     /* "llama", ...; "" when unknown (host-owned sites) */
-	const char *format;           /* "safetensors", "built", "host" */
+	const char *format;           /* "safetensors", "gguf", "built", "host" */
 	const char *path;
 	int64_t     n_parameters;
 	int64_t     vocab_size;
@@ -73,6 +73,11 @@ typedef struct lora_model_info {
 	int32_t     has_decoder;      /* 1: encoder-decoder; lora_batch has decoder_input_ids */
 	int64_t     decoder_start_token_id; /* -1 = none */
 } lora_model_info;
+
+/* Name of an element type: "F32", "Q4_K"; "?" for unknown ones.
+ * Thread   any
+ * Since    0.1 */
+LORA_API const char *lora_dtype_name(lora_dtype d);
 
 /* Create a model without graph, for hosts that own their weights.
  * out      returned owned
@@ -90,8 +95,8 @@ LORA_API lora_status lora_model_create(lora_context *ctx, lora_model **out);
  * Since    0.1 */
 LORA_API lora_status lora_model_add_site(lora_model *m, const lora_site_info *desc, int64_t *index);
 
-/* Open a model: an HF directory (config.json with model.safetensors or a sharded index), or a .safetensors file with config.json
- * beside it. Weights are mapped, not copied.
+/* Open a model: an HF directory (config.json with model.safetensors or a sharded index), a .safetensors file with config.json beside it, or a
+ * .gguf file (of a split model the first part). Weights are mapped, not copied; quantised ones stay quantised in memory.
  * path     UTF-8, borrowed for the call
  * settings of family "model": dtype ("auto", "f32", "bf16", "f64"); num_labels (a classifier on top of an encoder that has none); may be NULL
  * out      returned owned

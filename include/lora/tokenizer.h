@@ -9,10 +9,13 @@ extern "C" {
 #endif
 
 enum {
-	LORA_TOKENIZE_SPECIAL = 1 /* add what the post-processor adds (BOS, ...) */
+	LORA_TOKENIZE_SPECIAL = 1, /* add what the post-processor adds (BOS, ...) */
+	LORA_TOKENIZE_CONTROL = 2  /* find control tokens in the text also where a tokenizer.model or GGUF takes them as text */
 };
 
-/* Open a tokenizer: an HF directory with tokenizer.json, or the file itself.
+/* Open a tokenizer: an HF directory, or one file of tokenizer.json, tokenizer.model (SentencePiece), vocab.json (merges.txt beside it) or
+ * vocab.txt (BERT). In a directory the first of these that is there counts; tokenizer_config.json, special_tokens_map.json, added_tokens.json
+ * and chat_template.jinja beside it say the rest.
  * out      returned owned; read-only afterwards: encode and decode may run on many threads
  * Errors   LORA_E_IO, LORA_E_NOTFOUND, LORA_E_FORMAT (line, column or index), LORA_E_LIMIT, LORA_E_UNSUPPORTED a part by name; LORA_E_MEMORY
  * Thread   exclusive(context)

@@ -44,7 +44,31 @@ enum {
 	LORA_U32        = 10,
 	LORA_U16        = 11,
 	LORA_U8         = 12,
-	LORA_BOOL       = 13
+	LORA_BOOL       = 13,
+	/* Block types of GGUF: 64 + ggml's number. A row is a whole number of blocks; see family "quant". */
+	LORA_Q4_0       = 66,
+	LORA_Q4_1       = 67,
+	LORA_Q5_0       = 70,
+	LORA_Q5_1       = 71,
+	LORA_Q8_0       = 72,
+	LORA_Q2_K       = 74,
+	LORA_Q3_K       = 75,
+	LORA_Q4_K       = 76,
+	LORA_Q5_K       = 77,
+	LORA_Q6_K       = 78,
+	LORA_IQ2_XXS    = 80,
+	LORA_IQ2_XS     = 81,
+	LORA_IQ3_XXS    = 82,
+	LORA_IQ1_S      = 83,
+	LORA_IQ4_NL     = 84,
+	LORA_IQ3_S      = 85,
+	LORA_IQ2_S      = 86,
+	LORA_IQ4_XS     = 87,
+	LORA_IQ1_M      = 93,
+	LORA_TQ1_0      = 98,
+	LORA_TQ2_0      = 99,
+	LORA_MXFP4      = 103,
+	LORA_NVFP4      = 104
 };
 
 /* What a tensor of an adapter or file is.

@@ -115,6 +115,9 @@ int64_t     lora__adapter_part_of(const lora_adapter *a, const lora__site *site)
 lora_status lora__adapter_load(lora__sites *sites, const lora__peft_config *config, const lora__tensors *tensors, const lora_settings *options,
                                lora_adapter **out);
 lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_settings *options);
+/* llama.cpp's form, one GGUF file (adapter_gguf.c). */
+lora_status lora__adapter_open_gguf(lora__sites *sites, const char *path, const lora_settings *options, lora_adapter **out);
+lora_status lora__adapter_save_gguf(lora_adapter *a, const char *path, lora_dtype dtype);
 extern const lora__member lora__adapter_open_member, lora__adapter_save_member;
 
 #endif

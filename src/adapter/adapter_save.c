@@ -3,9 +3,10 @@
 #include <string.h>
 
 #include "adapter/adapter.h"
+#include "format/gguf.h"
 
 static const lora__param save_params[] = {
-	{ "format", LORA__STRING, "peft", 0, 0, "peft", "form on disk" },
+	{ "format", LORA__STRING, "peft", 0, 0, "peft|gguf", "form on disk: PEFT's directory, or llama.cpp's file" },
 	{ "dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of the saved tensors" },
 	{ "force", LORA__BOOL, "true", 0, 0, NULL, "replace an existing adapter" },
 	{ 0 }
@@ -83,6 +84,13 @@ lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_se
 	lora_status st = lora__settings_check(ctx, options, "lora_adapter_save", save_params, NULL, NULL);
 	if (st) return st;
 	lora_dtype d = lora__dtype_parse(lora__get_string(options, save_params, "dtype"));
+	if (strcmp(lora__get_string(options, save_params, "format"), "gguf") == 0) {
+		int there = lora__path_exists(path);
+		if (there && (lora__path_is_dir(path) || !lora__gguf_is(path)))
+			return lora__fail(ctx, LORA_E_EXISTS, "adapter", "%s is there and is no GGUF file", lora__quote(path).text);
+		if (there && !lora__get_bool(options, save_params, "force")) return lora__fail(ctx, LORA_E_EXISTS, "adapter", "%s is there already", lora__quote(path).text);
+		return lora__adapter_save_gguf(a, path, d);
+	}
 	if (lora__path_exists(path)) {
 		char *config = lora__path_join(ctx, path, LORA__PEFT_CONFIG);
 		if (!config) return LORA_E_MEMORY;

@@ -88,7 +88,12 @@ static lora_status configure(lora_context *ctx, const lora_settings *s, lora__pa
 
 static void fill_uniform(lora__rng *r, float *w, int64_t n, double bound)
 {
-	for (int64_t i = 0; i < n; i++) w[i] = (float)((2.0 * lora__rng_uniform(r) - 1.0) * bound);
+	double u[256];
+	for (int64_t at = 0; at < n; at += 256) {
+		int64_t m = n - at < 256 ? n - at : 256;
+		lora__rng_uniforms(r, u, m);
+		for (int64_t i = 0; i < m; i++) w[at + i] = (float)((2.0 * u[i] - 1.0) * bound);
+	}
 }
 
 static lora_status init(lora_context *ctx, const lora_settings *s, lora__part *p, lora__rng *r)
@@ -162,6 +167,34 @@ static lora_status shrink(const lora__slot *s, const lora__site_call *c, const p
 
 static lora_status prepare(lora__slot *s) { return lora__adapter_need_grads(s->adapter); }
 
+/* z = s dy B, and the gradients of A and B. */
+static lora_status gradients(lora__slot *s, const lora__site_call *c, const pieces *p)
+{
+	int64_t r = part(s)->rank, in = s->site->in, out = s->site->out;
+	lora_status st = lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p->z);
+	if (st || !s->trainable) return st;
+	lora_view da = strided(s, A, part(s)->grad[A], lora__wide(c->real), r, in), db = strided(s, B, part(s)->grad[B], lora__wide(c->real), out, r);
+	if (!c->saved) st = shrink(s, c, p);
+	else if (drops(s, c)) st = dropout(s, c, c->x, p->xd, 0.0);
+	if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p->t, 1.0, db);
+	return st ? st : lora__gemm(c->ctx, 1.0, lora__view_t(p->z), p->xd, 1.0, da);
+}
+
+static lora_status pair(lora__slot *s, const lora__site_call *c, int back, lora__pair *out)
+{
+	pieces p = cut(s, c);
+	lora_status st;
+	if (back) {
+		if (drops(s, c)) return LORA_OK; /* the mask comes between */
+		if ((st = gradients(s, c, &p))) return st;
+		*out = (lora__pair){ p.z, view_a(s), 1.0 };
+	} else {
+		if ((st = shrink(s, c, &p))) return st;
+		*out = (lora__pair){ p.t, lora__view_t(view_b(s)), scale(s) };
+	}
+	return LORA_OK;
+}
+
 static lora_status forward(lora__slot *s, const lora__site_call *c)
 {
 	pieces p = cut(s, c);
@@ -172,15 +205,7 @@ static lora_status forward(lora__slot *s, const lora__site_call *c)
 static lora_status backward(lora__slot *s, const lora__site_call *c)
 {
 	pieces p = cut(s, c);
-	int64_t r = part(s)->rank, in = s->site->in, out = s->site->out;
-	lora_status st = lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p.z);
-	if (st == LORA_OK && s->trainable) {
-		lora_view da = strided(s, A, part(s)->grad[A], lora__wide(c->real), r, in), db = strided(s, B, part(s)->grad[B], lora__wide(c->real), out, r);
-		if (!c->saved) st = shrink(s, c, &p);
-		else if (drops(s, c)) st = dropout(s, c, c->x, p.xd, 0.0);
-		if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p.t, 1.0, db);
-		if (st == LORA_OK) st = lora__gemm(c->ctx, 1.0, lora__view_t(p.z), p.xd, 1.0, da);
-	}
+	lora_status st = gradients(s, c, &p);
 	if (st || !c->dx.data) return st;
 	if (!drops(s, c)) return lora__gemm(c->ctx, 1.0, p.z, view_a(s), 1.0, c->dx);
 	st = lora__gemm(c->ctx, 1.0, p.z, view_a(s), 0.0, p.xd);
@@ -195,7 +220,7 @@ static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, 
 	return lora__gemm(ctx, factor * part(s)->scaling, b, view_a(s), 1.0, lora__view2(d, LORA_F32, n, in, in));
 }
 
-static const lora__slot_ops ops = { .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .delta = delta };
+static const lora__slot_ops ops = { .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
 	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops,

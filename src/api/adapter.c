@@ -73,6 +73,7 @@ lora_status lora_adapter_open(lora_model *m, const char *path, const lora_settin
 	if (!m) return LORA_E_ARGUMENT;
 	lora_context *ctx = m->s.ctx;
 	if (!path || !out) return lora__fail(ctx, LORA_E_ARGUMENT, "adapter", "lora_adapter_open: %s is NULL", path ? "out" : "path");
+	if (lora__gguf_is(path)) return lora__adapter_open_gguf(&m->s, path, settings, out);
 	lora__peft_config config;
 	lora__tensors tensors;
 	lora_status st = lora__peft_open(ctx, path, &config, &tensors);

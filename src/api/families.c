@@ -6,6 +6,7 @@
 #include "lora/settings.h"
 #include "model/model.h"
 #include "optim/optim.h"
+#include "quant/quant.h"
 #include "train/train.h"
 
 extern const lora__member lora__model_save_member, lora__generator_member;
@@ -15,6 +16,7 @@ static const lora__member *arch_at(int32_t i) { return &lora__archs[i]->m; }
 static const lora__member *kind_at(int32_t i) { return &lora__kinds[i]->m; }
 static const lora__member *op_at(int32_t i) { return &lora__ops[i]->m; }
 static const lora__member *optim_at(int32_t i) { return &lora__optims[i]->m; }
+static const lora__member *quant_at(int32_t i) { return &lora__quants[i]->m; }
 static const lora__member *schedule_at(int32_t i) { return &lora__schedules[i]->m; }
 
 static const lora__member *const fixed[] = { &lora__model_member, &lora__model_save_member, &lora__adapter_open_member, &lora__adapter_save_member,
@@ -34,6 +36,7 @@ COUNT(kinds)
 COUNT(ops)
 COUNT(optims)
 COUNT(schedules)
+COUNT(quants)
 
 static int32_t count_fixed(void) { return (int32_t)(sizeof fixed / sizeof *fixed); }
 static int32_t count_one(void) { return 1; }
@@ -45,7 +48,7 @@ static const struct family {
 } families[] = {
 	{ "backend", lora__backend_count, backend_at }, { "architecture", count_archs, arch_at }, { "adapter", count_kinds, kind_at },
 	{ "optimizer", count_optims, optim_at }, { "schedule", count_schedules, schedule_at }, { "trainer", count_one, trainer_at }, { "op", count_ops, op_at },
-	{ "call", count_fixed, fixed_at }, /* settings that single calls take */
+	{ "quant", count_quants, quant_at }, { "call", count_fixed, fixed_at }, /* settings that single calls take */
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

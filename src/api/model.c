@@ -4,6 +4,8 @@
 #include "adapter/adapter.h"
 #include "model/model.h"
 
+const char *lora_dtype_name(lora_dtype d) { return lora__dtype_name(d); }
+
 lora_status lora_model_create(lora_context *ctx, lora_model **out)
 {
 	if (out) *out = NULL;
@@ -34,7 +36,7 @@ lora_status lora_model_get_info(const lora_model *m, lora_model_info *out)
 	if (!m) return LORA_E_ARGUMENT;
 	if (!out || out->struct_size < 8) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_get_info: out is NULL or its struct_size is not set");
 	lora_model_info i = { .dtype = m->dtype, .compute_dtype = m->s.real, .n_layers = (int32_t)m->layers, .architecture = m->arch ? m->arch->m.name : "",
-		.format = m->has_file ? "safetensors" : m->arch ? "built" : "host", .path = m->path ? m->path : "", .n_parameters = m->n_parameters,
+		.format = m->gguf ? "gguf" : m->has_file ? "safetensors" : m->arch ? "built" : "host", .path = m->path ? m->path : "", .n_parameters = m->n_parameters,
 		.vocab_size = m->vocab, .hidden_size = m->hidden, .max_positions = m->max_positions, .n_sites = (int64_t)m->s.n, .eos_token_id = m->eos,
 		.bos_token_id = m->bos, .pad_token_id = m->pad, .n_labels = m->n_labels,
 		.has_head = m->has_head, .has_decoder = m->form == LORA__FORM_SEQ2SEQ, .decoder_start_token_id = m->form == LORA__FORM_SEQ2SEQ ? m->decoder_start : -1 };

@@ -32,6 +32,7 @@ static const option options[] = {
 	{ "config", 'c', TEXT, AT(config), "FILE", "adapter_config.json to take settings from; -s wins over it" },
 	{ "init", 0, TEXT, AT(init), "ADAPTER", "start from a saved adapter" },
 	{ "resume", 0, FLAG, AT(resume), NULL, "go on from the newest checkpoint below the output" },
+	{ "dry-run", 0, FLAG, AT(dry_run), NULL, "tell the memory that training would take, and do nothing else" },
 	{ "prompt", 'p', TEXT, AT(prompt), "TEXT", "text to go on from" },
 	{ "text", 't', TEXT, AT(text), "TEXT", "the text; without it, standard input" },
 	{ "tokens", 0, TEXT, AT(tokens), "1,2,3", "token ids instead of a text" },

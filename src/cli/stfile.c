@@ -30,12 +30,7 @@ static const struct {
 };
 #define N_DTYPES (sizeof dtypes / sizeof dtypes[0])
 
-const char *dtype_name(lora_dtype t)
-{
-	for (size_t i = 0; i < N_DTYPES; i++)
-		if (dtypes[i].dtype == t) return dtypes[i].name;
-	return "?";
-}
+const char *dtype_name(lora_dtype t) { return lora_dtype_name(t); }
 
 size_t dtype_size(lora_dtype t)
 {

@@ -238,33 +238,28 @@ static int by_size(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static int by_offset(const void *a, const void *b)
-{
-	const lora__buffer *x = *(lora__buffer *const *)a, *y = *(lora__buffer *const *)b;
-	return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
 /* Greedy by size: each buffer goes to the lowest gap left by the placed ones that live at the same time. */
 static lora_status place(maker *k)
 {
 	lora__plan *p = k->p;
 	lora_context *ctx = k->g->ctx;
 	size_t n = p->n_buffers, top = 0;
-	lora__buffer **order = lora__calloc(ctx, 2 * n + 1, sizeof *order), **live = order + n;
+	lora__buffer **order = lora__calloc(ctx, 2 * n + 1, sizeof *order), **placed = order + n; /* by size; by offset */
 	if (!order) return LORA_E_MEMORY;
 	for (size_t i = 0; i < n; i++) order[i] = &p->buffers[i];
 	qsort(order, n, sizeof *order, by_size);
 	for (size_t i = 0; i < n; i++) {
-		size_t n_live = 0, at = 0;
-		for (size_t j = 0; j < i; j++)
-			if (order[j]->first <= order[i]->last && order[i]->first <= order[j]->last) live[n_live++] = order[j];
-		qsort(live, n_live, sizeof *live, by_offset);
-		for (size_t j = 0; j < n_live; j++) {
-			if (live[j]->offset >= at + order[i]->bytes) break;
-			if (live[j]->offset + live[j]->bytes > at) at = live[j]->offset + live[j]->bytes;
+		lora__buffer *b = order[i];
+		size_t at = 0, j = 0;
+		for (; j < i; j++) {
+			if (placed[j]->last < b->first || b->last < placed[j]->first) continue;
+			if (placed[j]->offset >= at + b->bytes) break;
+			if (placed[j]->offset + placed[j]->bytes > at) at = placed[j]->offset + placed[j]->bytes;
 		}
-		order[i]->offset = at;
-		if (at + order[i]->bytes > top) top = at + order[i]->bytes;
+		b->offset = at;
+		for (j = i; j > 0 && placed[j - 1]->offset > at; j--) placed[j] = placed[j - 1];
+		placed[j] = b;
+		if (at + b->bytes > top) top = at + b->bytes;
 	}
 	p->scratch_offset = top;
 	p->arena_bytes = top + k->scratch + 64;

@@ -59,7 +59,7 @@ static lora__weight *get(lora__builder *b, const char *format, const char *suffi
 			(long long)w->shape[0], w->rank > 1 ? "," : "", (long long)(w->rank > 1 ? w->shape[1] : w->rank), (long long)d0, d1 ? "," : "", (long long)d1);
 		return NULL;
 	}
-	if (!lora__dtype_is_float(w->dtype)) {
+	if (!lora__dtype_is_float(w->dtype) && !(rank == 2 && lora__dtype_block(w->dtype, NULL, NULL))) {
 		b->status = lora__fail_at(ctx, LORA_E_DTYPE, "model", name, -1, "tensor %s is %s; F32, F16 and BF16 weights are supported", name,
 			lora__dtype_name(w->dtype));
 		return NULL;

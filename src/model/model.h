@@ -2,6 +2,7 @@
 #ifndef LORA_MODEL_MODEL_H
 #define LORA_MODEL_MODEL_H
 
+#include "format/gguf_names.h"
 #include "format/safetensors.h"
 #include "graph/graph.h"
 
@@ -44,6 +45,7 @@ struct lora_model {
 	char             *path, *dir;
 	lora__tensors     file;
 	int               has_file;
+	lora__gguf       *gguf;       /* metadata of the GGUF file that the model came from, or NULL; its tensors are in file */
 	lora__weight     *weights;
 	size_t            n_weights, cap_weights;
 	lora_dtype        dtype;
@@ -166,6 +168,11 @@ typedef struct lora__rope_keys {
 } lora__rope_keys;
 void    lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_keys *keys);
 
+/* A GGUF file as if it were a Hugging Face directory: m->config and m->file with its tensors under Hugging Face's names (gguf_open.c). */
+lora_status lora__model_open_gguf(lora_model *m, const char *path);
+lora_status lora__gguf_config(const lora__gguf *g, const lora__gguf_arch *a, json_t **out); /* metadata to config.json (gguf_config.c) */
+void        lora__model_gguf_names(lora_model *m); /* set m->s.gguf and heads from the config */
+
 lora_status lora__model_new(lora_context *ctx, lora_model **out);
 lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype dtype, int32_t rank, const int64_t *shape, const void *data,
                                    int owned, lora__weight **out);
@@ -225,6 +232,7 @@ void        lora__batch_free(lora_model *m);
 lora_status lora__batch_logits(const lora_model *m, const lora_batch *a, int64_t *rows, int64_t *cols);
 lora_status lora__batch_hidden(const lora_model *m, const lora_batch *a, int64_t *rows);
 /* A plan for at least rows rows and source_rows of space 1 (from the cache, or made), and an arena that is large enough. */
+lora_status lora__model_find_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out); /* the plan alone */
 lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out);
 
 #endif

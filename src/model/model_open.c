@@ -36,6 +36,8 @@ static void destroy(lora__sites *s)
 	lora__free(ctx, m->weights);
 	lora__sites_free(s);
 	if (m->has_file) lora__tensors_close(&m->file);
+	if (m->gguf) lora__gguf_close(m->gguf);
+	lora__free(ctx, m->gguf);
 	json_decref(m->config);
 	lora__free(ctx, m->path);
 	lora__free(ctx, m->dir);
@@ -133,7 +135,7 @@ lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype d
 	lora__weight w = { .dtype = dtype, .rank = rank, .data = data, .site = -1, .owned = owned };
 	uint64_t n = 1;
 	for (int32_t i = 0; i < rank; i++) w.shape[i] = shape[i], n *= (uint64_t)shape[i];
-	w.bytes = n * lora__dtype_size(dtype);
+	w.bytes = rank && n ? n / (uint64_t)shape[rank - 1] * lora__dtype_row(dtype, shape[rank - 1]) : n * lora__dtype_size(dtype);
 	if (!(w.name = lora__strdup(ctx, name))) return LORA_E_MEMORY;
 	m->weights[m->n_weights] = w;
 	*out = &m->weights[m->n_weights++];
@@ -186,7 +188,11 @@ static lora_status open_files(lora_model *m, const char *path)
 	if (!(m->path = lora__dir_current(ctx, path))) return LORA_E_MEMORY;
 	path = m->path; /* after an interrupted save not quite the caller's */
 	if (!lora__path_exists(path)) return lora__fail(ctx, LORA_E_NOTFOUND, "model", "no such file or directory");
-	if (lora__path_is_dir(path)) {
+	if (lora__gguf_is(path)) {
+		st = lora__model_open_gguf(m, path);
+		m->has_file = st == LORA_OK;
+		if (st == LORA_OK) st = choose_arch(m);
+	} else if (lora__path_is_dir(path)) {
 		if (!(m->dir = lora__strdup(ctx, path))) return LORA_E_MEMORY;
 		st = read_config(m, path);
 		if (st == LORA_OK) st = choose_arch(m);
@@ -254,6 +260,7 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 		lora__sites_release(&m->s);
 		return lora__fail_prefix(ctx, st, "%s: ", lora__quote(path).text);
 	}
+	lora__model_gguf_names(m);
 	m->dtype = main_dtype(m);
 	*out = m;
 	return LORA_OK;
@@ -309,6 +316,7 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 		lora__sites_release(&m->s);
 		return lora__fail_prefix(ctx, st, "lora_model_build: ");
 	}
+	lora__model_gguf_names(m);
 	m->dtype = main_dtype(m);
 	*out = m;
 	return LORA_OK;
@@ -329,6 +337,7 @@ uint64_t lora__model_digest(lora_model *m)
 		if (bytes <= PAGE * SAMPLES) h = lora__hash64(s->base, bytes, h);
 		else
 			for (size_t at = 0; at + PAGE <= bytes; at += step) h = lora__hash64((const char *)s->base + at, PAGE, h);
+		if (s->packed[0] || s->packed[1]) lora__site_rest(s);
 	}
 	return m->digest = h ? h : 1;
 }

@@ -28,7 +28,7 @@ static lora_status reserve_arena(lora_model *m, size_t bytes)
 	return LORA_OK;
 }
 
-lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out)
+lora_status lora__model_find_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out)
 {
 	lora_context *ctx = m->s.ctx;
 	lora__plan *best = NULL;
@@ -39,7 +39,9 @@ lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, 
 			*p = m->plans[--m->n_plans];
 			continue;
 		}
-		int fits = p->rows >= rows && p->rows <= 4 * rows + 64 && p->source_rows >= source_rows && p->source_rows <= 4 * source_rows + 64;
+		/* a decoding step must not run in the far-flung buffers of a long prompt; for training one plan serves all that is smaller */
+		int fits = p->rows >= rows && p->source_rows >= source_rows;
+		if (mode == LORA__PLAN_INFER) fits &= p->rows <= 4 * rows + 64 && p->source_rows <= 4 * source_rows + 64;
 		if (p->mode == mode && fits && (!best || p->rows + p->source_rows < best->rows + best->source_rows)) best = p;
 		i++;
 	}
@@ -57,7 +59,13 @@ lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, 
 		best = &m->plans[m->n_plans++];
 	}
 	*out = best;
-	return reserve_arena(m, best->arena_bytes);
+	return LORA_OK;
+}
+
+lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out)
+{
+	lora_status st = lora__model_find_plan(m, mode, rows, source_rows, out);
+	return st ? st : reserve_arena(m, (*out)->arena_bytes);
 }
 
 static int any_trains(const lora_model *m)

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-size_t lora__site_bytes(const lora__site *s) { return (size_t)s->out * (size_t)s->in * lora__dtype_size(s->dtype); }
+size_t lora__site_bytes(const lora__site *s) { return (size_t)s->out * lora__dtype_row(s->dtype, s->in); }
 
 lora_view lora__site_weight(const lora__site *s)
 {
@@ -28,12 +28,16 @@ static lora_status check(lora_context *ctx, const lora_site_info *d)
 	uint64_t n;
 	if (!d->name || !*d->name) return lora__fail(ctx, LORA_E_ARGUMENT, "site", "a site needs a name");
 	if (!lora__utf8_valid(d->name, strlen(d->name), NULL)) return lora__fail(ctx, LORA_E_ARGUMENT, "site", "the name of a site is not UTF-8");
-	if (!lora__dtype_is_float(d->dtype))
+	int64_t block;
+	int quant = lora__dtype_block(d->dtype, &block, NULL) && !(d->flags & (LORA_SITE_HOST | LORA_SITE_TRANSPOSED));
+	if (!quant && !lora__dtype_is_float(d->dtype))
 		return lora__fail_at(ctx, LORA_E_DTYPE, "site", d->name, -1, "site %s: dtype %s, need F32, F16 or BF16", lora__quote(d->name).text,
 			lora__dtype_name(d->dtype));
 	if (d->out <= 0 || d->in <= 0 || !lora__mul_u64((uint64_t)d->out, (uint64_t)d->in, &n) || n > INT64_MAX / 16)
 		return lora__fail_at(ctx, LORA_E_SHAPE, "site", d->name, -1, "site %s: shape [%lld,%lld] is empty or too large", lora__quote(d->name).text,
 			(long long)d->out, (long long)d->in);
+	if (quant && d->in % block)
+		return lora__fail_at(ctx, LORA_E_SHAPE, "site", d->name, -1, "site %s: %lld columns are no whole number of blocks", lora__quote(d->name).text, (long long)d->in);
 	if (!d->data) return lora__fail_at(ctx, LORA_E_ARGUMENT, "site", d->name, -1, "site %s: data is NULL", lora__quote(d->name).text);
 	if (d->flags & ~(uint32_t)(LORA_SITE_READONLY | LORA_SITE_TRANSPOSED | LORA_SITE_HOST | LORA_SITE_MAPPED))
 		return lora__fail_at(ctx, LORA_E_ARGUMENT, "site", d->name, -1, "site %s: unknown flags", lora__quote(d->name).text);

@@ -26,6 +26,9 @@ typedef struct lora__site_call {
 	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
 } lora__site_call;
 
+/* A product of low rank: f a[n,r] b[r,columns]. */
+typedef struct lora__pair { lora_view a, b; double f; } lora__pair;
+
 /* One adapter on one site. The adapter layer embeds this as the first member of its own struct. */
 typedef struct lora__slot {
 	const struct lora__slot_ops *ops;
@@ -43,6 +46,9 @@ typedef struct lora__slot_ops {
 	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
 	lora_status (*prepare)(lora__slot *s); /* make what backward adds to, before anything is computed; NULL = nothing */
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
+	/* Everything of forward (backward 0) or backward (1) but the last product: what is left is y, or dx, += f a b, which the site adds in the same
+	 * pass as the base product. out->a.data NULL and nothing done: not for this call. NULL = never. */
+	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int backward, lora__pair *out);
 	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
@@ -72,6 +78,7 @@ typedef struct lora__site {
 	const void  *packed_of;   /* data that they were made from */
 	uint64_t     packed_bytes[2];
 	int          pack_refused;
+	int          pack_wanted; /* bits 1 << which of the forms that a trainer will ask for: they are made together */
 	struct lora__merged *merged; /* merge layer: undo record and set of merged slots; NULL = nothing merged */
 } lora__site;
 
@@ -86,6 +93,8 @@ typedef struct lora__sites {
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */
 	uint64_t      generation; /* counts changes that make plans stale */
 	void (*destroy)(struct lora__sites *s); /* frees the whole model */
+	const struct lora__gguf_arch *gguf; /* names of the same model in GGUF, or NULL; heads for the order of its q and k rows */
+	int64_t    heads, kv_heads;
 	const char *const *default_targets; /* PEFT's target_modules when none are given, NULL-ended; NULL = every site but the head */
 } lora__sites;
 
@@ -98,10 +107,22 @@ int32_t     lora__site_layer_of(const char *name); /* first number between dots,
 
 /* The backend's packed form of the weight for products with rows rows; which: 0 = W^T, 1 = W. NULL: use the weight as it is. */
 const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real, int which, int64_t rows);
+/* Bytes of that form: those it takes, or those it would take beside taken bytes of other forms; 0 = none is or will be made. The backend is
+ * asked by lora__pack_takes(), once for all sites of a dtype. */
+uint64_t    lora__site_pack_bytes(const lora__site *s, const lora_context *ctx, lora_dtype real, int which, int64_t rows, uint64_t taken);
+int         lora__pack_takes(lora_context *ctx, lora_dtype weight, lora_dtype real); /* 1 when the backend packs such weights */
+void        lora__site_rest(const lora__site *s); /* give the pages of a mapped weight back; they return from the page cache when read */
 void        lora__site_unpack(lora__site *s, lora_context *ctx); /* forget both forms: the weight has changed or goes away */
 
 size_t    lora__site_bytes(const lora__site *s);
 lora_view lora__site_weight(const lora__site *s); /* [out,in], strides say how it is stored */
+
+/* Weights in blocks (site_quant.c): always [out,in]. Rows first .. first+n of the weight at data (s->data or s->base) as floats of type want. */
+int         lora__site_is_quant(const lora__site *s);
+void        lora__site_rows(const lora__site *s, const void *data, int64_t first, int64_t n, lora_dtype want, void *to);
+size_t      lora__site_quant_scratch(const lora__site *s, lora_dtype real, int64_t n); /* 0 for other sites */
+/* which 0: y = x W^T. which 1: dx = dx_beta dx + dy W. */
+lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which);
 
 lora_status lora__site_attach(lora__sites *all, lora__site *s, lora__slot *slot);
 void        lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot);

@@ -15,17 +15,50 @@ static const struct { const char *name; uint8_t size, is_float; } table[] = {
 	[LORA_U8] = { "U8", 1, 0 },        [LORA_BOOL] = { "BOOL", 1, 0 },
 };
 #define N_TYPES ((lora_dtype)(sizeof table / sizeof *table))
+
+/* ggml's block types, by its numbers; the codecs are in quant/. */
+static const struct { const char *name; uint16_t n, bytes; } blocks[] = {
+	[2] = { "Q4_0", 32, 18 },     [3] = { "Q4_1", 32, 20 },     [6] = { "Q5_0", 32, 22 },    [7] = { "Q5_1", 32, 24 },    [8] = { "Q8_0", 32, 34 },
+	[10] = { "Q2_K", 256, 84 },   [11] = { "Q3_K", 256, 110 },  [12] = { "Q4_K", 256, 144 }, [13] = { "Q5_K", 256, 176 }, [14] = { "Q6_K", 256, 210 },
+	[16] = { "IQ2_XXS", 256, 66 }, [17] = { "IQ2_XS", 256, 74 }, [18] = { "IQ3_XXS", 256, 98 }, [19] = { "IQ1_S", 256, 50 }, [20] = { "IQ4_NL", 32, 18 },
+	[21] = { "IQ3_S", 256, 110 }, [22] = { "IQ2_S", 256, 82 },  [23] = { "IQ4_XS", 256, 136 }, [29] = { "IQ1_M", 256, 56 },
+	[34] = { "TQ1_0", 256, 54 },  [35] = { "TQ2_0", 256, 66 },  [39] = { "MXFP4", 32, 17 },  [40] = { "NVFP4", 64, 36 },
+};
+enum { FIRST_BLOCK = 64, N_BLOCKS = sizeof blocks / sizeof *blocks };
 #define BLOCK 256 /* elements of an intermediate F32 block on the stack */
 
 size_t lora__dtype_size(lora_dtype d) { return d > 0 && d < N_TYPES ? table[d].size : 0; }
-const char *lora__dtype_name(lora_dtype d) { return d > 0 && d < N_TYPES ? table[d].name : "?"; }
 int lora__dtype_is_float(lora_dtype d) { return d > 0 && d < N_TYPES && table[d].is_float; }
+
+const char *lora__dtype_name(lora_dtype d)
+{
+	if (lora__dtype_block(d, NULL, NULL)) return blocks[d - FIRST_BLOCK].name;
+	return d > 0 && d < N_TYPES ? table[d].name : "?";
+}
+
+int lora__dtype_block(lora_dtype d, int64_t *n, size_t *bytes)
+{
+	if (d < FIRST_BLOCK || d >= FIRST_BLOCK + N_BLOCKS || !blocks[d - FIRST_BLOCK].n) return 0;
+	if (n) *n = blocks[d - FIRST_BLOCK].n;
+	if (bytes) *bytes = blocks[d - FIRST_BLOCK].bytes;
+	return 1;
+}
+
+size_t lora__dtype_row(lora_dtype d, int64_t n)
+{
+	int64_t each;
+	size_t  bytes;
+	if (!lora__dtype_block(d, &each, &bytes)) return (size_t)n * lora__dtype_size(d);
+	return n % each ? 0 : (size_t)(n / each) * bytes;
+}
 
 lora_dtype lora__dtype_parse(const char *name)
 {
 	if (!name) return LORA_DTYPE_NONE;
 	for (lora_dtype d = 1; d < N_TYPES; d++)
 		if (!strcmp(name, table[d].name)) return d;
+	for (int i = 0; i < N_BLOCKS; i++)
+		if (blocks[i].n && !strcmp(name, blocks[i].name)) return FIRST_BLOCK + i;
 	return LORA_DTYPE_NONE;
 }
 

@@ -11,6 +11,10 @@ size_t      lora__dtype_size(lora_dtype d);  /* bytes; 0 for unknown */
 const char *lora__dtype_name(lora_dtype d);  /* safetensors' spelling: "F32", "BF16", ...; "?" for unknown */
 lora_dtype  lora__dtype_parse(const char *name); /* LORA_DTYPE_NONE when unknown */
 int         lora__dtype_is_float(lora_dtype d);  /* F64, F32, F16, BF16 */
+/* Block types (LORA_Q8_0, ...): elements and bytes of a block; other types: 0. lora__dtype_size() of a block type is 0. */
+int         lora__dtype_block(lora_dtype d, int64_t *n, size_t *bytes);
+/* Bytes of a contiguous row of n elements of any type; 0 when n is no whole number of blocks. */
+size_t      lora__dtype_row(lora_dtype d, int64_t n);
 
 static inline float lora__bf16_to_f32(uint16_t h)
 {

@@ -14,6 +14,10 @@ void        lora__bpe_rules_set(lora__bpe_rules *r, int32_t a, int32_t b, uint32
 /* Rule of a pair, or NULL. */
 const lora__bpe_rule *lora__bpe_rules_find(const lora__bpe_rules *r, int32_t a, int32_t b);
 
+/* Rules from the scores of b->source (bpe_scores.c), and its user tokens. *by_mark: cleared when a join crosses the beginning of a word. */
+lora_status lora__bpe_rules_from_scores(lora__tok_build *b, lora__bpe_rules *r, lora__tok_trie *user, int *by_mark);
+int         lora__bpe_mark_inside(const char *s, size_t n);
+
 /* What merging long words needs; zero at first, kept from word to word. */
 typedef struct lora__bpe_work {
 	struct lora__bpe_symbol *symbols;

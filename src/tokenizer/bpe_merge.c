@@ -12,7 +12,7 @@ enum { SHORT = 40 };
 #define NONE UINT32_MAX
 
 typedef struct lora__bpe_symbol { int32_t id; uint32_t prev, next, bucket, before, after; } symbol; /* before, after: in the list of the rank */
-typedef struct lora__bpe_bucket { uint32_t rank, head, tail; int32_t id; uint8_t sorted, queued; } bucket;
+typedef struct lora__bpe_bucket { uint32_t rank, head, tail; uint8_t sorted, queued; } bucket;
 
 static uint64_t mix(uint64_t x)
 {
@@ -106,7 +106,7 @@ static lora_status bucket_of(lora_context *ctx, lora__bpe_work *w, const lora__b
 	uint32_t *p = table_place(w, rule->rank);
 	if (!*p) {
 		if ((st = lora__grow(ctx, &w->buckets, &w->cap_buckets, w->n_buckets + 1, sizeof *w->buckets))) return st;
-		w->buckets[w->n_buckets] = (bucket){ rule->rank, NONE, NONE, rule->id, 1, 0 };
+		w->buckets[w->n_buckets] = (bucket){ rule->rank, NONE, NONE, 1, 0 };
 		*p = (uint32_t)++w->n_buckets;
 	}
 	*out = *p - 1;
@@ -212,7 +212,7 @@ static lora_status merge_long(lora_context *ctx, const lora__bpe_rules *r, lora_
 		}
 		if (!b->sorted && (st = sort_bucket(ctx, w, b))) break;
 		uint32_t p = b->head, q = w->symbols[p].next, before = w->symbols[p].prev, after = w->symbols[q].next;
-		int32_t id = b->id;
+		int32_t id = lora__bpe_rules_find(r, w->symbols[p].id, w->symbols[q].id)->id; /* rules of one rank may make different tokens */
 		leave(w, p);
 		leave(w, q);
 		if (before != NONE) leave(w, before);

@@ -7,6 +7,7 @@ static const char mark[] = "\xe2\x96\x81";
 
 typedef struct bpe_self {
 	lora__bpe_rules rules;
+	lora__tok_trie user;    /* SentencePiece: tokens that are cut out first and not merged with others */
 	int32_t  direct[DIRECT], bytes[256], unk;
 	int      fuse, fallback, ignore_merges, by_mark;
 	char    *prefix, *suffix, *unk_name;
@@ -15,17 +16,20 @@ typedef struct bpe_self {
 
 typedef struct bpe_scratch { lora__bpe_work work; int32_t *ids; size_t n, cap; lora__tok_buf text; } bpe_scratch;
 
+static lora_status split_text(lora__tok_build *b, const char *text, size_t all, size_t i, const char *s[2], size_t n[2])
+{
+	const char *space = all ? memchr(text, ' ', all) : NULL;
+	size_t at = space ? (size_t)(space - text) : 0;
+	if (!space || memchr(space + 1, ' ', all - at - 1))
+		return lora__tok_fail(b, LORA_E_FORMAT, "merges", "merge %zu is not two tokens: %s", i, lora__quote_n(text, all).text);
+	s[0] = text, n[0] = at, s[1] = space + 1, n[1] = all - at - 1;
+	return LORA_OK;
+}
+
 /* One merge: "a b", or ["a", "b"]. Pieces are borrowed from the JSON. */
 static lora_status split_rule(lora__tok_build *b, const json_t *j, size_t i, const char *s[2], size_t n[2])
 {
-	if (json_is_string(j)) {
-		const char *text = json_string_value(j), *space = memchr(text, ' ', json_string_length(j));
-		size_t all = json_string_length(j), at = space ? (size_t)(space - text) : 0;
-		if (!space || memchr(space + 1, ' ', all - at - 1))
-			return lora__tok_fail(b, LORA_E_FORMAT, "merges", "merge %zu is not two tokens: %s", i, lora__quote_n(text, all).text);
-		s[0] = text, n[0] = at, s[1] = space + 1, n[1] = all - at - 1;
-		return LORA_OK;
-	}
+	if (json_is_string(j)) return split_text(b, json_string_value(j), json_string_length(j), i, s, n);
 	const json_t *l = json_array_get(j, 0), *r = json_array_get(j, 1);
 	if (!json_is_array(j) || json_array_size(j) != 2 || !json_is_string(l) || !json_is_string(r))
 		return lora__tok_fail(b, LORA_E_FORMAT, "merges", "merge %zu is not two tokens", i);
@@ -34,7 +38,7 @@ static lora_status split_rule(lora__tok_build *b, const json_t *j, size_t i, con
 }
 
 /* Does a token hold the mark behind something else? Then merges cross the beginnings of words. */
-static int mark_inside(const char *s, size_t n)
+int lora__bpe_mark_inside(const char *s, size_t n)
 {
 	for (size_t i = 1; i + 3 <= n; i++)
 		if (!memcmp(s + i, mark, 3) && !(i >= 3 && !memcmp(s + i - 3, mark, 3))) return 1;
@@ -46,7 +50,7 @@ static lora_status read_rule(lora__tok_build *b, bpe_self *p, const json_t *j, s
 	const lora__tok_vocab *v = &b->t->vocab;
 	const char *s[2] = { NULL, NULL };
 	size_t n[2] = { 0, 0 };
-	lora_status st = split_rule(b, j, i, s, n);
+	lora_status st = j ? split_rule(b, j, i, s, n) : split_text(b, b->source->merges[i].s, b->source->merges[i].n, i, s, n);
 	if (st) return st;
 	int64_t id[3];
 	for (int k = 0; k < 2; k++)
@@ -62,7 +66,7 @@ static lora_status read_rule(lora__tok_build *b, bpe_self *p, const json_t *j, s
 	const char *made = text->p ? text->p : "";
 	if ((id[2] = lora__tok_vocab_find(v, made, text->n)) < 0)
 		return lora__tok_fail(b, LORA_E_FORMAT, "merges", "merge %zu makes %s, which is not in the vocabulary", i, lora__quote_n(made, text->n).text);
-	if (p->by_mark && mark_inside(made, text->n)) p->by_mark = 0;
+	if (p->by_mark && lora__bpe_mark_inside(made, text->n)) p->by_mark = 0;
 	lora__bpe_rules_set(&p->rules, (int32_t)id[0], (int32_t)id[1], rank, (int32_t)id[2]);
 	return LORA_OK;
 }
@@ -71,12 +75,13 @@ static lora_status read_rules(lora__tok_build *b, bpe_self *p, const json_t *lis
 {
 	lora__tok_buf text = { 0 };
 	uint32_t rank = 0;
-	if (!json_is_array(list)) return lora__tok_fail(b, LORA_E_FORMAT, "merges", "must be a list");
-	size_t n = json_array_size(list);
+	if (b->source && b->source->kind == LORA__TOK_BPE_SCORES) return lora__bpe_rules_from_scores(b, &p->rules, &p->user, &p->by_mark);
+	if (!b->source && !json_is_array(list)) return lora__tok_fail(b, LORA_E_FORMAT, "merges", "must be a list");
+	size_t n = b->source ? b->source->n_merges : json_array_size(list);
 	if (n >= UINT32_MAX / 4) return lora__tok_fail(b, LORA_E_LIMIT, "merges", "%zu merges", n);
 	lora_status st = lora__bpe_rules_init(b->ctx, &p->rules, n, b->t->vocab.by_text.seed);
 	for (size_t i = 0; i < n && !st; i++) {
-		const json_t *j = json_array_get(list, i);
+		const json_t *j = b->source ? NULL : json_array_get(list, i);
 		if (json_is_string(j) && !strncmp(json_string_value(j), "#version", 8)) continue;
 		st = read_rule(b, p, j, i, rank++, &text);
 	}
@@ -111,7 +116,10 @@ static lora_status build(lora__tok_build *b, const json_t *j, void **self)
 	if (!st) st = lora__tok_bool(b, j, "ignore_merges", 0, &p->ignore_merges);
 	if (st) return st;
 	const lora__tok_vocab *v = &b->t->vocab;
+	if (b->source && b->source->kind == LORA__TOK_BPE_SCORES) p->fuse = 1, p->fallback = b->source->byte_fallback;
 	p->unk = p->unk_name ? (int32_t)lora__tok_vocab_find(v, p->unk_name, n_unk) : -1;
+	for (size_t i = 0; b->source && i < b->source->n && p->unk < 0; i++)
+		if (b->source->entries[i].type == LORA__TOK_UNKNOWN) p->unk = (int32_t)i;
 	p->by_mark = !p->n_prefix && !p->n_suffix && !p->ignore_merges && lora__tok_vocab_find(v, mark, 3) >= 0;
 	for (uint32_t c = 0; c < DIRECT; c++) {
 		char text[4];
@@ -126,6 +134,7 @@ static void drop(lora_context *ctx, void *self)
 	bpe_self *p = self;
 	if (!p) return;
 	lora__free(ctx, p->rules.cells);
+	lora__tok_trie_free(ctx, &p->user);
 	lora__free(ctx, p->prefix);
 	lora__free(ctx, p->suffix);
 	lora__free(ctx, p->unk_name);
@@ -169,8 +178,9 @@ static lora_status symbols(const bpe_self *p, lora__tok_call *c, bpe_scratch *w,
 		uint32_t u = lora__tok_char(s + i, &step);
 		const char *text = s + i;
 		size_t bytes = step;
-		int32_t id;
-		if (plain && u < DIRECT) id = p->direct[u];
+		int32_t id = -1;
+		if (p->user.n > 1 && (id = lora__tok_trie_longest(&p->user, s + i, n - i, &bytes)) >= 0) step = bytes;
+		else if (plain && u < DIRECT) id = p->direct[u];
 		else {
 			if ((st = symbol_text(p, c, w, i == 0, i + step == n, &text, &bytes))) break;
 			id = (int32_t)lora__tok_vocab_find(&c->t->vocab, text, bytes);

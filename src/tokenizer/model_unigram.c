@@ -1,12 +1,22 @@
 /* Unigram model: of all ways to write a text with tokens the one of the highest sum of scores (log probabilities); a character that no token
  * begins costs min(score) - 10. Unknown characters side by side become one.
+ * SentencePiece files: the sums are single precision as in sentencepiece 0.2.3 (0.2.1 compared in double: ties may fall another way).
  * Source: Kudo 2018, arXiv:1804.10959; search as in sentencepiece unigram_model.cc EncodeOptimized and huggingface/tokenizers,
  * models/unigram/model.rs (doubles, ties to the earlier start and the shorter token). */
+#include <float.h>
+
 #include "tokenizer/tok.h"
 
 static const double unknown_penalty = 10.0;
 
-typedef struct unigram_self { lora__tok_trie trie; double *scores; double unk_score; int32_t unk, bytes[256]; int fallback; } unigram_self;
+typedef struct unigram_self {
+	lora__tok_trie trie;
+	double *scores, unk_score;
+	int32_t unk, bytes[256];
+	int fallback;
+	uint8_t *user; /* SentencePiece's own way (else NULL): user tokens get a bonus for their length, sums are kept in single precision */
+	double bonus;
+} unigram_self;
 
 /* Best way to write the text up to here: its score, where its last token begins, and which that is. */
 typedef struct best { double score; size_t start; int32_t id; } best;
@@ -47,11 +57,40 @@ static lora_status read_vocab(lora__tok_build *b, unigram_self *p, const json_t 
 	return st;
 }
 
+/* Only NORMAL tokens count for the best and the worst score; control, byte and unused tokens never come out of a text. */
+static lora_status read_source(lora__tok_build *b, unigram_self *p)
+{
+	const lora__tok_source *src = b->source;
+	size_t k = 0;
+	float min = FLT_MAX, max = FLT_MIN; /* as there, where FLT_MIN was meant to be something else */
+	lora_status st = lora__tok_source_vocab(b);
+	if (st) return st;
+	p->scores = lora__calloc(b->ctx, src->n + 1, sizeof *p->scores);
+	p->user = lora__calloc(b->ctx, src->n + 1, 1);
+	lora__tok_key *keys = lora__calloc(b->ctx, src->n + 1, sizeof *keys);
+	if (!p->scores || !p->user || !keys) st = LORA_E_MEMORY;
+	for (size_t i = 0; i < src->n && !st; i++) {
+		const lora__tok_entry *e = &src->entries[i];
+		p->scores[i] = e->score, p->user[i] = e->type == LORA__TOK_USER;
+		if (e->type == LORA__TOK_UNKNOWN) p->unk = (int32_t)i;
+		if (e->type == LORA__TOK_NORMAL && e->score < min) min = e->score;
+		if (e->type == LORA__TOK_NORMAL && e->score > max) max = e->score;
+		if (lora__tok_is_piece(e) && e->type != LORA__TOK_UNUSED) keys[k++] = (lora__tok_key){ e->s, e->n, (int32_t)i, 0 };
+	}
+	p->unk_score = min - (float)unknown_penalty, p->bonus = max, p->fallback = src->byte_fallback;
+	if (!st) st = lora__tok_trie_build(b->ctx, keys, k, &p->trie);
+	lora__free(b->ctx, keys);
+	lora__tok_byte_ids(&b->t->vocab, p->bytes);
+	return st;
+}
+
 static lora_status build(lora__tok_build *b, const json_t *j, void **self)
 {
 	int64_t unk;
 	unigram_self *p = *self = lora__zalloc(b->ctx, sizeof *p);
 	if (!p) return LORA_E_MEMORY;
+	p->unk = -1;
+	if (b->source) return read_source(b, p);
 	lora_status st = read_vocab(b, p, json_object_get(j, "vocab"));
 	if (!st) st = lora__tok_bool(b, j, "byte_fallback", 0, &p->fallback);
 	if (!st) st = lora__tok_int(b, j, "unk_id", -1, 0, INT32_MAX, &unk);
@@ -69,6 +108,7 @@ static void drop(lora_context *ctx, void *self)
 	if (!p) return;
 	lora__tok_trie_free(ctx, &p->trie);
 	lora__free(ctx, p->scores);
+	lora__free(ctx, p->user);
 	lora__free(ctx, p);
 }
 
@@ -87,7 +127,9 @@ static lora_status search(const unigram_self *p, lora__tok_call *c, const char *
 		for (size_t k = i + 1; node >= 0; k++) {
 			int32_t id = p->trie.nodes[node].value;
 			if (id >= 0) {
-				offer(&w[k], p->scores[id] + w[i].score, i, id);
+				double score = p->user && p->user[id] ? (float)((double)(k - i) * p->bonus - 0.1) : p->scores[id];
+				double sum = score + w[i].score;
+				offer(&w[k], p->user ? (float)sum : sum, i, id);
 				whole |= k == i + step;
 			}
 			node = k < n ? lora__tok_trie_step(&p->trie, node, (uint8_t)s[k]) : -1;
@@ -95,7 +137,8 @@ static lora_status search(const unigram_self *p, lora__tok_call *c, const char *
 		if (whole) continue;
 		if (p->unk < 0)
 			return lora__fail(c->ctx, LORA_E_NOTFOUND, "tokenizer", "%s is not in the vocabulary, and there is no unk_id", lora__quote_n(s + i, step).text);
-		offer(&w[i + step], p->unk_score + w[i].score, i, p->unk);
+		double sum = p->unk_score + w[i].score;
+		offer(&w[i + step], p->user ? (float)sum : sum, i, p->unk);
 	}
 	return LORA_OK;
 }
@@ -103,7 +146,7 @@ static lora_status search(const unigram_self *p, lora__tok_call *c, const char *
 /* Ids of an unknown stretch, last first: a token that is exactly this text, its bytes, or unk. */
 static void unknown(const unigram_self *p, const lora__tok_vocab *v, const char *s, size_t n, int32_t *ids, size_t *k)
 {
-	int64_t id = lora__tok_vocab_find(v, s, n);
+	int64_t id = p->user ? -1 : lora__tok_vocab_find(v, s, n);
 	int all = id < 0 && p->fallback;
 	for (size_t i = 0; i < n && all; i++) all = p->bytes[(uint8_t)s[i]] >= 0;
 	for (size_t i = n; i-- && all; ) ids[(*k)++] = p->bytes[(uint8_t)s[i]];

@@ -5,8 +5,6 @@
  * Source: darts-clone (double array units), sentencepiece normalizer.cc, huggingface/tokenizers normalizers/precompiled.rs. */
 #include "tokenizer/tok.h"
 
-typedef struct map_self { uint8_t *bytes; uint32_t *units; size_t n_units; const char *texts; size_t n_texts; } map_self;
-
 static int base64_value(int c)
 {
 	if (c >= 'A' && c <= 'Z') return c - 'A';
@@ -35,84 +33,97 @@ static size_t base64(const char *s, size_t n, uint8_t *out)
 	return k;
 }
 
-static lora_status build(lora__tok_build *b, const json_t *j, void **self)
+lora_status lora__charsmap_open(lora__tok_build *b, uint8_t *bytes, size_t n, lora__charsmap *p)
 {
-	const char *s;
-	size_t n, bad;
-	map_self *p = *self = lora__zalloc(b->ctx, sizeof *p);
-	if (!p) return LORA_E_MEMORY;
-	lora_status st = lora__tok_required(b, j, "precompiled_charsmap", &s, &n);
-	if (st) return st;
-	p->bytes = lora__alloc(b->ctx, n + 4);
-	if (!p->bytes) return LORA_E_MEMORY;
-	size_t got = base64(s, n, p->bytes);
-	if (got == SIZE_MAX) return lora__tok_fail(b, LORA_E_FORMAT, "precompiled_charsmap", "not base64");
-	if (got < 4) return lora__tok_fail(b, LORA_E_FORMAT, "precompiled_charsmap", "only %zu bytes", got);
-	const uint8_t *q = p->bytes;
+	size_t bad;
+	const uint8_t *q = p->bytes = bytes;
+	if (n < 4) return lora__tok_fail(b, LORA_E_FORMAT, "precompiled_charsmap", "only %zu bytes", n);
 	uint64_t trie = (uint64_t)q[0] | (uint64_t)q[1] << 8 | (uint64_t)q[2] << 16 | (uint64_t)q[3] << 24;
-	if (trie % 4 || trie == 0 || trie > got - 4)
-		return lora__tok_fail(b, LORA_E_FORMAT, "precompiled_charsmap", "trie of %llu bytes in a map of %zu", (unsigned long long)trie, got);
+	if (trie % 4 || trie == 0 || trie > n - 4)
+		return lora__tok_fail(b, LORA_E_FORMAT, "precompiled_charsmap", "trie of %llu bytes in a map of %zu", (unsigned long long)trie, n);
 	p->n_units = (size_t)trie / 4;
 	p->units = lora__calloc(b->ctx, p->n_units, sizeof *p->units);
 	if (!p->units) return LORA_E_MEMORY;
 	for (size_t i = 0; i < p->n_units; i++, q += 4)
 		p->units[i] = (uint32_t)q[4] | (uint32_t)q[5] << 8 | (uint32_t)q[6] << 16 | (uint32_t)q[7] << 24;
-	p->texts = (const char *)p->bytes + 4 + trie, p->n_texts = got - 4 - (size_t)trie;
+	p->texts = (const char *)p->bytes + 4 + trie, p->n_texts = n - 4 - (size_t)trie;
 	if (!lora__utf8_valid(p->texts, p->n_texts, &bad))
 		return lora__tok_fail(b, LORA_E_FORMAT, "precompiled_charsmap", "replacement texts are not UTF-8 at byte %zu", bad);
 	return LORA_OK;
 }
 
-static void drop(lora_context *ctx, void *self)
+static lora_status build(lora__tok_build *b, const json_t *j, void **self)
 {
-	map_self *p = self;
-	if (!p) return;
+	const char *s;
+	size_t n;
+	lora__charsmap *p = *self = lora__zalloc(b->ctx, sizeof *p);
+	if (!p) return LORA_E_MEMORY;
+	lora_status st = lora__tok_required(b, j, "precompiled_charsmap", &s, &n);
+	if (st) return st;
+	uint8_t *bytes = lora__alloc(b->ctx, n + 4);
+	if (!bytes) return LORA_E_MEMORY;
+	size_t got = base64(s, n, bytes);
+	if (got != SIZE_MAX) return lora__charsmap_open(b, bytes, got, p);
+	lora__free(b->ctx, bytes);
+	return lora__tok_fail(b, LORA_E_FORMAT, "precompiled_charsmap", "not base64");
+}
+
+void lora__charsmap_free(lora_context *ctx, lora__charsmap *p)
+{
 	lora__free(ctx, p->bytes);
 	lora__free(ctx, p->units);
-	lora__free(ctx, p);
+	*p = (lora__charsmap){ 0 };
+}
+
+static void drop(lora_context *ctx, void *self)
+{
+	if (self) lora__charsmap_free(ctx, self);
+	lora__free(ctx, self);
 }
 
 static size_t unit_offset(uint32_t u) { return (size_t)(u >> 10) << ((u & 1u << 9) >> 6); }
 
-/* Replacement of the shortest prefix of s that the map has, or NULL. Every index is checked: the trie is the file's. */
-static const char *look_up(const map_self *p, const char *s, size_t n, size_t *text_n)
+/* Every index is checked: the trie is the file's. */
+const char *lora__charsmap_find(const lora__charsmap *p, const char *s, size_t n, int longest, size_t *text_n, size_t *used)
 {
+	const char *found = NULL;
+	if (!p->n_units) return NULL;
 	size_t at = unit_offset(p->units[0]);
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n && !(found && !longest); i++) {
 		uint8_t c = (uint8_t)s[i];
-		if (!c) return NULL;
+		if (!c) break;
 		at ^= c;
-		if (at >= p->n_units) return NULL;
+		if (at >= p->n_units) break;
 		uint32_t u = p->units[at];
-		if ((u & (1u << 31 | 0xff)) != c) return NULL;
+		if ((u & (1u << 31 | 0xff)) != c) break;
 		at ^= unit_offset(u);
-		if (at >= p->n_units) return NULL;
+		if (at >= p->n_units) break;
 		if (!(u >> 8 & 1)) continue;
 		size_t value = p->units[at] & 0x7fffffff;
-		if (value >= p->n_texts || ((uint8_t)p->texts[value] & 0xc0) == 0x80) return NULL;
+		if (value >= p->n_texts || ((uint8_t)p->texts[value] & 0xc0) == 0x80) break;
 		const char *end = memchr(p->texts + value, 0, p->n_texts - value);
 		*text_n = end ? (size_t)(end - p->texts) - value : p->n_texts - value;
-		return p->texts + value;
+		found = p->texts + value, *used = i + 1;
 	}
-	return NULL;
+	return found;
 }
 
 static lora_status run(const void *self, lora__tok_call *c, const char *s, size_t n, lora__tok_buf *out, int *first)
 {
-	const map_self *p = self;
+	const lora__charsmap *p = self;
 	lora_status st = LORA_OK;
 	(void)first;
 	for (size_t i = 0, cluster; i < n && !st; i += cluster) {
-		size_t text_n, step;
+		size_t text_n, step, used;
 		cluster = lora__tok_grapheme(s + i, n - i);
-		const char *text = cluster < 6 ? look_up(p, s + i, cluster, &text_n) : NULL;
+		const char *text = cluster < 6 ? lora__charsmap_find(p, s + i, cluster, 0, &text_n, &used) : NULL;
 		if (text) {
 			st = lora__tok_put(c->ctx, out, text, text_n);
 			continue;
 		}
 		for (size_t k = 0; k < cluster && !st; k += step) {
 			step = lora__tok_char_bytes(s + i + k);
-			text = look_up(p, s + i + k, step, &text_n);
+			text = lora__charsmap_find(p, s + i + k, step, 0, &text_n, &used);
 			st = text ? lora__tok_put(c->ctx, out, text, text_n) : lora__tok_put(c->ctx, out, s + i + k, step);
 		}
 	}

@@ -80,6 +80,8 @@ lora_status lora__tok_trie_build(lora_context *ctx, lora__tok_key *keys, size_t 
 void        lora__tok_trie_free(lora_context *ctx, lora__tok_trie *t);
 /* Child of a node by label, or -1. Begin with root[byte]. */
 int32_t     lora__tok_trie_step(const lora__tok_trie *t, int32_t node, uint8_t label);
+/* Value of the longest key that s begins with, and its length; or -1. */
+int32_t     lora__tok_trie_longest(const lora__tok_trie *t, const char *s, size_t n, size_t *used);
 
 /* ---- vocabulary (tok_vocab.c) ---- */
 
@@ -103,6 +105,43 @@ static inline int64_t lora__tok_vocab_find(const lora__tok_vocab *v, const char 
 /* Text of an id, or NULL. */
 const char *lora__tok_vocab_text(const lora__tok_vocab *v, int64_t id, size_t *n);
 
+/* ---- vocabularies that come as arrays: SentencePiece files, vocab.txt, GGUF (tok_source.c) ---- */
+
+typedef enum lora__tok_type { /* as SentencePiece and GGUF number them */
+	LORA__TOK_NORMAL = 1, LORA__TOK_UNKNOWN, LORA__TOK_CONTROL, LORA__TOK_USER, LORA__TOK_UNUSED, LORA__TOK_BYTE
+} lora__tok_type;
+typedef enum lora__tok_kind {
+	LORA__TOK_BPE_MERGES, /* BPE by merge rules */
+	LORA__TOK_BPE_SCORES, /* SentencePiece BPE: of all joins that give a token the one of the highest score */
+	LORA__TOK_UNIGRAM,    /* SentencePiece Unigram */
+	LORA__TOK_WORDPIECE
+} lora__tok_kind;
+typedef struct lora__tok_entry { const char *s; size_t n; float score; uint8_t type; } lora__tok_entry; /* a lora__tok_type */
+typedef struct lora__tok_slice { const char *s; size_t n; } lora__tok_slice;
+
+/* Everything is borrowed for the call. A token's id is its place. CONTROL and UNKNOWN tokens are found in a text only with
+ * LORA_TOKENIZE_CONTROL (or parse_special), USER tokens always. */
+typedef struct lora__tok_source {
+	const char            *what;    /* file, for messages */
+	lora__tok_kind         kind;
+	const lora__tok_entry *entries;
+	size_t                 n;
+	const lora__tok_slice *merges;  /* "a b", BPE_MERGES */
+	size_t                 n_merges;
+	const json_t          *parts;   /* object with members as in tokenizer.json: normalizer, pre_tokenizer, post_processor, decoder,
+	                                 * added_tokens (stated ids hold), and model without vocab and merges; may be NULL */
+	int32_t                bos, eos; /* what LORA_TOKENIZE_SPECIAL puts in front and behind, besides a post_processor; -1 = nothing */
+	int                    parse_special; /* LORA_TOKENIZE_SPECIAL also finds control tokens in the text, as llama.cpp does */
+	int                    cut_user;      /* USER tokens are cut out before anything else, as llama.cpp does; else as SentencePiece */
+	/* BPE_SCORES and UNIGRAM: SentencePiece's normalizer */
+	const uint8_t         *charsmap; /* precompiled, or NULL */
+	size_t                 n_charsmap;
+	int                    dummy_prefix, remove_spaces, escape_spaces, space_behind, byte_fallback;
+	int                    prefix_once; /* the dummy prefix only at the beginning of the text, not behind every added token */
+	const char            *unk_surface; /* what the unknown token decodes to; NULL = its text */
+	int                    show_control; /* control tokens decode to their texts, not to nothing */
+} lora__tok_source;
+
 /* ---- reading tokenizer.json (tok_json.c) ---- */
 
 typedef struct lora__tok_build {
@@ -111,6 +150,8 @@ typedef struct lora__tok_build {
 	const char     *what;       /* file, for messages */
 	char            where[160]; /* part that is being read, such as "normalizer.normalizers[2]" */
 	int             depth;
+	const lora__tok_source *source; /* where vocab and merges come from instead of the JSON; or NULL */
+	int             stated;     /* ids of added tokens are as stated */
 } lora__tok_build;
 
 /* "<file>: <where>.<key>: <message>"; key may be NULL. */
@@ -220,6 +261,17 @@ extern const lora__tok_norm lora__norms_text[], lora__norms_unicode[], lora__nor
 extern const lora__tok_pre lora__pres_split[], lora__pres_bytelevel[], lora__pres_metaspace[];
 extern const lora__tok_model lora__model_bpe, lora__model_unigram, lora__model_wordpiece, lora__model_wordlevel;
 extern const lora__tok_dec lora__decs_text[], lora__decs_byte[], lora__decs_wordpiece[];
+/* SentencePiece's own (norm_sentencepiece.c, dec_sentencepiece.c): not in files, made from b->source. */
+extern const lora__tok_norm lora__norm_sentencepiece;
+extern const lora__tok_dec lora__dec_sentencepiece;
+
+/* SentencePiece's character map (norm_precompiled.c). */
+typedef struct lora__charsmap { uint8_t *bytes; uint32_t *units; size_t n_units; const char *texts; size_t n_texts; } lora__charsmap;
+/* Takes bytes (n, on the heap) also on failure. */
+lora_status lora__charsmap_open(lora__tok_build *b, uint8_t *bytes, size_t n, lora__charsmap *out);
+void        lora__charsmap_free(lora_context *ctx, lora__charsmap *p);
+/* Replacement of the shortest (or with longest the longest) prefix of s that the map has, or NULL; *used is the prefix's length. */
+const char *lora__charsmap_find(const lora__charsmap *p, const char *s, size_t n, int longest, size_t *text_n, size_t *used);
 
 typedef struct lora__tok_norm_step { const lora__tok_norm *kind; void *self; } lora__tok_norm_step;
 typedef struct lora__tok_pre_step { const lora__tok_pre *kind; void *self; } lora__tok_pre_step;
@@ -232,6 +284,7 @@ typedef struct lora__tok_added_token {
 	size_t  n, n_shown;
 	int32_t id;
 	uint8_t special, single_word, lstrip, rstrip, normalized;
+	uint8_t control; /* found with LORA_TOKENIZE_CONTROL only */
 } lora__tok_added_token;
 typedef struct lora__tok_added {
 	lora__tok_added_token *list;
@@ -239,10 +292,13 @@ typedef struct lora__tok_added {
 	lora__map      by_text;
 	int32_t       *by_id;     /* indices into list, in the order of the ids */
 	lora__tok_trie raw, norm; /* tokens looked for in the text as it is, and in the normalised text */
+	lora__tok_trie control;   /* raw and the control tokens; empty when there are none */
 } lora__tok_added;
 
 /* The list (needs the vocabulary), then the tries (need the normalizers). */
 lora_status lora__tok_added_read(lora__tok_build *b, const json_t *list);
+/* Before it: the control tokens of b->source, and its user tokens when those are cut out. */
+lora_status lora__tok_added_source(lora__tok_build *b);
 lora_status lora__tok_added_ready(lora__tok_build *b);
 void        lora__tok_added_free(lora_context *ctx, lora__tok_added *a);
 /* The next added token in s[0..n), or NULL: leftmost, of those the longest. *at: where to look on (0 at first). done: end of the token
@@ -252,6 +308,9 @@ const lora__tok_added_token *lora__tok_added_find(const lora__tok_added *a, cons
 const lora__tok_added_token *lora__tok_added_by_id(const lora__tok_added *a, int64_t id); /* or NULL */
 
 /* ---- the handle ---- */
+
+/* What tokenizer_config.json or a GGUF says about conversations; texts are owned, NULL where nothing is said. */
+typedef struct lora__tok_chat { char *template, *bos, *eos; } lora__tok_chat;
 
 struct lora_tokenizer {
 	lora_context          *ctx;
@@ -268,7 +327,9 @@ struct lora_tokenizer {
 	void                  *model_self;
 	int32_t               *prefix, *suffix; /* what the post-processor puts around */
 	size_t                 n_prefix, n_suffix, cap_prefix, cap_suffix;
+	int                    parse_special;
 	int64_t                size; /* highest id + 1 */
+	lora__tok_chat         chat;
 };
 
 /* Hand a piece to a stage: a pre-tokenizer, or the model behind the last. Empty pieces vanish. */
@@ -300,8 +361,22 @@ lora_status lora__tok_post_read(lora__tok_build *b, const json_t *j);
 lora_status lora__tok_call_begin(const lora_tokenizer *t, lora__tok_call *c);
 void        lora__tok_call_end(lora__tok_call *c);
 
+/* From arrays. The parts of SentencePiece are made here; those of the other kinds come as src->parts. */
+lora_status lora__tokenizer_from_source(lora_context *ctx, const lora__tok_source *src, lora_tokenizer **out);
+lora_status lora__tok_source_vocab(lora__tok_build *b);
+/* The USER tokens as a trie of ids (empty when they are cut out before). */
+lora_status lora__tok_source_user(lora__tok_build *b, lora__tok_trie *out);
+static inline int lora__tok_is_piece(const lora__tok_entry *e) /* may come out of a text by the model itself */
+{
+	return e->type == LORA__TOK_NORMAL || e->type == LORA__TOK_USER || e->type == LORA__TOK_UNUSED;
+}
+/* Keep a chat template and the texts of BOS and EOS with a tokenizer; NULL leaves what is there. */
+lora_status lora__tokenizer_set_chat(lora_tokenizer *t, const char *template, size_t n, const char *bos, const char *eos);
+
 /* From JSON text in memory; what names it in messages. */
 lora_status lora__tokenizer_from_json(lora_context *ctx, const char *text, size_t n, const char *what, lora_tokenizer **out);
+/* The same from a tree. stated: added tokens have the ids that are stated, in gaps too. */
+lora_status lora__tokenizer_from_tree(lora_context *ctx, const json_t *root, const char *what, int stated, lora_tokenizer **out);
 lora_status lora__tokenizer_encode(const lora_tokenizer *t, const char *text, size_t n, uint32_t flags, int32_t *ids, size_t capacity,
                                    size_t *count);
 lora_status lora__tokenizer_decode(const lora_tokenizer *t, const int32_t *ids, size_t count, char *buf, size_t size, size_t *needed);

@@ -112,12 +112,50 @@ static const char *guess_type(const json_t *j)
 	return json_object_get(j, "vocab") && json_object_get(j, "unk_token") ? "WordLevel" : NULL;
 }
 
+/* From arrays: the kind says the model, and the tree need not have it. */
+static lora_status add_model_source(lora__tok_build *b, const json_t *root)
+{
+	static const lora__tok_model *const kinds[] = { &lora__model_bpe, &lora__model_bpe, &lora__model_unigram, &lora__model_wordpiece };
+	const json_t *j = json_object_get(root, "model");
+	lora__tok_place place = { strlen(b->where), b->depth };
+	lora_status st = j ? lora__tok_enter(b, j, &place, "model") : LORA_OK;
+	b->t->model = kinds[b->source->kind];
+	if (!st) st = b->t->model->build(b, j, &b->t->model_self);
+	lora__tok_leave(b, place);
+	return st;
+}
+
+static lora_status add_sentencepiece(lora__tok_build *b)
+{
+	lora_tokenizer *t = b->t;
+	lora_status st = lora__grow(b->ctx, &t->norms, &t->cap_norms, t->n_norms + 1, sizeof *t->norms);
+	if (st) return st;
+	t->norms[t->n_norms++] = (lora__tok_norm_step){ &lora__norm_sentencepiece, NULL };
+	if ((st = lora__norm_sentencepiece.build(b, NULL, &t->norms[t->n_norms - 1].self))) return st;
+	if ((st = lora__grow(b->ctx, &t->decs, &t->cap_decs, t->n_decs + 1, sizeof *t->decs))) return st;
+	t->decs[t->n_decs++] = (lora__tok_dec_step){ &lora__dec_sentencepiece, NULL };
+	t->has_decoder = 1;
+	return lora__dec_sentencepiece.build(b, NULL, &t->decs[t->n_decs - 1].self);
+}
+
+static lora_status add_ends(lora__tok_build *b)
+{
+	lora_tokenizer *t = b->t;
+	lora_status st = LORA_OK;
+	int32_t bos = b->source->bos, eos = b->source->eos;
+	if (bos >= 0 && !(st = lora__grow(b->ctx, &t->prefix, &t->cap_prefix, t->n_prefix + 1, sizeof *t->prefix))) t->prefix[t->n_prefix++] = bos;
+	if (!st && eos >= 0 && !(st = lora__grow(b->ctx, &t->suffix, &t->cap_suffix, t->n_suffix + 1, sizeof *t->suffix))) t->suffix[t->n_suffix++] = eos;
+	t->parse_special = b->source->parse_special;
+	return st;
+}
+
 static lora_status add_model(lora__tok_build *b, const json_t *root)
 {
 	const json_t *j = json_object_get(root, "model");
 	const char *type;
 	size_t n;
 	lora__tok_place place;
+	if (b->source) return add_model_source(b, root);
 	if (!j) return lora__tok_fail(b, LORA_E_FORMAT, "model", "missing: this is no tokenizer.json");
 	lora_status st = lora__tok_enter(b, j, &place, "model");
 	if (!st) st = lora__tok_string(b, j, "type", NULL, &type, &n);
@@ -140,11 +178,15 @@ lora_status lora__tok_build_all(lora__tok_build *b, const json_t *root)
 	lora_tokenizer *t = b->t;
 	const char *version;
 	size_t n;
-	if (!json_is_object(root)) return lora__fail(b->ctx, LORA_E_FORMAT, "tokenizer", "%s: must be an object", b->what);
+	if (!json_is_object(root) && !(b->source && !root)) return lora__fail(b->ctx, LORA_E_FORMAT, "tokenizer", "%s: must be an object", b->what);
 	lora_status st = lora__tok_string(b, root, "version", "1.0", &version, &n);
 	if (!st && strcmp(version, "1.0")) st = lora__tok_fail(b, LORA_E_UNSUPPORTED, "version", "%s, only 1.0 is known", lora__quote(version).text);
 	if (!st) st = add_model(b, root);
+	lora__map_init(&t->added.by_text, b->ctx);
+	if (!st && b->source) st = lora__tok_added_source(b);
 	if (!st) st = lora__tok_added_read(b, json_object_get(root, "added_tokens"));
+	if (!st && b->source) st = add_ends(b);
+	if (!st && b->source && (b->source->kind == LORA__TOK_BPE_SCORES || b->source->kind == LORA__TOK_UNIGRAM)) st = add_sentencepiece(b);
 	if (!st) st = add_family(b, NORMALIZER, root);
 	if (!st) st = add_family(b, PRE_TOKENIZER, root);
 	if (!st) st = lora__tok_post_read(b, json_object_get(root, "post_processor"));

@@ -6,15 +6,15 @@ static void pcre_free(void *p, void *ctx) { lora__free(ctx, p); }
 
 enum { PATTERN_NEST = 100 };
 
-lora_status lora__tokenizer_from_json(lora_context *ctx, const char *text, size_t n, const char *what, lora_tokenizer **out)
+/* From a tree, or from arrays with a tree of the other parts (source not NULL). */
+static lora_status make(lora_context *ctx, const json_t *root, const lora__tok_source *source, const char *what, int stated, lora_tokenizer **out)
 {
-	json_t *root = NULL;
 	lora_tokenizer *t = lora__zalloc(ctx, sizeof *t);
 	if (!t) return LORA_E_MEMORY;
 	t->ctx = ctx;
 	lora__context_retain(ctx);
 	lora__tok_vocab_init(&t->vocab, ctx);
-	lora__tok_build b = { .ctx = ctx, .t = t, .what = what };
+	lora__tok_build b = { .ctx = ctx, .t = t, .what = what, .source = source, .stated = stated };
 	lora_status st = LORA_OK;
 	t->pcre = pcre2_general_context_create(pcre_alloc, pcre_free, ctx);
 	t->pcre_compile = t->pcre ? pcre2_compile_context_create(t->pcre) : NULL;
@@ -22,12 +22,29 @@ lora_status lora__tokenizer_from_json(lora_context *ctx, const char *text, size_
 	if (!st) {
 		pcre2_set_newline(t->pcre_compile, PCRE2_NEWLINE_LF);
 		pcre2_set_parens_nest_limit(t->pcre_compile, PATTERN_NEST);
-		st = lora__json_parse(ctx, text, n, what, &root);
+		st = lora__tok_build_all(&b, root);
 	}
-	if (!st) st = lora__tok_build_all(&b, root);
-	json_decref(root);
 	if (st) lora__tokenizer_destroy(t);
 	else *out = t;
+	return st;
+}
+
+lora_status lora__tokenizer_from_tree(lora_context *ctx, const json_t *root, const char *what, int stated, lora_tokenizer **out)
+{
+	return make(ctx, root, NULL, what, stated, out);
+}
+
+lora_status lora__tokenizer_from_source(lora_context *ctx, const lora__tok_source *src, lora_tokenizer **out)
+{
+	return make(ctx, src->parts, src, src->what, 1, out);
+}
+
+lora_status lora__tokenizer_from_json(lora_context *ctx, const char *text, size_t n, const char *what, lora_tokenizer **out)
+{
+	json_t *root = NULL;
+	lora_status st = lora__json_parse(ctx, text, n, what, &root);
+	if (!st) st = make(ctx, root, NULL, what, 0, out);
+	json_decref(root);
 	return st;
 }
 
@@ -52,6 +69,9 @@ void lora__tokenizer_destroy(lora_tokenizer *t)
 	lora__free(ctx, t->suffix);
 	lora__tok_added_free(ctx, &t->added);
 	lora__tok_vocab_free(&t->vocab);
+	lora__free(ctx, t->chat.template);
+	lora__free(ctx, t->chat.bos);
+	lora__free(ctx, t->chat.eos);
 	pcre2_compile_context_free(t->pcre_compile);
 	pcre2_general_context_free(t->pcre);
 	lora__free(ctx, t);
@@ -128,13 +148,15 @@ static lora_status encode_gap(lora__tok_call *c, const char *text, size_t text_n
 	return !st && n > done ? lora__tok_piece(c, 0, s + done, n - done, first && !done) : st;
 }
 
-static lora_status encode_text(lora__tok_call *c, const char *s, size_t n)
+static lora_status encode_text(lora__tok_call *c, const char *s, size_t n, uint32_t flags)
 {
 	const lora__tok_added *a = &c->t->added;
 	const lora__tok_added_token *t;
+	int control = flags & LORA_TOKENIZE_CONTROL || (flags & LORA_TOKENIZE_SPECIAL && c->t->parse_special);
+	const lora__tok_trie *trie = control && a->control.n > 1 ? &a->control : &a->raw;
 	size_t at = 0, done = 0, start, end;
 	lora_status st = LORA_OK;
-	while (!st && (t = lora__tok_added_find(a, &a->raw, s, n, &at, done, &start, &end))) {
+	while (!st && (t = lora__tok_added_find(a, trie, s, n, &at, done, &start, &end))) {
 		if (start > done) st = encode_gap(c, s + done, start - done, !done);
 		if (!st && end > start) st = lora__tok_emit(c, t->id); /* nothing is left of one whose white space the last one took */
 		done = end;
@@ -150,7 +172,7 @@ lora_status lora__tokenizer_encode(const lora_tokenizer *t, const char *text, si
 	if (!lora__utf8_valid(text, n, &bad))
 		return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "text", (int64_t)bad, "text is not UTF-8 at byte %zu", bad);
 	lora_status st = lora__tok_call_begin(t, &c);
-	if (!st) st = encode_text(&c, text, n);
+	if (!st) st = encode_text(&c, text, n, flags);
 	if (st) goto done;
 	all = c.n_ids + (flags & LORA_TOKENIZE_SPECIAL ? t->n_prefix + t->n_suffix : 0);
 	*count = all;

@@ -80,3 +80,13 @@ int32_t lora__tok_trie_step(const lora__tok_trie *t, int32_t node, uint8_t label
 		if (t->labels[lo] == label) return (int32_t)lo;
 	return -1;
 }
+
+int32_t lora__tok_trie_longest(const lora__tok_trie *t, const char *s, size_t n, size_t *used)
+{
+	int32_t best = -1, node = n && t->n > 1 ? t->root[(uint8_t)s[0]] : -1;
+	for (size_t k = 1; node >= 0; k++) {
+		if (t->nodes[node].value >= 0) best = t->nodes[node].value, *used = k;
+		node = k < n ? lora__tok_trie_step(t, node, (uint8_t)s[k]) : -1;
+	}
+	return best;
+}

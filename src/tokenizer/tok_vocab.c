@@ -69,6 +69,7 @@ static lora_status read_one(lora__tok_build *b, const char *key, const char *tex
 
 lora_status lora__tok_vocab_read(lora__tok_build *b, const json_t *j, const char *key)
 {
+	if (b->source) return lora__tok_source_vocab(b);
 	json_t *vocab = json_object_get(j, key);
 	size_t bytes = 0, count = json_object_size(vocab);
 	int64_t most = (int64_t)count * 16 > LORA__TOK_ID_ROOM ? (int64_t)count * 16 : LORA__TOK_ID_ROOM;

@@ -15,7 +15,12 @@ static inline lora_tokenizer *tok_from(lora_context *ctx, const char *json)
 	return t;
 }
 
+/* All lines of a file of references through a tokenizer; returns how many. */
+int tok_check_lines(const char *tokenizer, const char *file);
+
 TCase *tok_golden_case(void);
+TCase *tok_files_case(void);
+TCase *tok_spm_case(void);
 TCase *tok_rows_case(void);
 TCase *tok_parts_case(void);
 TCase *tok_merge_case(void);

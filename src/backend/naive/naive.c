@@ -13,7 +13,7 @@
 typedef struct row { const char *name; lora__naive_fn run; const char *views; } row;
 
 static const row rows[LORA_PRIM_COUNT] = {
-	[LORA_PRIM_GEMM] = { "gemm", lora__naive_gemm, "mn=W* mk=w* kn=w*" },
+	[LORA_PRIM_GEMM] = { "gemm", lora__naive_gemm, "mn=W* mk=w* kn=w* mr=w*? rn=w*?" },
 	[LORA_PRIM_COPY] = { "copy", lora__naive_copy, "nd=W* nd=w*" },
 	[LORA_PRIM_AXPBY] = { "axpby", lora__naive_axpby, "nd=R nd=w" },
 	[LORA_PRIM_ADD] = { "add", lora__naive_add, "nd=R nd=r nd=r" },
@@ -261,8 +261,15 @@ static lora_status naive_run(void *self, void *stream, const lora_call *c)
 	return lora__naive_fail(self, st, "primitive %s, view %d: %s", rows[c->prim].name, view, why);
 }
 
+static uint64_t naive_working_bytes(void *self, lora_dtype real, int64_t widest)
+{
+	(void)self, (void)real;
+	return ((uint64_t)2 << 20) + 1024 * (uint64_t)(widest < 4096 ? widest : 4096); /* a block of B is the largest of its scratch */
+}
+
 const lora_backend_v1 lora__backend_naive = {
 	.struct_size = sizeof(lora_backend_v1), .abi = LORA_BACKEND_ABI, .name = "naive",
 	.help = "portable C, the reference for every primitive; always there",
 	.open = naive_open, .close = naive_close, .score = naive_score, .info = naive_info, .supports = naive_supports, .run = naive_run,
+	.working_bytes = naive_working_bytes,
 };

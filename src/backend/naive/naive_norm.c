@@ -1,27 +1,20 @@
 /* RMSNORM: y = x / sqrt(mean(x^2) + eps) * (offset + w), and its gradient with w frozen. Zhang and Sennrich 2019, arXiv:1910.07467,
- * equation 4; eps inside the root as in LLaMA; offset 1 is Gemma's form. Sums run over LANES lanes in the type of arithmetic.
- * LAYERNORM: y = (x - mean) / sqrt(var + eps) * w + b, var about the mean (two passes). Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 3. */
+ * equation 4; eps inside the root as in LLaMA; offset 1 is Gemma's form. Sums run over 16 lanes in the type of arithmetic. */
 #include "backend/naive/naive.h"
 
-typedef struct norm_job { const lora_call *c; lora__naive_grid g; const void *w, *b; } norm_job;
+typedef struct norm_job { const lora_call *c; lora__naive_grid g; const void *w; } norm_job;
 
 #define NAIVE_TEMPLATE "backend/naive/naive_norm.inc"
 #include "backend/naive/naive_each.h"
 
-/* w and (when there is one) b in the type of arithmetic, then fn over pieces of whole rows. */
-static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, double offset, const lora_view *b, lora_task_fn fn)
+static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, double offset, lora_task_fn fn)
 {
-	norm_job j = { c, lora__naive_split(c, 0, 0, 0), NULL, NULL };
+	norm_job j = { c, lora__naive_split(c, 0, 0, 0), NULL };
 	if (!j.g.n || !j.g.d) return LORA_OK;
-	size_t bytes = (size_t)j.g.d * lora__dtype_size(lora__wide(real));
-	char *w = lora__naive_scratch(self, 2 * bytes);
+	void *w = lora__naive_scratch(self, (size_t)j.g.d * lora__dtype_size(lora__wide(real)));
 	if (!w) return LORA_E_MEMORY;
 	PICK(self, real, norm_weights)(w, &c->v[2], offset);
 	j.w = w;
-	if (b && b->data) {
-		PICK(self, real, norm_weights)(w + bytes, b, 0.0);
-		j.b = w + bytes;
-	}
 	lora__naive_parallel(self, j.g.row_blocks * j.g.col_blocks, (double)j.g.n * (double)j.g.d, fn, &j);
 	lora__naive_release(self, w);
 	return LORA_OK;
@@ -29,20 +22,10 @@ static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, d
 
 lora_status lora__naive_rmsnorm(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	return run(self, c, real, c->f[1], NULL, PICK(self, real, rmsnorm));
+	return run(self, c, real, c->f[1], PICK(self, real, rmsnorm));
 }
 
 lora_status lora__naive_rmsnorm_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	return run(self, c, real, c->f[0], NULL, PICK(self, real, rmsnorm_bwd));
-}
-
-lora_status lora__naive_layernorm(lora__naive *self, const lora_call *c, lora_dtype real)
-{
-	return run(self, c, real, 0.0, &c->v[3], PICK(self, real, layernorm));
-}
-
-lora_status lora__naive_layernorm_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
-{
-	return run(self, c, real, 0.0, NULL, PICK(self, real, layernorm_bwd));
+	return run(self, c, real, c->f[0], PICK(self, real, rmsnorm_bwd));
 }

@@ -53,6 +53,34 @@ LORA_API int64_t lora_tokenizer_size(const lora_tokenizer *t);
  * Since    0.1 */
 LORA_API int32_t lora_tokenizer_id(const lora_tokenizer *t, const char *token);
 
+/* One message of a conversation. content: UTF-8, n bytes, may hold NUL. */
+typedef struct lora_chat_message { const char *role, *content; size_t n; } lora_chat_message;
+
+enum {
+	LORA_CHAT_GENERATE = 1 /* add the beginning of an answer */
+};
+
+/* A conversation as text, by a chat template. There is no template engine: a model's own template must be one that is known.
+ * template name of family "chat_template" ("chatml", "llama3", ...); NULL = the one that the tokenizer's files hold
+ * messages n of them, borrowed for the call; role is "system", "user", "assistant", ...
+ * flags    LORA_CHAT_*
+ * buf      room for size bytes, NUL included; may be NULL when size is 0
+ * needed   bytes of the text without the NUL, also when it did not fit
+ * Errors   LORA_E_UNSUPPORTED the model's template is not known (the message lists the names); LORA_E_NOTFOUND no such name, no template at all,
+ *          or no text for BOS or EOS; LORA_E_ARGUMENT a message that the template has no place for; LORA_E_LIMIT size too small; LORA_E_MEMORY
+ * Thread   any
+ * Since    0.1 */
+LORA_API lora_status lora_chat_render(const lora_tokenizer *t, const char *template_name, const lora_chat_message *messages, size_t n, uint32_t flags, char *buf,
+                                      size_t size, size_t *needed);
+
+/* A conversation as ids, and which of them an assistant wrote.
+ * mask     [capacity] 1 = inside an assistant's answer, its end mark included: what to train on; may be NULL
+ * Errors   as lora_chat_render() and lora_tokenizer_encode()
+ * Thread   any
+ * Since    0.1 */
+LORA_API lora_status lora_chat_encode(const lora_tokenizer *t, const char *template_name, const lora_chat_message *messages, size_t n, uint32_t flags, int32_t *ids,
+                                      uint8_t *mask, size_t capacity, size_t *count);
+
 /* Release a tokenizer. NULL is a no-op.
  * Thread   exclusive(tokenizer)
  * Since    0.1 */

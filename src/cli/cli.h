@@ -49,10 +49,12 @@ typedef struct setting_arg {
 struct args {
 	const command *cmd;
 	const char *model, *input, *output, *data, *config, *init, *prompt, *text, *tokens, *decode;
-	const char *backend, *dtype, *dtype_out;
+	const char *backend, *dtype, *dtype_out, *chat_template, *chat;
+	const char **prompts, **stops; /* owned; all -p and --stop */
+	size_t n_prompts, n_stops;
 	int64_t count, threads, seed, top_k; /* UNSET when not given */
-	double temperature, top_p;           /* NAN when not given */
-	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, help;
+	double temperature, top_p, repetition_penalty; /* NAN when not given */
+	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, skip_bad, help;
 	adapter_arg *adapters; /* owned */
 	size_t n_adapters;
 	setting_arg *settings; /* owned */
@@ -137,6 +139,8 @@ int remove_tree(const char *path); /* files and folders below path and itself; l
 int make_dir(const char *path);
 /* All bytes of a regular file, NUL added; *out is new. limit 0 = none. */
 int read_file(const char *path, uint64_t limit, char **out, size_t *n);
+
+int open_regular(const char *path, FILE **out); /* for reading */
 
 /* A file that appears whole or not at all. */
 typedef struct outfile {

@@ -99,6 +99,7 @@ static int report(const evaluation *e, const args *a, double seconds)
 			json_object_set_new(root, "ece", json_number(ece));
 			json_object_set_new(root, "brier", json_number(e->brier / (double)n));
 		}
+		json_object_set_new(root, "bad_lines", json_integer(e->data.bad));
 		json_object_set_new(root, "seconds", json_number(seconds));
 		return print_json(root);
 	}
@@ -115,7 +116,7 @@ static int report(const evaluation *e, const args *a, double seconds)
 static int read_settings(const args *a, const session *s, data_options *o)
 {
 	static const char *const names[] = { "batch_size", "sequence_length", "loss_on", "packing", "num_labels" };
-	*o = (data_options){ .batch_size = 8, .sequence_length = 512, .completion_only = 1 };
+	*o = (data_options){ .batch_size = 8, .sequence_length = 512, .completion_only = 1, .skip_bad = a->skip_bad, .chat_template = a->chat_template };
 	if (s->info.max_positions >= 2 && s->info.max_positions < 512) o->sequence_length = s->info.max_positions;
 	for (size_t i = 0; i < a->n_settings; i++) {
 		const char *name = a->settings[i].name, *text = a->settings[i].text;
@@ -170,6 +171,6 @@ const command command_eval = { "eval", "-m MODEL [-a ADAPTER[=SCALE]]... -d DATA
 	"loss and perplexity over data",
 	"DATA as for train, in its own order. Settings: sequence_length (512, or the model's positions), batch_size (8),\n"
 	"loss_on (completion), packing (false).\n"
-	"JSON: loss (mean over all counted tokens), perplexity, tokens (counted ones), seconds; for classifiers also accuracy, nll,\n"
+	"JSON: loss (mean over all counted tokens), perplexity, tokens (counted ones), bad_lines, seconds; for classifiers also accuracy, nll,\n"
 	"ece (15 equal bins), brier, and tokens counts the rows.\n",
-	"model adapter data set", 0, 0, run };
+	"model adapter data skip-bad chat-template set", 0, 0, run };

@@ -31,6 +31,8 @@ static const option options[] = {
 	{ "data", 'd', TEXT, AT(data), "FILE", "data: .txt, .jsonl or .safetensors" },
 	{ "config", 'c', TEXT, AT(config), "FILE", "adapter_config.json to take settings from; -s wins over it" },
 	{ "init", 0, TEXT, AT(init), "ADAPTER", "start from a saved adapter" },
+	{ "skip-bad", 0, FLAG, AT(skip_bad), NULL, "leave out bad lines of the data and count them" },
+	{ "chat-template", 0, TEXT, AT(chat_template), "NAME", "how conversations are written; default the model's own ('lora methods chat_template')" },
 	{ "resume", 0, FLAG, AT(resume), NULL, "go on from the newest checkpoint below the output" },
 	{ "dry-run", 0, FLAG, AT(dry_run), NULL, "tell the memory that training would take, and do nothing else" },
 	{ "prompt", 'p', TEXT, AT(prompt), "TEXT", "text to go on from" },
@@ -282,7 +284,7 @@ int options_parse(const command *cmd, int argc, char **argv, args *out)
 	memset(out, 0, sizeof *out);
 	out->cmd = cmd;
 	out->count = out->threads = out->seed = out->top_k = UNSET;
-	out->temperature = out->top_p = NAN;
+	out->temperature = out->top_p = out->repetition_penalty = NAN;
 	out->positional = new_array((size_t)argc + 1, sizeof *out->positional);
 	if (!out->positional) return FAILED;
 	while (i < argc) {

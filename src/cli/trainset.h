@@ -11,8 +11,10 @@ typedef struct train_plan {
 	int64_t max_steps;                 /* UNSET = from epochs */
 	int64_t accumulation, batch_size, sequence_length, save_steps, eval_steps, seed;
 	double epochs; /* NAN = default */
-	int packing, completion_only;
-	const char *validation; /* in given */
+	int packing, by_length, completion_only;
+	int64_t data_memory;                    /* MiB */
+	double validation_split;                /* 0 = none */
+	const char *validation, *chat_template; /* in given */
 } train_plan;
 
 /* before: settings of the run that is taken up again, or NULL. */

@@ -361,6 +361,9 @@ lora_status lora__tok_post_read(lora__tok_build *b, const json_t *j);
 lora_status lora__tok_call_begin(const lora_tokenizer *t, lora__tok_call *c);
 void        lora__tok_call_end(lora__tok_call *c);
 
+/* Text between added tokens to ids. first: it begins the whole text. */
+lora_status lora__tok_gap(lora__tok_call *c, const char *text, size_t n, int first);
+
 /* From arrays. The parts of SentencePiece are made here; those of the other kinds come as src->parts. */
 lora_status lora__tokenizer_from_source(lora_context *ctx, const lora__tok_source *src, lora_tokenizer **out);
 lora_status lora__tok_source_vocab(lora__tok_build *b);

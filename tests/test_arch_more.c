@@ -24,6 +24,7 @@ static const struct row { const char *arch, *settings, *adapter; } rows[] = {
 	{ "t5", T5, "\"target_modules\":\"all-linear\"" },
 	{ "t5", T5 ",\"feed_forward_proj\":\"gated-gelu\",\"tie_word_embeddings\":false,\"num_decoder_layers\":3",
 	  "\"target_modules\":[\"q\",\"k\",\"wi_1\"],\"modules_to_save\":[\"lm_head\"]" },
+	{ "mixtral", SIZES ",\"num_key_value_heads\":2,\"num_local_experts\":3,\"num_experts_per_tok\":2", "\"target_modules\":\"all-linear\"" },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows, B = 3, T = 11, D = 6, VOCAB = 61 };
 

@@ -48,6 +48,7 @@ struct lora_model {
 	lora__gguf       *gguf;       /* metadata of the GGUF file that the model came from, or NULL; its tensors are in file */
 	lora__weight     *weights;
 	size_t            n_weights, cap_weights;
+	lora__map         weight_names; /* to numbers in weights */
 	lora_dtype        dtype;
 	int64_t           vocab, hidden, layers, max_positions, kv_width, n_parameters;
 	int64_t           eos, bos, pad;

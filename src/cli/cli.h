@@ -194,6 +194,8 @@ typedef struct session {
 } session;
 int session_context(session *s, const args *a);
 int session_model(session *s, const args *a);
+/* The same with a fresh classifier of n_labels classes on a base without a head; 0 = as -s num_labels, -a or --init say. */
+int session_model_as(session *s, const args *a, int64_t n_labels);
 int session_adapters(session *s, const args *a, int attach);
 int session_tokenizer(session *s, const char *path);
 void session_close(session *s);

@@ -76,7 +76,7 @@ static lora_view view(const lora__weight *w)
 static lora__node *append(lora__builder *b, const lora__op *op, int32_t n_in, const int32_t *in, int32_t n_out, int64_t cols)
 {
 	if (b->status) return NULL;
-	lora__node *n = lora__graph_add(&b->m->graph, op, b->layer, n_in, in, n_out, &cols);
+	lora__node *n = lora__graph_add(&b->m->graph, op, b->layer < 0 ? b->layer : b->layer + b->layer_base, n_in, in, n_out, &cols);
 	if (!n) b->status = LORA_E_MEMORY;
 	return n;
 }

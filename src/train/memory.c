@@ -11,9 +11,11 @@ static void find_products(const lora__graph *g, const lora__plan *p, unsigned ch
 	for (size_t i = 0; i < p->n_steps; i++) {
 		const lora__step *s = &p->steps[i];
 		const lora__node *n = s->node < 0 ? NULL : &g->nodes[s->node];
-		if (!n || !n->site) continue;
-		if (!s->backward || (n->op->flags & LORA__OP_LOSS)) products[n->site->index] |= FORWARD;
-		if (s->backward && s->din[0] >= 0) products[n->site->index] |= BACKWARD;
+		const lora__site *site;
+		for (int32_t k = 0; n && (site = lora__node_site(n, k)); k++) {
+			if (!s->backward || (n->op->flags & LORA__OP_LOSS)) products[site->index] |= FORWARD;
+			if (s->backward && s->din[0] >= 0) products[site->index] |= BACKWARD;
+		}
 	}
 }
 

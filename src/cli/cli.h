@@ -49,7 +49,7 @@ typedef struct setting_arg {
 struct args {
 	const command *cmd;
 	const char *model, *input, *output, *data, *config, *init, *prompt, *text, *tokens, *decode;
-	const char *backend, *dtype, *dtype_out;
+	const char *backend, *dtype, *dtype_out, *to;
 	int64_t count, threads, seed, top_k; /* UNSET when not given */
 	double temperature, top_p;           /* NAN when not given */
 	int json, quiet, grad, resume, force, no_special, ignore_eos, help;
@@ -189,6 +189,13 @@ int session_adapters(session *s, const args *a, int attach);
 int session_tokenizer(session *s, const char *path);
 void session_close(session *s);
 /* Member of a family as JSON, or NULL when there is none. */
+/* A GGUF file: 1 by its name or its first bytes. */
+int is_gguf(const char *path);
+/* lora_gguf_describe() as a tree, or NULL after a message. */
+json_t *gguf_description(lora_context *ctx, const char *path);
+/* Where a model is written: what is there may be replaced when it is of the same form, or with --force. *replace is what has to go first. */
+int check_output(const args *a, int gguf);
+int save_model(session *s, const args *a, int gguf, const char *weight_dtype);
 json_t *family_member(lora_context *ctx, const char *family, const char *member);
 int64_t peak_memory(void);
 

@@ -26,6 +26,16 @@ static lora_status bad(const reader *r, lora_status st, const char *key, const c
 /* "<0x..>" must be two hexadecimal digits. */
 static int bad_byte(const lora__tok_entry *e) { return e->type == LORA__TOK_BYTE && lora__tok_byte_token(e->s, e->n) < 0; }
 
+/* Ends of a turn or text are control tokens for llama.cpp, whatever the file calls them. */
+static int ends_text(const lora__tok_entry *e)
+{
+	static const char *const texts[] = { "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>",
+		"<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>" };
+	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+		if (strlen(texts[i]) == e->n && memcmp(texts[i], e->s, e->n) == 0) return 1;
+	return 0;
+}
+
 static lora_status read_tokens(reader *r)
 {
 	lora__gguf_value tokens, scores, types;
@@ -45,6 +55,7 @@ static lora_status read_tokens(reader *r)
 		uint32_t type = types.p ? lora__gguf_u32(r->g, types.p + 4 * i) : LORA__TOK_NORMAL;
 		e->score = scores.p ? lora__gguf_f32(r->g, scores.p + 4 * i) : 0;
 		e->type = type >= LORA__TOK_NORMAL && type <= LORA__TOK_BYTE ? (uint8_t)type : 0;
+		if (e->type == LORA__TOK_USER && ends_text(e)) e->type = LORA__TOK_CONTROL;
 		if (bad_byte(e))
 			return lora__fail_at(r->ctx, LORA_E_FORMAT, "tokenizer", "tokenizer.ggml.tokens", -1, "%s: token %llu is a byte, but \"%s\" is not <0xHH>", r->g->what,
 				(unsigned long long)i, lora__quote_n(e->s, e->n).text);
@@ -201,7 +212,7 @@ static lora_status chat(const reader *r, lora_tokenizer *t)
 
 lora_status lora__tokenizer_from_gguf(lora_context *ctx, const lora__gguf *g, lora_tokenizer **out)
 {
-	reader r = { .ctx = ctx, .g = g, .s = { .what = g->what, .bos = -1, .eos = -1, .parse_special = 1, .cut_user = 1, .show_control = 1 } };
+	reader r = { .ctx = ctx, .g = g, .s = { .what = g->what, .bos = -1, .eos = -1, .parse_special = 1, .cut_user = 1, .show_control = 1, .keep_prefix = 1 } };
 	lora__text_init(&r.words, ctx);
 	lora_status st = by_model(&r);
 	if (!st) st = lora__tokenizer_from_source(ctx, &r.s, out);

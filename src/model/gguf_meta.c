@@ -48,7 +48,7 @@ static double real(const writer *w, const char *key, double def)
 static int64_t file_type(lora_dtype d)
 {
 	static const struct { lora_dtype d; int64_t id; } types[] = { { LORA_F32, 0 }, { LORA_F16, 1 }, { LORA_Q4_0, 2 }, { LORA_Q4_1, 3 }, { LORA_Q8_0, 7 },
-		{ LORA_Q5_0, 8 }, { LORA_Q5_1, 9 }, { LORA_Q2_K, 10 }, { LORA_Q3_K, 11 }, { LORA_Q4_K, 14 }, { LORA_Q5_K, 16 }, { LORA_Q6_K, 18 }, { LORA_BF16, 32 } };
+		{ LORA_Q5_0, 8 }, { LORA_Q5_1, 9 }, { LORA_Q2_K, 10 }, { LORA_Q3_K, 12 }, { LORA_Q4_K, 14 }, { LORA_Q5_K, 16 }, { LORA_Q6_K, 18 }, { LORA_BF16, 32 } };
 	for (size_t i = 0; i < sizeof types / sizeof *types; i++)
 		if (types[i].d == d) return types[i].id;
 	return -1;

@@ -152,7 +152,7 @@ END_TEST
 /* Backward primitives with BF16 activations against the same in F32: the cases of a number differ by the rounding of their inputs only. */
 START_TEST(bf16_gradients)
 {
-	static const lora_prim prims[] = { LORA_PRIM_RMSNORM_BWD, LORA_PRIM_ROPE, LORA_PRIM_ATTENTION_BWD, LORA_PRIM_GATED_BWD };
+	static const lora_prim prims[] = { LORA_PRIM_RMSNORM_BWD, LORA_PRIM_ROPE, LORA_PRIM_ATTENTION_BWD, LORA_PRIM_GATED_BWD, LORA_PRIM_LAYERNORM_BWD };
 	lora_context *ctx = context("naive", 2);
 	double dot[12] = { 0 }, f[12] = { 0 }, h[12] = { 0 };
 	test_case a, b;
@@ -332,7 +332,7 @@ int main(void)
 	tcase_add_loop_test(c, naive_f32, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, naive_f64, 1, LORA_PRIM_COUNT);
 	tcase_add_loop_test(c, naive_bf16, 1, LORA_PRIM_COUNT);
-	tcase_add_loop_test(c, bf16_gradients, 0, 4);
+	tcase_add_loop_test(c, bf16_gradients, 0, 5);
 	TCase *p = tcase_create("plugins");
 	tcase_set_timeout(p, 300);
 	tcase_add_test(p, plugins);

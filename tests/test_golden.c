@@ -1,13 +1,23 @@
 /* The library against transformers and PEFT: models and adapters of tests/golden, logits, loss, every gradient and merged weights, in F32 on
- * every backend and in F64 on naive. References were computed in float64 (tests/golden/README.md). */
+ * every backend and in F64 on naive. References were computed in float64. LORA_GOLDEN names a folder with more of them (models/, peft/). */
+#include <unistd.h>
+
 #include "golden.h"
 
 static const char *const backends[] = { "naive", "auto" };
 static const char *const models[] = { "llama/model", "llama/model-bf16", "llama/model-f16", "llama/model-sharded", "llama-bias/model",
-	"llama-linear-rope/model", "llama-tied/model", "llama-yarn/model", "llama3/model" };
+	"llama-linear-rope/model", "llama-tied/model", "llama-yarn/model", "llama3/model", "qwen2/model", "qwen3/model", "gemma2/model", "gemma3_text/model",
+	"phi3/model", "gpt2/model", "gpt_neox/model", "opt/model", "olmo2/model", "smollm3/model", "starcoder2/model" };
 static const char *const adapters[] = { "lora-default", "lora-all-linear", "lora-regex", "lora-rslora", "lora-rank-alpha-pattern",
 	"lora-layers-to-transform", "lora-exclude-modules", "lora-dropout", "lora-negative-alpha", "lora-bf16-adapter", "lora-arch-llama-bias",
-	"lora-arch-llama-linear-rope", "lora-arch-llama-tied", "lora-arch-llama-yarn", "lora-arch-llama3" };
+	"lora-arch-llama-linear-rope", "lora-arch-llama-tied", "lora-arch-llama-yarn", "lora-arch-llama3", "lora-gemma2", "lora-phi3", "lora-gpt2-conv1d",
+	"lora-gpt_neox" };
+/* Only where LORA_GOLDEN has them. */
+static const char *const more_models[] = { "mistral/model", "mistral/model-bf16", "qwen2/model-bf16", "gemma/model", "gpt2/model-bf16", "gpt_neox-serial/model" };
+static const char *const more_adapters[] = { "lora-arch-gemma", "lora-arch-gemma3_text", "lora-arch-gpt_neox-serial", "lora-arch-mistral", "lora-arch-olmo2",
+	"lora-arch-opt", "lora-arch-qwen3", "lora-arch-smollm3", "lora-arch-starcoder2" };
+enum { N_MORE_MODELS = sizeof more_models / sizeof *more_models, N_MORE_ADAPTERS = sizeof more_adapters / sizeof *more_adapters };
+static const char *root = "tests/golden";
 enum { N_MODELS = sizeof models / sizeof *models, N_ADAPTERS = sizeof adapters / sizeof *adapters, N_BACKENDS = 2 };
 
 static lora_model *open_model(const char *path, const char *dtype)
@@ -60,21 +70,22 @@ static double tolerance_of(const json_t *c, const char *key) { return json_numbe
 
 static void one_model(const char *which, const char *backend, const char *dtype)
 {
-	char name[64], path[256], *slash;
+	char name[64], path[512], *slash;
 	snprintf(name, sizeof name, "%s", which);
 	slash = strchr(name, '/');
 	*slash = 0;
 	const char *twin = slash + 1;
-	json_t *c = golden_json("tests/golden/models/%s/case.json", name);
+	snprintf(path, sizeof path, "%s/models/%s/case.json", root, name);
+	json_t *c = golden_json("%s", path);
 	json_t *t = json_object_get(json_object_get(c, "twins"), twin);
 	const char *io_name = t ? json_string_value(json_object_get(t, "io")) : "io.safetensors";
 	golden_context(backend, 2);
-	snprintf(path, sizeof path, "tests/golden/models/%s", which);
+	snprintf(path, sizeof path, "%s/models/%s", root, which);
 	lora_model *m = open_model(path, dtype);
-	snprintf(path, sizeof path, "tests/golden/models/%s/%s", name, io_name);
+	snprintf(path, sizeof path, "%s/models/%s/%s", root, name, io_name);
 	lora__tensors io, inputs;
 	ck_ok(lora__safetensors_open(golden_ctx, path, &io));
-	snprintf(path, sizeof path, "tests/golden/models/%s/io.safetensors", name); /* twins share its inputs */
+	snprintf(path, sizeof path, "%s/models/%s/io.safetensors", root, name); /* twins share its inputs */
 	ck_ok(lora__safetensors_open(golden_ctx, path, &inputs));
 	int f64 = strcmp(dtype, "f64") == 0;
 	double loss = check_pass(m, &inputs, &io, f64 ? 1e-6 : tolerance_of(c, "logits_abs"));
@@ -93,19 +104,18 @@ START_TEST(model_f64) { one_model(models[_i], "naive", "f64"); }
 END_TEST
 
 /* The older spelling of config.json gives the same model. */
-START_TEST(config_v4)
+static void same_config(const char *which)
 {
-	char dir[128], command[2048];
-	snprintf(dir, sizeof dir, "build/tmp-config-v4-%d", _i);
+	char dir[128], command[3000], path[512];
+	snprintf(dir, sizeof dir, "build/tmp-config-v4-%d", (int)getpid());
 	char name[64];
-	snprintf(name, sizeof name, "%s", models[_i]);
+	snprintf(name, sizeof name, "%s", which);
 	*strchr(name, '/') = 0;
-	snprintf(command, sizeof command, "rm -rf %s && mkdir -p %s && cp tests/golden/models/%s/* %s/ && cp tests/golden/models/%s/config-v4.json %s/config.json", dir,
-		dir, models[_i], dir, name, dir);
+	snprintf(command, sizeof command, "rm -rf %s && mkdir -p %s && cp %s/models/%s/model.safetensors %s/ && cp %s/models/%s/config-v4.json %s/config.json", dir,
+		dir, root, which, dir, root, name, dir);
 	ck_assert_int_eq(system(command), 0);
 	golden_context("naive", 1);
-	char path[256];
-	snprintf(path, sizeof path, "tests/golden/models/%s", models[_i]);
+	snprintf(path, sizeof path, "%s/models/%s", root, which);
 	lora_model *a = open_model(path, "f32"), *b = open_model(dir, "f32");
 	int32_t ids[6] = { 5, 9, 13, 2, 40, 7 };
 	lora_batch batch = { .struct_size = sizeof batch, .n_sequences = 1, .length = 6, .input_ids = ids };
@@ -121,6 +131,8 @@ START_TEST(config_v4)
 	snprintf(command, sizeof command, "rm -rf %s", dir);
 	ck_assert_int_eq(system(command), 0);
 }
+
+START_TEST(config_v4) { same_config(models[_i]); }
 END_TEST
 
 static void check_gradients(lora_adapter *a, const lora__tensors *io, double relative)
@@ -172,17 +184,18 @@ static void check_merged(lora_model *m, lora_adapter *a, const lora__tensors *io
 
 static void one_adapter(const char *name, const char *backend, const char *dtype)
 {
-	char path[256];
-	json_t *c = golden_json("tests/golden/peft/%s/case.json", name);
+	char path[512];
+	snprintf(path, sizeof path, "%s/peft/%s/case.json", root, name);
+	json_t *c = golden_json("%s", path);
 	golden_context(backend, 2);
-	snprintf(path, sizeof path, "tests/golden/%s/model", json_string_value(json_object_get(c, "base")));
+	snprintf(path, sizeof path, "%s/%s/model", root, json_string_value(json_object_get(c, "base")));
 	lora_model *m = open_model(path, dtype);
 	lora_adapter *a;
 	lora__tensors io;
-	snprintf(path, sizeof path, "tests/golden/peft/%s/adapter", name);
+	snprintf(path, sizeof path, "%s/peft/%s/adapter", root, name);
 	ck_ok(lora_adapter_open(m, path, NULL, &a));
 	ck_ok(lora_adapter_attach(a, 1.0));
-	snprintf(path, sizeof path, "tests/golden/peft/%s/io.safetensors", name);
+	snprintf(path, sizeof path, "%s/peft/%s/io.safetensors", root, name);
 	ck_ok(lora__safetensors_open(golden_ctx, path, &io));
 	int f64 = strcmp(dtype, "f64") == 0;
 	double loss = check_pass(m, &io, &io, f64 ? 1e-6 : tolerance_of(c, "logits_abs"));
@@ -202,6 +215,23 @@ END_TEST
 START_TEST(adapter_f64) { one_adapter(adapters[_i], "naive", "f64"); }
 END_TEST
 
+/* The whole set of references, when there is one on this machine. */
+START_TEST(more)
+{
+	root = getenv("LORA_GOLDEN");
+	if (!root || !*root) {
+		if (_i == 0) fprintf(stderr, "skipped: more models and adapters: LORA_GOLDEN is not set\n");
+		return;
+	}
+	for (int b = 0; b <= N_BACKENDS; b++) {
+		const char *backend = b < N_BACKENDS ? backends[b] : "naive", *dtype = b < N_BACKENDS ? "f32" : "f64";
+		if (_i < N_MORE_MODELS) one_model(more_models[_i], backend, dtype);
+		else one_adapter(more_adapters[_i - N_MORE_MODELS], backend, dtype);
+	}
+	if (_i < N_MORE_MODELS && strstr(more_models[_i], "/model-") == NULL) same_config(more_models[_i]);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("golden");
@@ -212,6 +242,7 @@ int main(void)
 	tcase_add_loop_test(t, config_v4, 4, N_MODELS);
 	tcase_add_loop_test(t, adapter_f32, 0, N_ADAPTERS * N_BACKENDS);
 	tcase_add_loop_test(t, adapter_f64, 0, N_ADAPTERS);
+	tcase_add_loop_test(t, more, 0, N_MORE_MODELS + N_MORE_ADAPTERS);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);

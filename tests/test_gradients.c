@@ -78,7 +78,7 @@ static void teardown(void) { lora_context_destroy(ctx); }
 
 /* ---- RMSNORM ---- */
 enum { NR = 5, ND = 33 };
-static struct { double x[NR * ND], w[ND], dy[NR * ND], y[NR * ND], rstd[NR], offset; } norm;
+static struct { double x[NR * ND], w[ND + 1], dy[NR * ND], y[NR * ND], rstd[NR], offset; } norm;
 
 static double norm_of(void *arg, const double *x)
 {
@@ -97,6 +97,29 @@ START_TEST(rmsnorm)
 	run(&(lora_call){ .prim = LORA_PRIM_RMSNORM_BWD, .n_views = 5, .f = { norm.offset, 0 },
 		.v = { mat(dx, NR, ND), mat(norm.x, NR, ND), lora__view1(norm.w, LORA_F64, ND), lora__view1(norm.rstd, LORA_F64, NR), mat(norm.dy, NR, ND) } });
 	check_gradient("rmsnorm", norm_of, NULL, norm.x, dx, NR * ND);
+}
+END_TEST
+
+/* ---- LAYERNORM ---- */
+static double norm_mean[NR];
+
+static double layernorm_of(void *arg, const double *x)
+{
+	(void)arg;
+	run(&(lora_call){ .prim = LORA_PRIM_LAYERNORM, .n_views = 6, .f = { 1e-5 }, .v = { mat(norm.y, NR, ND), mat(x, NR, ND), lora__view1(norm.w, LORA_F64, ND),
+		lora__view1(norm.w + 1, LORA_F64, ND), lora__view1(norm_mean, LORA_F64, NR), lora__view1(norm.rstd, LORA_F64, NR) } });
+	return weighted(norm.y, norm.dy, NR * ND);
+}
+
+START_TEST(layernorm)
+{
+	static double dx[NR * ND];
+	fill(norm.x, NR * ND), fill(norm.w, ND + 1), fill(norm.dy, NR * ND), fill(dx, NR * ND);
+	layernorm_of(NULL, norm.x);
+	run(&(lora_call){ .prim = LORA_PRIM_LAYERNORM_BWD, .n_views = 6, .f = { 0 },
+		.v = { mat(dx, NR, ND), mat(norm.x, NR, ND), lora__view1(norm.w, LORA_F64, ND), lora__view1(norm_mean, LORA_F64, NR),
+			lora__view1(norm.rstd, LORA_F64, NR), mat(norm.dy, NR, ND) } });
+	check_gradient("layernorm", layernorm_of, NULL, norm.x, dx, NR * ND);
 }
 END_TEST
 
@@ -287,6 +310,7 @@ int main(void)
 	tcase_set_timeout(c, 120);
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_add_loop_test(c, rmsnorm, 0, 2);
+	tcase_add_test(c, layernorm);
 	tcase_add_loop_test(c, gated, 0, 8);
 	tcase_add_loop_test(c, xent, 0, 2);
 	tcase_add_test(c, rope);

@@ -35,7 +35,8 @@ typedef struct lora_view {
 typedef int32_t lora_prim;
 enum {
 	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in F64 when one of them is, else F32.
-	 * When A is BF16, a backend may round a B of F32 or F16 to BF16 first and take subnormals for zero. With packed set, v2 still tells B's sizes; its data may be NULL where
+	 * With v3 A2[m,r] and v4 B2[r,n] also + f2 * A2 B2 (LoRA's product in the same pass over C); a backend that does not know them refuses the call,
+	 * and the core runs it as two. When A is BF16, a backend may round a B of F32 or F16 to BF16 first and take subnormals for zero. With packed set, v2 still tells B's sizes; its data may be NULL where
 	 * supports() takes that. */
 	LORA_PRIM_GEMM = 1,
 	/* v0 out[n,d] = cast(v1 in[n,d]); any strides and float types; round to nearest even */
@@ -86,10 +87,24 @@ enum {
 	/* SGD, all wide: v0 p, v1 g (read), v2 buf[n] (data NULL without momentum); f0 lr, f1 momentum, f2 dampening, f3 weight decay, f4 gradient factor;
 	 * i0 1 = nesterov, i1 1 = first step (buf = g) */
 	LORA_PRIM_SGD = 19,
-	LORA_PRIM_COUNT = 20
+	/* v0 y[n,d] = (v1 x - mean) * rstd * v2 w[d] + v3 b[d] (b's data NULL: none); v4 mean[n], v5 rstd[n] wide (written); f0 eps; the variance is the
+	 * biased one. arXiv:1607.06450 eq. 3 */
+	LORA_PRIM_LAYERNORM = 20,
+	/* v0 dx[n,d] = f0 * dx + ...; v1 x, v2 w[d], v3 mean[n], v4 rstd[n] wide, v5 dy[n,d] */
+	LORA_PRIM_LAYERNORM_BWD = 21,
+	/* v0 w[n,k] wide (written); v1 x[n,m]; v2 ids[n,k] I32 (written): the k largest x of each row in falling order, the lower index first among
+	 * equals, and w = exp(x) over its sum over the row (i0 0) or over the chosen ones (i0 1). arXiv:2401.04088 section 2.1 */
+	LORA_PRIM_TOPK = 22,
+	/* v0 dx[n,m] (overwritten); v1 x, v2 ids[n,k] I32, v3 dw[n,k] wide; i0 as forward */
+	LORA_PRIM_TOPK_BWD = 23,
+	/* v0 y[n,d] = v1 x[n,d] * v2 s[n] wide; in place allowed */
+	LORA_PRIM_ROWSCALE = 24,
+	/* v0 out[n] wide = sums over d of v1 a[n,d] * v2 b[n,d] */
+	LORA_PRIM_ROWDOT = 25,
+	LORA_PRIM_COUNT = 26
 };
 
-enum { LORA_ACT_SILU = 1, LORA_ACT_GELU_TANH = 2, LORA_ACT_GELU = 3, LORA_ACT_RELU = 4 };
+enum { LORA_ACT_SILU = 1, LORA_ACT_GELU_TANH = 2, LORA_ACT_GELU = 3, LORA_ACT_RELU = 4, LORA_ACT_TANH = 5 };
 
 /* One primitive call. */
 typedef struct lora_call {
@@ -162,6 +177,9 @@ typedef struct lora_backend_v1 {
 	/* members above: v1 */
 	/* Optional: the same for activations (A) of dtype real, where weight_pack takes those of b's dtype: F32 activations of half weights. */
 	lora_status (*weight_pack_as)(void *self, const lora_view *b, lora_dtype real, void **packed, uint64_t *bytes);
+	/* Optional: about what the instance will come to hold beside packed weights (scratch, kernels made at run time) when it works on a model with
+	 * activations of dtype real whose widest matrix has widest columns; an estimate is made with it. */
+	uint64_t (*working_bytes)(void *self, lora_dtype real, int64_t widest);
 } lora_backend_v1;
 
 /* The one symbol that a plug-in exports.

@@ -38,10 +38,12 @@ typedef struct lora_batch {
 	int64_t        length;            /* T */
 	const int32_t *input_ids;         /* [B,T] */
 	const int32_t *attention_mask;    /* [B,T] 0 or 1; NULL = all 1. Left and right padding; padded rows are never computed */
-	const int32_t *position_ids;      /* [B,T]; NULL = 0..T-1 within the unpadded row, as transformers' generate does */
-	const int32_t *token_type_ids;    /* [B,T] */
-	const int32_t *labels;            /* [B,T] not shifted (-100 = ignored), or [B] for classifiers */
-	const int32_t *decoder_input_ids; /* [B,decoder_length] */
+	const int32_t *position_ids;      /* [B,T]; NULL = 0..T-1 within the unpadded row, as transformers' generate does (BERT: columns 0..T-1;
+	                                   * RoBERTa: from the padding id + 1; both as transformers) */
+	const int32_t *token_type_ids;    /* [B,T]; NULL = 0. Models without token types ignore them */
+	const int32_t *labels;            /* [B,T] not shifted (-100 = ignored); [B] for classifiers; [B,decoder_length] for encoder-decoder models, label t
+	                                   * against decoder position t */
+	const int32_t *decoder_input_ids; /* [B,decoder_length]; NULL = the labels shifted right by one, behind the decoder's start token */
 	int64_t        decoder_length;
 	const int32_t *adapter_rows;      /* [B] index into adapters for each sequence, -1 = none; NULL = every attached adapter on every row */
 	lora_adapter *const *adapters;    /* the adapters that adapter_rows counts */
@@ -66,7 +68,10 @@ typedef struct lora_model_info {
 	int64_t     eos_token_id;     /* -1 = none */
 	int64_t     bos_token_id;     /* -1 = none */
 	int64_t     pad_token_id;     /* -1 = none */
-	int64_t     n_labels;         /* 0 for causal language models */
+	int64_t     n_labels;         /* classes of a classifier; 0 = tokens are predicted */
+	int32_t     has_head;         /* 0: hidden states only (lora_model_hidden) */
+	int32_t     has_decoder;      /* 1: encoder-decoder; lora_batch has decoder_input_ids */
+	int64_t     decoder_start_token_id; /* -1 = none */
 } lora_model_info;
 
 /* Name of an element type: "F32", "Q4_K"; "?" for unknown ones.
@@ -93,7 +98,7 @@ LORA_API lora_status lora_model_add_site(lora_model *m, const lora_site_info *de
 /* Open a model: an HF directory (config.json with model.safetensors or a sharded index), a .safetensors file with config.json beside it, or a
  * .gguf file (of a split model the first part). Weights are mapped, not copied; quantised ones stay quantised in memory.
  * path     UTF-8, borrowed for the call
- * settings of family "model": dtype ("auto", "f32", "bf16", "f64"); may be NULL
+ * settings of family "model": dtype ("auto", "f32", "bf16", "f64"); num_labels (a classifier on top of an encoder that has none); may be NULL
  * out      returned owned
  * Errors   LORA_E_IO, LORA_E_NOTFOUND, LORA_E_FORMAT, LORA_E_LIMIT, LORA_E_SHAPE, LORA_E_DTYPE; LORA_E_UNSUPPORTED an architecture or a
  *          key of the config, by name; LORA_E_MEMORY
@@ -165,6 +170,14 @@ LORA_API lora_status lora_model_find_site(const lora_model *m, const char *name,
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *logits, size_t bytes);
+
+/* Hidden states: what the head reads, after the final norm (of an encoder: the last block's output; of an encoder-decoder model: the decoder's).
+ * hidden   F32 [B,T,hidden_size], [B,decoder_length,hidden_size] of an encoder-decoder model; rows that the mask drops are zero
+ * bytes    size of hidden
+ * Errors   as lora_model_forward
+ * Thread   exclusive(model)
+ * Since    0.1 */
+LORA_API lora_status lora_model_hidden(lora_model *m, const lora_batch *batch, float *hidden, size_t bytes);
 
 /* Mean cross-entropy in nat over the labelled tokens (label t+1 against position t, as transformers shifts them).
  * loss     mean over counted tokens; 0 when there are none

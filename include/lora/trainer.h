@@ -46,6 +46,40 @@ LORA_API lora_status lora_trainer_create(lora_model *m, lora_adapter *a, lora_op
  * Since    0.1 */
 LORA_API lora_status lora_trainer_set_progress(lora_trainer *t, lora_progress_fn fn, void *user);
 
+/* Memory that training takes, in bytes. */
+typedef struct lora_memory_estimate {
+	uint32_t struct_size;
+	int32_t  reserved;
+	int64_t  tokens;      /* rows that the estimate is for */
+	uint64_t weights;     /* frozen weights that stay in memory as they are; pages of packed ones are given back */
+	uint64_t packed;      /* frozen weights in the backend's layout */
+	uint64_t adapter;     /* parameters and gradients */
+	uint64_t optimizer;   /* its state */
+	uint64_t activations; /* kept between forward and backward */
+	uint64_t scratch;     /* of single operations */
+	uint64_t other;       /* all else that the context holds: names, tables, plans */
+	uint64_t backend;     /* about what the backend keeps for itself: scratch, kernels made at run time */
+	uint64_t allocated;   /* what lora_context_memory() will tell, the backend's own apart: all of the above but mapped weights */
+	uint64_t peak;        /* the sum: resident memory, the program and its data apart */
+} lora_memory_estimate;
+
+/* What training on micro-batches of this shape will take, computed from the plan that will run; nothing large is allocated and nothing computed.
+ * n_sequences, length  of the largest micro-batch
+ * tokens   of them without padding; 0 = all
+ * out      caller's memory; out->struct_size must be set by the caller
+ * Errors   LORA_E_ARGUMENT; LORA_E_STATE the adapter is not attached or merged; LORA_E_MEMORY
+ * Thread   exclusive(model)
+ * Since    0.1 */
+LORA_API lora_status lora_trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens, lora_memory_estimate *out);
+
+/* Take that memory now: the arena and all tables. Weights are packed by the first step; later ones, on batches that are no larger, allocate nothing.
+ * Without this call the first step reserves for its own batch.
+ * n_sequences, length, tokens  as of lora_trainer_estimate()
+ * Errors   as lora_trainer_estimate()
+ * Thread   exclusive(model)
+ * Since    0.1 */
+LORA_API lora_status lora_trainer_reserve(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens);
+
 /* One micro-batch: forward, backward, and the update when gradient_accumulation_steps batches are in.
  * batch    borrowed for the call; labels required
  * metrics  may be NULL; struct_size set by the caller

@@ -4,55 +4,98 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Sizes of the tensor that a part has its role in: for a part of a parameter, of all experts together. */
 static int64_t dim_of(const lora__part *p, int8_t which)
 {
-	return which == LORA__DIM_RANK ? p->rank : which == LORA__DIM_IN ? p->slot.site->in : p->slot.site->out;
+	const lora__site *s = p->slot.site;
+	int shared = p->how == LORA__PARAMETER;
+	if (which == LORA__DIM_RANK) return shared ? p->rank * s->param_n : p->rank;
+	return which == LORA__DIM_IN ? s->in : shared ? s->param_out : s->out;
 }
 
-static size_t n_roles(const lora__kind *k)
+static const lora__role *roles_of(const lora_adapter *a, const lora__part *p)
+{
+	static const lora__role whole[] = { { "weight", 2, { LORA__DIM_OUT, LORA__DIM_IN } }, { "bias", 1, { LORA__DIM_OUT } }, { 0 } };
+	static const lora__role bare[] = { { "weight", 2, { LORA__DIM_OUT, LORA__DIM_IN } }, { 0 } };
+	return p->how != LORA__WHOLE ? a->kind->roles : p->slot.site->bias.data ? whole : bare;
+}
+
+static size_t n_roles(const lora__role *r)
 {
 	size_t n = 0;
-	while (k->roles[n].leaf) n++;
+	while (r[n].leaf) n++;
 	return n;
 }
 
-static lora_status name_tensor(lora_adapter *a, lora__ptensor *t, const char *site, const char *leaf)
+/* The part before this one that has its tensors already, or NULL. */
+static const lora__part *sharer(const lora_adapter *a, const lora__part *p)
 {
-	lora__text s;
-	lora__text_init(&s, a->ctx);
-	lora__text_printf(&s, "base_model.model.%s.%s", site, leaf);
-	t->name = s.data;
-	return s.status;
+	if (p->how != LORA__PARAMETER) return NULL;
+	for (const lora__part *q = p; q-- > a->parts;)
+		if (q->how == LORA__PARAMETER && strcmp(q->slot.site->param, p->slot.site->param) == 0) return q;
+	return NULL;
 }
 
-static lora_status add_tensors(lora_adapter *a)
+/* Where this part's share begins and how it lies. Stacked: rows of A expert by expert; columns of B with the expert's number running fastest
+ * (PEFT's ParamWrapper). */
+static void place(lora__part *p, const lora__role *role, int k, const lora__ptensor *t)
 {
-	size_t roles = n_roles(a->kind);
-	if (!(a->tensors = lora__calloc(a->ctx, a->n_parts * roles, sizeof *a->tensors))) return LORA_E_MEMORY;
-	for (size_t i = 0; i < a->n_parts; i++) {
-		for (size_t k = 0; k < roles; k++) {
-			const lora__role *role = &a->kind->roles[k];
-			lora__ptensor *t = &a->tensors[a->n_tensors++];
-			*t = (lora__ptensor){ .part = (int64_t)i, .role = (int32_t)k, .rank = role->rank, .offset = a->n_params };
-			uint64_t n = 1;
-			for (int d = 0; d < role->rank; d++) {
-				t->shape[d] = dim_of(&a->parts[i], role->dim[d]);
-				if (!lora__mul_u64(n, (uint64_t)t->shape[d], &n) || n > INT64_MAX / 16)
-					return lora__fail(a->ctx, LORA_E_LIMIT, "adapter", "the parameters at %s are too many", a->parts[i].slot.site->name);
-			}
-			t->n = (size_t)n;
-			a->n_params += t->n;
-			lora_status st = name_tensor(a, t, a->parts[i].slot.site->name, role->leaf);
-			if (st) return st;
-		}
+	const lora__site *s = p->slot.site;
+	p->stride[k][0] = t->rank == 2 ? t->shape[1] : 1, p->stride[k][1] = 1;
+	p->at[k] = t->offset;
+	if (p->how != LORA__PARAMETER) return;
+	if (role->dim[0] == LORA__DIM_RANK) p->at[k] += (size_t)(s->param_at * p->rank * t->shape[1]);
+	else p->at[k] += (size_t)(s->param_row * t->shape[1] + s->param_at), p->stride[k][1] = s->param_n;
+}
+
+static lora_status add_tensor(lora_adapter *a, const lora__part *p, const lora__role *role, int k, const char *module)
+{
+	lora__ptensor *t = &a->tensors[a->n_tensors++];
+	lora__text name;
+	uint64_t n = 1;
+	*t = (lora__ptensor){ .part = p - a->parts, .role = k, .rank = role->rank, .offset = a->n_params };
+	for (int d = 0; d < role->rank; d++) {
+		t->shape[d] = dim_of(p, role->dim[d]);
+		if (!lora__mul_u64(n, (uint64_t)t->shape[d], &n) || n > INT64_MAX / 16)
+			return lora__fail(a->ctx, LORA_E_LIMIT, "adapter", "the parameters at %s are too many", p->slot.site->name);
 	}
-	return LORA_OK;
+	t->n = (size_t)n;
+	a->n_params += t->n;
+	lora__text_init(&name, a->ctx);
+	lora__text_printf(&name, "base_model.model.%s.%s", module, role->leaf);
+	t->name = name.data;
+	return name.status;
+}
+
+static lora_status add_tensors(lora_adapter *a, const char *chosen)
+{
+	lora__text module;
+	lora_status st = LORA_OK;
+	size_t most = n_roles(a->kind->roles) > 2 ? n_roles(a->kind->roles) : 2;
+	if (!(a->tensors = lora__calloc(a->ctx, a->n_parts * most, sizeof *a->tensors))) return LORA_E_MEMORY;
+	for (size_t i = 0; i < a->n_parts && st == LORA_OK; i++) {
+		lora__part *p = &a->parts[i];
+		const lora__part *with = sharer(a, p);
+		const lora__role *role = roles_of(a, p);
+		lora__text_init(&module, a->ctx);
+		if (!with) st = lora__target_module(a->sites, chosen, (size_t)p->slot.site->index, &module);
+		for (int k = 0; role[k].leaf && st == LORA_OK; k++) {
+			if (!with) st = add_tensor(a, p, &role[k], k, module.data);
+			const lora__ptensor *t = with ? &a->tensors[with->tensor[k]] : &a->tensors[a->n_tensors - 1];
+			place(p, &role[k], k, t);
+			p->tensor[k] = (int32_t)(t - a->tensors);
+		}
+		lora__text_free(&module);
+	}
+	return st;
 }
 
 static lora_status add_memory(lora_adapter *a)
 {
 	if (!(a->params = lora__calloc(a->ctx, a->n_params, sizeof *a->params))) return LORA_E_MEMORY;
-	for (size_t i = 0; i < a->n_tensors; i++) a->parts[a->tensors[i].part].param[a->tensors[i].role] = a->params + a->tensors[i].offset;
+	for (size_t i = 0; i < a->n_parts; i++)
+		for (int k = 0; k < LORA__MAX_ROLES; k++)
+			if (a->parts[i].tensor[k] >= 0) a->parts[i].param[k] = a->params + a->parts[i].at[k];
 	return LORA_OK;
 }
 
@@ -61,8 +104,47 @@ lora_status lora__adapter_need_grads(lora_adapter *a)
 	if (a->grads) return LORA_OK;
 	size_t each = lora__dtype_size(lora__wide(a->sites->real));
 	if (!(a->grads = lora__calloc(a->ctx, a->n_params, each))) return LORA_E_MEMORY;
-	for (size_t i = 0; i < a->n_tensors; i++) a->parts[a->tensors[i].part].grad[a->tensors[i].role] = a->grads + a->tensors[i].offset * each;
+	for (size_t i = 0; i < a->n_parts; i++)
+		for (int k = 0; k < LORA__MAX_ROLES; k++)
+			if (a->parts[i].tensor[k] >= 0) a->parts[i].grad[k] = a->grads + a->parts[i].at[k] * each;
 	return LORA_OK;
+}
+
+static lora_status add_part(lora_adapter *a, lora__site *site, int how, const lora_settings *settings)
+{
+	lora__part *p = &a->parts[a->n_parts++];
+	p->slot = (lora__slot){ .ops = how == LORA__WHOLE ? &lora__whole_ops : a->kind->ops, .adapter = a, .site = site, .attach_scale = 1, .trainable = 1,
+		.whole = how == LORA__WHOLE };
+	p->how = how;
+	for (int k = 0; k < LORA__MAX_ROLES; k++) p->tensor[k] = -1;
+	if (how == LORA__WHOLE && (site->flags & LORA_SITE_HOST))
+		return lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "modules_to_save", -1, "modules_to_save: %s is a weight of the host", site->name);
+	if (how == LORA__WHOLE) return LORA_OK;
+	lora_status st = a->kind->configure(a->ctx, settings, p);
+	if (st == LORA_OK && how == LORA__PARAMETER && p->dropout > 0)
+		st = lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "lora_dropout", -1, "lora_dropout does not go with target_parameters (as in PEFT)");
+	return st;
+}
+
+/* Modules to be trained as a whole begin as they are in the base. */
+static void copy_base(lora_adapter *a)
+{
+	for (size_t i = 0; i < a->n_parts; i++) {
+		lora__part *p = &a->parts[i];
+		const lora__site *s = p->slot.site;
+		if (p->how != LORA__WHOLE) continue;
+		if (lora__site_is_quant(s)) {
+			lora__site_rows(s, s->data, 0, s->out, LORA_F32, p->param[0]);
+			if (p->tensor[1] >= 0) lora__convert(p->param[1], LORA_F32, s->bias.data, s->bias.dtype, (size_t)s->out);
+			continue;
+		}
+		lora_view from = lora__site_weight(s);
+		for (int64_t r = 0; r < s->out; r++)
+			for (int64_t c = 0; from.stride[1] != 1 && c < s->in; c++)
+				lora__convert(p->param[0] + r * s->in + c, LORA_F32, (const char *)from.data + lora__dtype_size(s->dtype) * (size_t)(r + c * from.stride[1]), s->dtype, 1);
+		if (from.stride[1] == 1) lora__convert(p->param[0], LORA_F32, from.data, s->dtype, (size_t)(s->out * s->in));
+		if (p->tensor[1] >= 0) lora__convert(p->param[1], LORA_F32, s->bias.data, s->bias.dtype, (size_t)s->out);
+	}
 }
 
 lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_settings *settings, const char *name, const char *chosen,
@@ -82,13 +164,11 @@ lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_s
 	for (size_t i = 0; i < sites->n; i++) n += chosen[i] != 0;
 	if (st == LORA_OK && !(a->parts = lora__calloc(ctx, n, sizeof *a->parts))) st = LORA_E_MEMORY;
 	for (size_t i = 0; i < sites->n && st == LORA_OK; i++) {
-		if (!chosen[i]) continue;
-		lora__part *p = &a->parts[a->n_parts++];
-		p->slot = (lora__slot){ .ops = kind->ops, .adapter = a, .site = sites->list[i], .attach_scale = 1, .trainable = 1 };
-		st = kind->configure(ctx, settings, p);
+		if (chosen[i]) st = add_part(a, sites->list[i], chosen[i], settings);
 	}
-	if (st == LORA_OK) st = add_tensors(a);
+	if (st == LORA_OK) st = add_tensors(a, chosen);
 	if (st == LORA_OK) st = add_memory(a);
+	if (st == LORA_OK) copy_base(a);
 	if (st) {
 		lora__adapter_release(a);
 		return st;

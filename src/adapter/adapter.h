@@ -9,20 +9,28 @@
 
 enum { LORA__MAX_ROLES = 4 };
 
+/* How a site was chosen: by target_modules; by target_parameters, as a part of a bare parameter; by modules_to_save, to be trained as a whole. */
+enum { LORA__CHOSEN = 1, LORA__PARAMETER = 2, LORA__WHOLE = 3 };
+
 /* Sizes that a role's shape is made of. */
 enum { LORA__DIM_RANK = 1, LORA__DIM_IN = 2, LORA__DIM_OUT = 3 };
 
 /* One tensor that a kind keeps per site. leaf is PEFT's name behind the module path. */
 typedef struct lora__role { const char *leaf; int8_t rank; int8_t dim[2]; } lora__role;
 
-/* One adapter on one site. slot must be first: the site sees that part. */
+/* One adapter on one site. slot must be first: the site sees that part. Sites that are parts of one parameter share its tensors: param and grad
+ * point to the first element of this site's share, stride says how it lies there. */
 typedef struct lora__part {
 	lora__slot slot;
+	int        how;      /* LORA__CHOSEN, ... */
 	int64_t    rank;
 	double     scaling;  /* the adapter's own scale at this site: lora_alpha / r, or lora_alpha / sqrt(r) */
 	double     dropout;
 	float     *param[LORA__MAX_ROLES]; /* into the adapter's flat params */
 	char      *grad[LORA__MAX_ROLES];  /* into the adapter's flat grads; wide type */
+	int64_t    stride[LORA__MAX_ROLES][2];
+	int32_t    tensor[LORA__MAX_ROLES]; /* numbers in the adapter's tensors, -1 = none */
+	size_t     at[LORA__MAX_ROLES];     /* offset of the share in params */
 } lora__part;
 
 enum { LORA__KIND_LINEAR = 1, LORA__KIND_MERGEABLE = 2, LORA__KIND_IDENTITY_AT_INIT = 4 };
@@ -50,7 +58,7 @@ extern const lora__kind *const lora__kinds[]; /* NULL-ended */
 const lora__kind *lora__kind_find(const char *name);
 const lora__kind *lora__kind_of_peft(const char *peft_type);
 
-/* A parameter tensor of an adapter, in saving order. */
+/* A parameter tensor of an adapter, in saving order; part: the first that uses it. */
 typedef struct lora__ptensor { char *name; int64_t part; int32_t role, rank; int64_t shape[2]; size_t offset, n; } lora__ptensor;
 
 struct lora_adapter {
@@ -74,9 +82,15 @@ struct lora_adapter {
 	lora_status (*unmerge)(lora_adapter *a); /* set by the merge layer while merged: the last release calls it */
 };
 
-/* Sites that target_modules, exclude_modules, layers_to_transform and layers_pattern choose, as PEFT does. chosen[n sites] is filled with
- * 0 or 1. LORA_E_NOTFOUND with near names when nothing matches. */
+/* Sites that target_modules, exclude_modules, layers_to_transform, layers_pattern, target_parameters and modules_to_save choose, as PEFT does.
+ * chosen[n sites] is filled with 0 or LORA__CHOSEN and its like. LORA_E_NOTFOUND with near names when nothing matches. */
 lora_status lora__target_sites(lora_context *ctx, const lora__sites *sites, const lora_settings *s, char *chosen, size_t *n_chosen);
+/* Module path by which PEFT names the tensors of site i, of which the caller knows how it is chosen. */
+lora_status lora__target_module(const lora__sites *sites, const char *chosen, size_t i, lora__text *out);
+/* What rank_pattern and alpha_pattern are held against. */
+static inline const char *lora__part_key(const lora__part *p) { return p->how == LORA__PARAMETER ? p->slot.site->param : p->slot.site->name; }
+/* With task_type SEQ_CLS, PEFT adds the classifier's usual names to modules_to_save; so does this. */
+lora_status lora__target_complete(lora_context *ctx, lora_settings *s);
 /* PEFT's pattern lookup for rank_pattern and alpha_pattern: the first key k with name ~ (.*\.)?(k)$; NULL when none. */
 lora_status lora__pattern_value(lora_context *ctx, const json_t *map, const char *name, const json_t **out);
 /* Full match of a regular expression (PCRE2, with limits against exponential patterns). */
@@ -88,6 +102,7 @@ lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_s
 void        lora__adapter_retain(lora_adapter *a);
 /* The last release unmerges and detaches first. When even unmerging has no memory, the adapter stays alive with its model. */
 void        lora__adapter_release(lora_adapter *a);
+extern const lora__slot_ops lora__whole_ops; /* of parts with LORA__WHOLE */
 /* Put on the chain of every site, or none; and off again. */
 lora_status lora__adapter_attach(lora_adapter *a, double scale);
 void        lora__adapter_detach(lora_adapter *a);

@@ -312,6 +312,10 @@ lora_status lora__adapter_save_gguf(lora_adapter *a, const char *path, lora_dtyp
 	writer w = { .a = a, .ctx = a->ctx, .dtype = dtype };
 	if (!a->sites->gguf) return lora__fail(a->ctx, LORA_E_UNSUPPORTED, "adapter", "adapters of this model's architecture can't be written to GGUF");
 	if (strcmp(a->kind->peft_type, "LORA")) return lora__fail(a->ctx, LORA_E_UNSUPPORTED, "adapter", "GGUF can't carry adapters of kind %s", a->kind->m.name);
+	for (size_t i = 0; i < a->n_parts; i++)
+		if (a->parts[i].how != LORA__CHOSEN)
+			return lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", a->parts[i].slot.site->name, -1, "GGUF can't carry %s of %s",
+				a->parts[i].how == LORA__WHOLE ? "the whole weight (modules_to_save)" : "an adapted parameter (target_parameters)", a->parts[i].slot.site->name);
 	w.alpha = file_alpha(a);
 	w.list = lora__calloc(a->ctx, a->n_tensors, sizeof *w.list);
 	w.names = lora__calloc(a->ctx, a->n_tensors, NAME);

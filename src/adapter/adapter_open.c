@@ -12,9 +12,6 @@ static const lora__param open_params[] = {
 };
 const lora__member lora__adapter_open_member = { "adapter_open", "settings of opening an adapter", "liblora", open_params };
 
-/* One module of the file: which tensor fills which role. */
-typedef struct found { const lora__tensor *role[LORA__MAX_ROLES]; } found;
-
 typedef struct loader {
 	lora_context          *ctx;
 	lora__sites           *sites;
@@ -23,8 +20,12 @@ typedef struct loader {
 	const lora_settings   *options;
 	lora_settings         *settings;
 	json_t                *extra;
-	found                 *found;  /* [sites] */
-	char                  *chosen; /* [sites] */
+	char                  *wanted; /* [sites] by the configuration */
+	char                  *chosen; /* [sites] by the tensors */
+	lora__map              modules; /* of parameters and modules trained as a whole: name to site */
+	lora__map              names;   /* canonical name of each tensor to its number */
+	char                 **keys;    /* what the maps' keys lie in */
+	size_t                 n_keys, cap_keys;
 } loader;
 
 static int known(const lora__kind *k, const char *key)
@@ -52,20 +53,24 @@ static lora_status read_settings(loader *l, const lora__peft_config *config)
 	return st;
 }
 
-/* The site of a module path; a "model." level too many or too few is forgiven when the answer is one. */
+/* The site of a module path; a level "model.", "bert." or "roberta." too many or too few is forgiven when the answer is one. */
 static lora_status find_site(const loader *l, const char *module, size_t n, lora__site **out)
 {
+	static const char *const levels[] = { "model.", "bert.", "roberta." };
 	char path[512];
 	*out = NULL;
-	if (n + 7 > sizeof path) return LORA_OK;
+	if (n + 9 > sizeof path) return LORA_OK;
 	snprintf(path, sizeof path, "%.*s", (int)n, module);
 	if ((*out = lora__sites_find(l->sites, path))) return LORA_OK;
-	lora__site *less = strncmp(path, "model.", 6) == 0 ? lora__sites_find(l->sites, path + 6) : NULL;
-	snprintf(path, sizeof path, "model.%.*s", (int)n, module);
-	lora__site *more = lora__sites_find(l->sites, path);
-	if (less && more)
-		return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", path, -1, "module %s could be %s or %s", lora__quote_n(module, n).text, less->name, more->name);
-	*out = less ? less : more;
+	for (int i = 0; i < 3; i++) {
+		size_t k = strlen(levels[i]);
+		snprintf(path, sizeof path, "%s%.*s", levels[i], (int)n, module);
+		lora__site *more = lora__sites_find(l->sites, path), *less = strncmp(path + k, levels[i], k) == 0 ? lora__sites_find(l->sites, path + 2 * k) : NULL;
+		if ((less || *out) && more)
+			return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", path, -1, "module %s could be %s or %s", lora__quote_n(module, n).text, less ? less->name : (*out)->name,
+				more->name);
+		if (less || more) *out = less ? less : more;
+	}
 	return LORA_OK;
 }
 
@@ -84,54 +89,110 @@ static lora_status stray(const loader *l, const lora__tensor *t, const lora__pef
 		lora__quote(t->name).text);
 }
 
+/* Into a map under a key that is ours now, whatever comes. */
+static lora_status map_text(loader *l, lora__map *map, lora__text *key, int64_t value)
+{
+	lora_status st = key->status ? key->status : lora__grow(l->ctx, &l->keys, &l->cap_keys, l->n_keys + 1, sizeof *l->keys);
+	if (st) return lora__text_free(key), st;
+	l->keys[l->n_keys++] = key->data;
+	return lora__map_add(map, key->data, key->n, value, NULL);
+}
+
+/* The tensor's canonical name, by which the adapter calls it. */
+static lora_status add_name(loader *l, const lora__tensor *t, const char *module, const char *leaf)
+{
+	lora__text s;
+	int64_t other = -1;
+	lora__text_init(&s, l->ctx);
+	lora__text_printf(&s, "base_model.model.%s.%s", module, leaf);
+	lora_status st = s.status;
+	if (st == LORA_OK) other = lora__map_find(&l->names, s.data, s.n);
+	if (other >= 0)
+		st = lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", t->name, -1, "tensors %s and %s are the same part of module %s", lora__quote(t->name).text,
+			lora__quote(l->tensors->list[other].name).text, module);
+	else if (st == LORA_OK && t->dtype != LORA_F32 && t->dtype != LORA_F16 && t->dtype != LORA_BF16)
+		st = lora__fail_at(l->ctx, LORA_E_DTYPE, "adapter", t->name, -1, "tensor %s is %s; F32, F16 and BF16 are supported", lora__quote(t->name).text,
+			lora__dtype_name(t->dtype));
+	else if (st == LORA_OK) return map_text(l, &l->names, &s, t - l->tensors->list);
+	lora__text_free(&s);
+	return st;
+}
+
+/* Weight or bias of a module that is trained as a whole; *taken tells. */
+static lora_status sort_whole(loader *l, const lora__tensor *t, int *taken)
+{
+	const char *name = t->name + lora__peft_prefix(t->name, NULL), *dot = strrchr(name, '.');
+	lora__site *site = NULL;
+	*taken = 0;
+	if (!dot || (strcmp(dot, ".weight") && strcmp(dot, ".bias"))) return LORA_OK;
+	lora_status st = find_site(l, name, (size_t)(dot - name), &site);
+	if (st || !site || l->wanted[site->index] != LORA__WHOLE) return st;
+	*taken = 1;
+	l->chosen[site->index] = LORA__WHOLE;
+	return add_name(l, t, site->name, dot + 1);
+}
+
 static lora_status sort_tensor(loader *l, const lora__tensor *t)
 {
 	lora__peft_name name = { 0 };
-	int role = 0;
+	int role = 0, taken = 0;
 	while (l->kind->roles[role].leaf && !lora__peft_split_leaf(t->name, l->kind->roles[role].leaf, &name)) role++;
 	int has_role = l->kind->roles[role].leaf != NULL;
 	lora__site *site = NULL;
-	if (!has_role) lora__peft_split_name(t->name, &name);
-	else {
-		lora_status st = find_site(l, name.module, name.module_n, &site);
-		if (st) return st;
+	lora_status st = LORA_OK;
+	if (!has_role) {
+		if ((st = sort_whole(l, t, &taken)) || taken) return st;
+		lora__peft_split_name(t->name, &name);
+		return stray(l, t, &name, has_role);
 	}
+	int64_t group = lora__map_find(&l->modules, name.module, name.module_n);
+	if (group >= 0) {
+		lora__text module;
+		lora__text_init(&module, l->ctx);
+		st = lora__target_module(l->sites, l->wanted, (size_t)group, &module);
+		if (st == LORA_OK) st = add_name(l, t, module.data, l->kind->roles[role].leaf);
+		lora__text_free(&module);
+		for (size_t i = 0; i < l->sites->n; i++)
+			if (l->wanted[i] == LORA__PARAMETER && strcmp(l->sites->list[i]->param, l->sites->list[group]->param) == 0) l->chosen[i] = LORA__PARAMETER;
+		return st;
+	}
+	if ((st = find_site(l, name.module, name.module_n, &site))) return st;
 	if (!site) return stray(l, t, &name, has_role);
-	found *f = &l->found[site->index];
-	if (f->role[role])
-		return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", t->name, -1, "tensors %s and %s are the same part of module %s", lora__quote(t->name).text,
-			lora__quote(f->role[role]->name).text, site->name);
-	if (t->dtype != LORA_F32 && t->dtype != LORA_F16 && t->dtype != LORA_BF16)
-		return lora__fail_at(l->ctx, LORA_E_DTYPE, "adapter", t->name, -1, "tensor %s is %s; F32, F16 and BF16 are supported", lora__quote(t->name).text,
-			lora__dtype_name(t->dtype));
-	f->role[role] = t;
-	l->chosen[site->index] = 1;
-	return LORA_OK;
+	l->chosen[site->index] = LORA__CHOSEN;
+	return add_name(l, t, site->name, l->kind->roles[role].leaf);
 }
 
-/* Both halves of each pair; and each module that the configuration names has tensors. */
+/* What the configuration asks for. Which modules target_modules means is for the tensors to say; parameters and whole modules are named here. */
+static lora_status read_wanted(loader *l)
+{
+	size_t n;
+	lora__text module;
+	lora_error kept = l->ctx->error;
+	lora_status st = lora__target_sites(l->ctx, l->sites, l->settings, l->wanted, &n);
+	if (st == LORA_E_NOTFOUND) st = LORA_OK, l->ctx->error = kept; /* the tensors are still to be heard */
+	for (size_t i = 0; i < l->sites->n && st == LORA_OK; i++) {
+		if (l->wanted[i] != LORA__PARAMETER) continue;
+		lora__text_init(&module, l->ctx);
+		st = lora__target_module(l->sites, l->wanted, i, &module);
+		if (st == LORA_OK && lora__map_find(&l->modules, module.data, module.n) < 0) st = map_text(l, &l->modules, &module, (int64_t)i);
+		else lora__text_free(&module);
+	}
+	return st;
+}
+
+/* Each module that the configuration names has tensors. Whether each has all of them is seen when they are filled in. An expert's own name may
+ * be meant for a layer without experts. */
 static lora_status check_complete(loader *l)
 {
 	size_t any = 0;
+	int named = lora__get_json(l->settings, "target_modules") != NULL;
 	for (size_t i = 0; i < l->sites->n; i++) {
-		for (int k = 0; l->chosen[i] && l->kind->roles[k].leaf; k++)
-			if (!l->found[i].role[k])
-				return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", l->sites->list[i]->name, -1, "module %s has no tensor %s", l->sites->list[i]->name,
-					l->kind->roles[k].leaf);
-		any += (size_t)l->chosen[i];
+		const lora__site *s = l->sites->list[i];
+		any += l->chosen[i] != 0;
+		if (!l->wanted[i] || l->chosen[i] || (l->wanted[i] == LORA__CHOSEN && (!named || s->param))) continue;
+		return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", s->name, -1, "adapter_config.json names module %s, but there are no tensors for it", s->name);
 	}
-	if (!lora__get_json(l->settings, "target_modules"))
-		return any ? LORA_OK : lora__fail(l->ctx, LORA_E_NOTFOUND, "adapter", "the adapter has no tensor for this model");
-	char *wanted = lora__zalloc(l->ctx, l->sites->n);
-	size_t n;
-	if (!wanted) return LORA_E_MEMORY;
-	lora_status st = lora__target_sites(l->ctx, l->sites, l->settings, wanted, &n);
-	for (size_t i = 0; i < l->sites->n && st == LORA_OK; i++)
-		if (wanted[i] && !l->chosen[i])
-			st = lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", l->sites->list[i]->name, -1, "adapter_config.json names module %s, but there are no tensors for it",
-				l->sites->list[i]->name);
-	lora__free(l->ctx, wanted);
-	return st;
+	return any ? LORA_OK : lora__fail(l->ctx, LORA_E_NOTFOUND, "adapter", "the adapter has no tensor for this model");
 }
 
 static lora_status wrong_shape(const loader *l, const lora__tensor *t, const lora__ptensor *p, const char *site)
@@ -150,7 +211,10 @@ static lora_status fill(loader *l, lora_adapter *a)
 	for (size_t i = 0; i < a->n_tensors; i++) {
 		const lora__ptensor *p = &a->tensors[i];
 		const lora__site *site = a->parts[p->part].slot.site;
-		const lora__tensor *t = l->found[site->index].role[p->role];
+		int64_t number = lora__map_find(&l->names, p->name, strlen(p->name));
+		const lora__tensor *t = number < 0 ? NULL : &l->tensors->list[number];
+		if (!t)
+			return lora__fail_at(l->ctx, LORA_E_FORMAT, "adapter", site->name, -1, "module %s has no tensor %s", site->name, p->name + strlen("base_model.model."));
 		if (t->rank != p->rank || t->shape[0] != p->shape[0] || (p->rank > 1 && t->shape[1] != p->shape[1])) return wrong_shape(l, t, p, site->name);
 		lora__convert(a->params + p->offset, LORA_F32, t->data, t->dtype, p->n);
 	}
@@ -161,7 +225,8 @@ static lora_status run(loader *l, const lora__peft_config *config, lora_adapter 
 {
 	lora_status st = read_settings(l, config);
 	if (st) return st;
-	if (!(l->found = lora__calloc(l->ctx, l->sites->n, sizeof *l->found)) || !(l->chosen = lora__zalloc(l->ctx, l->sites->n))) return LORA_E_MEMORY;
+	if (!(l->wanted = lora__zalloc(l->ctx, l->sites->n + 1)) || !(l->chosen = lora__zalloc(l->ctx, l->sites->n + 1))) return LORA_E_MEMORY;
+	st = read_wanted(l);
 	for (size_t i = 0; i < l->tensors->n && st == LORA_OK; i++) st = sort_tensor(l, &l->tensors->list[i]);
 	if (st == LORA_OK) st = check_complete(l);
 	lora_adapter *a = NULL;
@@ -184,10 +249,16 @@ lora_status lora__adapter_load(lora__sites *sites, const lora__peft_config *conf
 	loader l = { .ctx = ctx, .sites = sites, .kind = lora__kind_of_peft(config->peft_type), .tensors = tensors, .options = options };
 	if (!l.kind)
 		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", "peft_type", -1, "adapter_config.json: peft_type %s is not supported", lora__quote(config->peft_type).text);
+	lora__map_init(&l.modules, ctx);
+	lora__map_init(&l.names, ctx);
 	st = run(&l, config, out);
 	lora_settings_destroy(l.settings);
 	json_decref(l.extra);
-	lora__free(ctx, l.found);
+	for (size_t i = 0; i < l.n_keys; i++) lora__free(ctx, l.keys[i]);
+	lora__free(ctx, l.keys);
+	lora__map_free(&l.modules);
+	lora__map_free(&l.names);
+	lora__free(ctx, l.wanted);
 	lora__free(ctx, l.chosen);
 	return st;
 }

@@ -29,6 +29,13 @@ static json_t *resolved_targets(const lora_adapter *a)
 	return list;
 }
 
+static int any_turned(const lora_adapter *a)
+{
+	for (size_t i = 0; i < a->n_parts; i++)
+		if (a->parts[i].slot.site->flags & LORA_SITE_TRANSPOSED) return 1;
+	return 0;
+}
+
 static json_t *config_of(const lora_adapter *a)
 {
 	json_t *o = json_object();
@@ -36,8 +43,9 @@ static json_t *config_of(const lora_adapter *a)
 	for (const lora__param *p = a->kind->m.params; p->name && !bad; p++) {
 		if (!strcmp(p->name, "name") || !strcmp(p->name, "seed")) continue;
 		const json_t *v = lora__get_json(a->settings, p->name);
-		json_t *value = v ? json_deep_copy(v) : NULL;
+		json_t *value = v && strcmp(p->name, "fan_in_fan_out") ? json_deep_copy(v) : NULL;
 		if (!v && strcmp(p->name, "target_modules") == 0) value = resolved_targets(a);
+		else if (strcmp(p->name, "fan_in_fan_out") == 0) value = json_boolean(json_is_true(v) || any_turned(a)); /* as PEFT sets it for Conv1D */
 		else if (!v && p->type == LORA__BOOL) value = json_boolean(lora__get_bool(a->settings, a->kind->m.params, p->name));
 		else if (!v && p->type == LORA__BOOL_STRING) value = json_boolean(p->def && strcmp(p->def, "true") == 0);
 		else if (!v && p->type == LORA__STRING) value = p->def ? json_string(p->def) : json_null();

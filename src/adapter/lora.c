@@ -23,10 +23,11 @@ static const lora__param params[] = {
 	{ "init_lora_weights", LORA__BOOL_STRING, "true", 0, 0, NULL, "true: A uniform, B zero; \"gaussian\": A normal / r, B zero; false: both uniform" },
 	{ "fan_in_fan_out", LORA__BOOL, "false", 0, 0, NULL, "carried: a site knows itself how it is stored" },
 	{ "bias", LORA__STRING, "none", 0, 0, NULL, "only \"none\"" },
-	{ "modules_to_save", LORA__ANY, NULL, 0, 0, NULL, "not supported yet: must be null" },
+	{ "target_parameters", LORA__NAMES, NULL, 0, 0, NULL, "bare parameters by the ends of their names: mlp.experts.gate_up_proj, mlp.experts.down_proj" },
+	{ "modules_to_save", LORA__NAMES, NULL, 0, 0, NULL, "linear layers (a classifier, lm_head) that are trained and saved as a whole" },
 	{ "use_dora", LORA__BOOL, "false", 0, 0, NULL, "not supported yet: must be false" },
 	{ "lora_bias", LORA__BOOL, "false", 0, 0, NULL, "not supported yet: must be false" },
-	{ "task_type", LORA__STRING, NULL, 0, 0, NULL, "carried" },
+	{ "task_type", LORA__STRING, NULL, 0, 0, NULL, "SEQ_CLS adds classifier and score to modules_to_save; else carried" },
 	{ "base_model_name_or_path", LORA__STRING, NULL, 0, 0, NULL, "carried" },
 	{ "revision", LORA__STRING, NULL, 0, 0, NULL, "carried" },
 	{ "inference_mode", LORA__BOOL, "true", 0, 0, NULL, "carried" },
@@ -45,8 +46,8 @@ static const lora__role roles[] = {
 static lora_status refuse(lora_context *ctx, const lora_settings *s, int opening)
 {
 	static const struct { const char *key; const char *ok; } plain[] = { { "use_dora", "false" }, { "lora_bias", "false" }, { "use_qalora", "false" },
-		{ "ensure_weight_tying", "false" }, { "modules_to_save", "null" }, { "trainable_token_indices", "null" }, { "layer_replication", "null" },
-		{ "target_parameters", "null" }, { "alora_invocation_tokens", "null" }, { "arrow_config", "null" }, { "use_bdlora", "null" },
+		{ "ensure_weight_tying", "false" }, { "trainable_token_indices", "null" }, { "layer_replication", "null" },
+		{ "alora_invocation_tokens", "null" }, { "arrow_config", "null" }, { "use_bdlora", "null" },
 		{ "velora_config", "null" }, { "monteclora_config", "null" }, { "kasa_config", "null" } };
 	for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
 		const json_t *v = lora__get_json(s, plain[i].key);
@@ -69,7 +70,7 @@ static lora_status refuse(lora_context *ctx, const lora_settings *s, int opening
 static lora_status configure(lora_context *ctx, const lora_settings *s, lora__part *p)
 {
 	const json_t *v;
-	const char *site = p->slot.site->name;
+	const char *site = lora__part_key(p);
 	double alpha = lora__get_float(s, params, "lora_alpha");
 	p->rank = lora__get_int(s, params, "r");
 	lora_status st = lora__pattern_value(ctx, lora__get_json(s, "rank_pattern"), site, &v);
@@ -87,7 +88,12 @@ static lora_status configure(lora_context *ctx, const lora_settings *s, lora__pa
 
 static void fill_uniform(lora__rng *r, float *w, int64_t n, double bound)
 {
-	for (int64_t i = 0; i < n; i++) w[i] = (float)((2.0 * lora__rng_uniform(r) - 1.0) * bound);
+	double u[256];
+	for (int64_t at = 0; at < n; at += 256) {
+		int64_t m = n - at < 256 ? n - at : 256;
+		lora__rng_uniforms(r, u, m);
+		for (int64_t i = 0; i < m; i++) w[at + i] = (float)((2.0 * u[i] - 1.0) * bound);
+	}
 }
 
 static lora_status init(lora_context *ctx, const lora_settings *s, lora__part *p, lora__rng *r)
@@ -100,7 +106,8 @@ static lora_status init(lora_context *ctx, const lora_settings *s, lora__part *p
 		return LORA_OK;
 	}
 	fill_uniform(r, p->param[A], p->rank * in, 1.0 / sqrt((double)in)); /* kaiming_uniform(a = sqrt(5)), as torch's Linear */
-	if (json_is_false(how)) fill_uniform(r, p->param[B], out * p->rank, 1.0 / sqrt((double)p->rank));
+	for (int64_t i = 0; json_is_false(how) && i < out; i++)
+		for (int64_t k = 0; k < p->rank; k++) fill_uniform(r, p->param[B] + i * p->stride[B][0] + k * p->stride[B][1], 1, 1.0 / sqrt((double)p->rank));
 	return LORA_OK;
 }
 
@@ -117,8 +124,15 @@ static size_t scratch_bytes(const lora__slot *s, lora_dtype real, int64_t n)
 	return each * (2 * (size_t)(n * part(s)->rank) + wide);
 }
 
-static lora_view view_a(const lora__slot *s) { return lora__view2(part(s)->param[A], LORA_F32, part(s)->rank, s->site->in, s->site->in); }
-static lora_view view_b(const lora__slot *s) { return lora__view2(part(s)->param[B], LORA_F32, s->site->out, part(s)->rank, part(s)->rank); }
+static lora_view strided(const lora__slot *s, int role, void *data, lora_dtype type, int64_t rows, int64_t cols)
+{
+	lora_view v = lora__view2(data, type, rows, cols, part(s)->stride[role][0]);
+	v.stride[1] = part(s)->stride[role][1];
+	return v;
+}
+
+static lora_view view_a(const lora__slot *s) { return strided(s, A, part(s)->param[A], LORA_F32, part(s)->rank, s->site->in); }
+static lora_view view_b(const lora__slot *s) { return strided(s, B, part(s)->param[B], LORA_F32, s->site->out, part(s)->rank); }
 
 /* out = beta * out + dropout(x): the mask depends on step key, site and row number only. */
 static lora_status dropout(const lora__slot *s, const lora__site_call *c, lora_view x, lora_view out, double beta)
@@ -153,6 +167,34 @@ static lora_status shrink(const lora__slot *s, const lora__site_call *c, const p
 
 static lora_status prepare(lora__slot *s) { return lora__adapter_need_grads(s->adapter); }
 
+/* z = s dy B, and the gradients of A and B. */
+static lora_status gradients(lora__slot *s, const lora__site_call *c, const pieces *p)
+{
+	int64_t r = part(s)->rank, in = s->site->in, out = s->site->out;
+	lora_status st = lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p->z);
+	if (st || !s->trainable) return st;
+	lora_view da = strided(s, A, part(s)->grad[A], lora__wide(c->real), r, in), db = strided(s, B, part(s)->grad[B], lora__wide(c->real), out, r);
+	if (!c->saved) st = shrink(s, c, p);
+	else if (drops(s, c)) st = dropout(s, c, c->x, p->xd, 0.0);
+	if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p->t, 1.0, db);
+	return st ? st : lora__gemm(c->ctx, 1.0, lora__view_t(p->z), p->xd, 1.0, da);
+}
+
+static lora_status pair(lora__slot *s, const lora__site_call *c, int back, lora__pair *out)
+{
+	pieces p = cut(s, c);
+	lora_status st;
+	if (back) {
+		if (drops(s, c)) return LORA_OK; /* the mask comes between */
+		if ((st = gradients(s, c, &p))) return st;
+		*out = (lora__pair){ p.z, view_a(s), 1.0 };
+	} else {
+		if ((st = shrink(s, c, &p))) return st;
+		*out = (lora__pair){ p.t, lora__view_t(view_b(s)), scale(s) };
+	}
+	return LORA_OK;
+}
+
 static lora_status forward(lora__slot *s, const lora__site_call *c)
 {
 	pieces p = cut(s, c);
@@ -163,15 +205,7 @@ static lora_status forward(lora__slot *s, const lora__site_call *c)
 static lora_status backward(lora__slot *s, const lora__site_call *c)
 {
 	pieces p = cut(s, c);
-	int64_t r = part(s)->rank, in = s->site->in, out = s->site->out;
-	lora_status st = lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p.z);
-	if (st == LORA_OK && s->trainable) {
-		lora_view da = lora__view2(part(s)->grad[A], lora__wide(c->real), r, in, in), db = lora__view2(part(s)->grad[B], lora__wide(c->real), out, r, r);
-		if (!c->saved) st = shrink(s, c, &p);
-		else if (drops(s, c)) st = dropout(s, c, c->x, p.xd, 0.0);
-		if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p.t, 1.0, db);
-		if (st == LORA_OK) st = lora__gemm(c->ctx, 1.0, lora__view_t(p.z), p.xd, 1.0, da);
-	}
+	lora_status st = gradients(s, c, &p);
 	if (st || !c->dx.data) return st;
 	if (!drops(s, c)) return lora__gemm(c->ctx, 1.0, p.z, view_a(s), 1.0, c->dx);
 	st = lora__gemm(c->ctx, 1.0, p.z, view_a(s), 0.0, p.xd);
@@ -181,12 +215,12 @@ static lora_status backward(lora__slot *s, const lora__site_call *c)
 /* D[first..first+n, in] += scale * scaling * B A, summed in F32 */
 static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, int64_t first, int64_t n, float *d)
 {
-	int64_t r = part(s)->rank, in = s->site->in;
-	lora_view b = lora__view2(part(s)->param[B] + first * r, LORA_F32, n, r, r);
+	int64_t in = s->site->in;
+	lora_view b = strided(s, B, part(s)->param[B] + first * part(s)->stride[B][0], LORA_F32, n, part(s)->rank);
 	return lora__gemm(ctx, factor * part(s)->scaling, b, view_a(s), 1.0, lora__view2(d, LORA_F32, n, in, in));
 }
 
-static const lora__slot_ops ops = { .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .delta = delta };
+static const lora__slot_ops ops = { .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
 	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops,

@@ -66,16 +66,26 @@ static lora_status excluded(lora_context *ctx, const lora_settings *s, const cha
 	return LORA_OK;
 }
 
+/* PEFT takes the word in any case. */
+static int is_all_linear(const char *s)
+{
+	static const char word[] = "all-linear";
+	size_t i = 0;
+	for (; word[i] && (s[i] == word[i] || (word[i] != '-' && s[i] == word[i] - 'a' + 'A')); i++) continue;
+	return !word[i] && !s[i];
+}
+
 static lora_status targeted(lora_context *ctx, const lora__sites *sites, const lora_settings *s, const lora__site *site, int *out)
 {
 	const json_t *v = lora__get_json(s, "target_modules");
 	int exact = 0;
 	*out = 0;
+	if (!v && lora__get_json(s, "target_parameters")) return LORA_OK;
 	if (!v) {
-		*out = !sites->default_targets && !site->is_head;
+		*out = !sites->default_targets && !site->is_head && !site->param;
 		for (int i = 0; sites->default_targets && sites->default_targets[i]; i++) *out |= ends_with(site->name, sites->default_targets[i]);
-	} else if (json_is_string(v) && strcmp(json_string_value(v), "all-linear") == 0) {
-		*out = !site->is_head;
+	} else if (json_is_string(v) && is_all_linear(json_string_value(v))) {
+		*out = !site->is_head && !site->param;
 		exact = 0;
 	} else if (json_is_string(v)) {
 		return lora__regex_match(ctx, json_string_value(v), "target_modules", site->name, out); /* layers_to_transform has no say here, as in PEFT */
@@ -87,7 +97,7 @@ static lora_status targeted(lora_context *ctx, const lora__sites *sites, const l
 static lora_status check_names(lora_context *ctx, const lora_settings *s)
 {
 	const json_t *v = lora__get_json(s, "target_modules");
-	if (json_is_array(v) && !json_array_size(v)) return lora__fail_at(ctx, LORA_E_ARGUMENT, "adapter", "target_modules", -1, "target_modules is an empty list");
+	if (json_is_array(v) && !json_array_size(v) && !lora__get_json(s, "target_parameters")) return lora__fail_at(ctx, LORA_E_ARGUMENT, "adapter", "target_modules", -1, "target_modules is an empty list");
 	for (size_t i = 0; i < json_array_size(v); i++)
 		if (!*json_string_value(json_array_get(v, i)))
 			return lora__fail_at(ctx, LORA_E_ARGUMENT, "adapter", "target_modules", -1, "target_modules holds an empty name");
@@ -98,6 +108,8 @@ static lora_status check_names(lora_context *ctx, const lora_settings *s)
 static lora_status nothing(lora_context *ctx, const lora__sites *sites, const lora_settings *s)
 {
 	const json_t *v = lora__get_json(s, "target_modules");
+	if (!v && sites->default_targets && !sites->default_targets[0])
+		return lora__fail_at(ctx, LORA_E_ARGUMENT, "adapter", "target_modules", -1, "target_modules is not set, and PEFT has no default for this architecture (\"all-linear\" takes every linear layer but the head)");
 	const char *wanted = json_is_array(v) ? json_string_value(json_array_get(v, 0)) : json_string_value(v);
 	const char *names[64];
 	size_t n = 0;
@@ -112,20 +124,103 @@ static lora_status nothing(lora_context *ctx, const lora__sites *sites, const lo
 		near ? "; near names: " : n ? "; it has: " : "", near ? near : n ? names[0] : "", !near && n > 1 ? ", ..." : "");
 }
 
+/* The name is that of a module above or at the site: PEFT takes every module whose path ends with it. */
+static int under(const char *site, const char *name)
+{
+	size_t n = strlen(name);
+	for (const char *end = strchr(site, '.');; end = strchr(end + 1, '.')) {
+		size_t at = end ? (size_t)(end - site) : strlen(site);
+		if (at >= n && memcmp(site + at - n, name, n) == 0 && (at == n || site[at - n - 1] == '.')) return 1;
+		if (!end) return 0;
+	}
+}
+
+static const char *const classifier_names[] = { "classifier", "score" };
+
+/* Modules to be trained as a whole. Names that only some classifiers have may be absent; any other must be found. */
+static lora_status choose_whole(lora_context *ctx, const lora__sites *sites, const lora_settings *s, char *chosen)
+{
+	const json_t *v = lora__get_json(s, "modules_to_save");
+	for (size_t k = 0; k < (json_is_string(v) ? 1 : json_array_size(v)); k++) {
+		const char *name = json_string_value(json_is_string(v) ? v : json_array_get(v, k));
+		int found = 0;
+		for (size_t i = 0; name && i < sites->n; i++)
+			if (under(sites->list[i]->name, name)) found = 1, chosen[i] = LORA__WHOLE;
+		for (int i = 0; i < 2; i++) found |= name && strcmp(name, classifier_names[i]) == 0;
+		if (!found)
+			return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", "modules_to_save", -1, "modules_to_save: \"%s\" is no linear layer of this model; other modules cannot be trained here",
+				lora__quote(name ? name : "").text);
+	}
+	return LORA_OK;
+}
+
+/* Bare parameters by the ends of their names. A linear layer's is its name with ".weight". */
+static int parameter(const lora_settings *s, const lora__site *site)
+{
+	const json_t *v = lora__get_json(s, "target_parameters");
+	int yes = 0;
+	for (size_t k = 0; k < (json_is_string(v) ? 1 : json_array_size(v)) && !yes; k++) {
+		const char *want = json_string_value(json_is_string(v) ? v : json_array_get(v, k));
+		size_t n = strlen(site->name), w = want ? strlen(want) : 0;
+		if (!want) continue;
+		if (site->param) yes = ends_with(site->param, want);
+		else if (w > 7 && strcmp(want + w - 7, ".weight") == 0)
+			yes = n >= w - 7 && memcmp(site->name + n - (w - 7), want, w - 7) == 0 && (n == w - 7 || site->name[n - (w - 7) - 1] == '.');
+	}
+	return yes;
+}
+
 lora_status lora__target_sites(lora_context *ctx, const lora__sites *sites, const lora_settings *s, char *chosen, size_t *n_chosen)
 {
 	lora_status st = check_names(ctx, s);
+	size_t adapted = 0;
 	*n_chosen = 0;
 	for (size_t i = 0; i < sites->n && st == LORA_OK; i++) {
 		int yes, no = 0;
 		st = excluded(ctx, s, sites->list[i]->name, &no);
 		if (st == LORA_OK) st = targeted(ctx, sites, s, sites->list[i], &yes);
 		if (st) return st;
-		chosen[i] = (char)(yes && !no);
-		*n_chosen += (size_t)chosen[i];
+		chosen[i] = (char)(yes && !no ? LORA__CHOSEN : 0);
+		if (!chosen[i] && parameter(s, sites->list[i])) chosen[i] = sites->list[i]->param ? LORA__PARAMETER : LORA__CHOSEN;
+		adapted += chosen[i] != 0;
 	}
-	if (st == LORA_OK && !*n_chosen) return nothing(ctx, sites, s);
+	if (st == LORA_OK && !adapted) return nothing(ctx, sites, s);
+	if (st == LORA_OK) st = choose_whole(ctx, sites, s, chosen);
+	for (size_t i = 0; i < sites->n && st == LORA_OK; i++) *n_chosen += chosen[i] != 0;
 	return st;
+}
+
+/* Several parameters of one module: PEFT wraps it once for each, so all but the last gain a "base_layer". */
+lora_status lora__target_module(const lora__sites *sites, const char *chosen, size_t i, lora__text *out)
+{
+	const lora__site *s = sites->list[i];
+	if (chosen[i] != LORA__PARAMETER) return lora__text_printf(out, "%s", s->name), out->status;
+	size_t n = (size_t)(strrchr(s->param, '.') - s->param);
+	lora__text_printf(out, "%.*s", (int)n, s->param);
+	size_t first = i, own = i;
+	while (first > 0 && sites->list[first - 1]->param && strncmp(sites->list[first - 1]->param, s->param, n + 1) == 0) first--;
+	for (own = first; strcmp(sites->list[own]->param, s->param);) own++;
+	for (size_t j = own + 1; j < sites->n && sites->list[j]->param && strncmp(sites->list[j]->param, s->param, n + 1) == 0; j++) {
+		int before = 0; /* counts where it comes first, and only behind our own first */
+		for (size_t k = first; k < j && !before; k++) before = strcmp(sites->list[k]->param, sites->list[j]->param) == 0;
+		if (!before && chosen[j] == LORA__PARAMETER) lora__text_puts(out, ".base_layer");
+	}
+	return out->status;
+}
+
+lora_status lora__target_complete(lora_context *ctx, lora_settings *s)
+{
+	const json_t *task = lora__get_json(s, "task_type"), *v = lora__get_json(s, "modules_to_save");
+	if (!json_is_string(task) || strcmp(json_string_value(task), "SEQ_CLS")) return LORA_OK;
+	json_t *list = json_is_array(v) ? json_deep_copy(v) : json_array();
+	int bad = !list || (json_is_string(v) && json_array_append_new(list, json_string(json_string_value(v))));
+	for (int i = 0; i < 2 && !bad; i++) {
+		int there = 0;
+		for (size_t k = 0; k < json_array_size(list); k++) there |= strcmp(json_string_value(json_array_get(list, k)), classifier_names[i]) == 0;
+		if (!there) bad = json_array_append_new(list, json_string(classifier_names[i]));
+	}
+	if (bad || json_object_set_new(s->object, "modules_to_save", list)) return lora__fail(ctx, LORA_E_MEMORY, "adapter", "out of memory");
+	return LORA_OK;
 }
 
 lora_status lora__pattern_value(lora_context *ctx, const json_t *map, const char *name, const json_t **out)

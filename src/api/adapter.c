@@ -35,7 +35,7 @@ static lora_status create(lora_model *m, const lora__kind *kind, lora_settings *
 	for (size_t i = 0; st == LORA_OK && i < a->n_parts; i++) {
 		lora__rng r;
 		lora__rng_init(&r, lora__rng_key((uint64_t)lora__get_int(settings, kind->m.params, "seed"), LORA__RNG_INIT, i));
-		st = kind->init(ctx, settings, &a->parts[i], &r);
+		if (a->parts[i].how != LORA__WHOLE) st = kind->init(ctx, settings, &a->parts[i], &r);
 	}
 	if (st && a) {
 		a->settings = NULL; /* still the caller's */
@@ -56,6 +56,7 @@ lora_status lora_adapter_create(lora_model *m, const char *kind, const lora_sett
 	lora_status st = k->refuse ? k->refuse(ctx, settings, 0) : LORA_OK;
 	if (st == LORA_OK) st = lora__settings_check(ctx, settings, kind, k->m.params, NULL, NULL);
 	if (st == LORA_OK) st = lora__settings_copy(ctx, settings, &own);
+	if (st == LORA_OK) st = lora__target_complete(ctx, own);
 	if (st == LORA_OK) st = create(m, k, own, out);
 	if (st) lora_settings_destroy(own);
 	return st;
@@ -290,7 +291,7 @@ lora_status lora_adapter_delta(lora_adapter *a, int64_t site, float *out, size_t
 	size_t n = (size_t)(s->out * s->in) * sizeof(float);
 	if (bytes != n) return lora__fail_at(a->ctx, LORA_E_SHAPE, "adapter", s->name, -1, "%zu bytes given, the delta of %s has %zu", bytes, s->name, n);
 	memset(out, 0, n);
-	return a->kind->ops->delta(&a->parts[p].slot, a->ctx, 1.0, 0, s->out, out);
+	return a->parts[p].slot.ops->delta(&a->parts[p].slot, a->ctx, 1.0, 0, s->out, out);
 }
 
 void lora_adapter_destroy(lora_adapter *a)

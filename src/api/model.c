@@ -38,7 +38,8 @@ lora_status lora_model_get_info(const lora_model *m, lora_model_info *out)
 	lora_model_info i = { .dtype = m->dtype, .compute_dtype = m->s.real, .n_layers = (int32_t)m->layers, .architecture = m->arch ? m->arch->m.name : "",
 		.format = m->gguf ? "gguf" : m->has_file ? "safetensors" : m->arch ? "built" : "host", .path = m->path ? m->path : "", .n_parameters = m->n_parameters,
 		.vocab_size = m->vocab, .hidden_size = m->hidden, .max_positions = m->max_positions, .n_sites = (int64_t)m->s.n, .eos_token_id = m->eos,
-		.bos_token_id = m->bos, .pad_token_id = m->pad };
+		.bos_token_id = m->bos, .pad_token_id = m->pad, .n_labels = m->n_labels,
+		.has_head = m->has_head, .has_decoder = m->form == LORA__FORM_SEQ2SEQ, .decoder_start_token_id = m->form == LORA__FORM_SEQ2SEQ ? m->decoder_start : -1 };
 	uint32_t size = out->struct_size;
 	memcpy(out, &i, size < sizeof i ? size : sizeof i);
 	out->struct_size = size;
@@ -81,11 +82,12 @@ lora_status lora_model_find_site(const lora_model *m, const char *name, int64_t 
 
 static lora_status check_logits(const lora_model *m, const lora_batch *batch, const float *logits, size_t bytes)
 {
-	int64_t n;
+	int64_t rows, cols, n;
 	if (!logits) return LORA_OK;
-	if (!batch || batch->n_sequences < 0 || batch->length < 0 || !lora__mul_i64(batch->n_sequences, batch->length, &n) ||
-		!lora__mul_i64(n, m->vocab * (int64_t)sizeof(float), &n))
-		return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "batch is NULL or has impossible sizes");
+	if (!m->has_head) return lora__fail(m->s.ctx, LORA_E_UNSUPPORTED, "model", "this model has no head: use lora_model_hidden(), or the setting num_labels");
+	lora_status st = lora__batch_logits(m, batch, &rows, &cols);
+	if (st) return st;
+	if (!lora__mul_i64(rows, cols * (int64_t)sizeof(float), &n)) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "batch is NULL or has impossible sizes");
 	if (bytes < (uint64_t)n) return lora__fail(m->s.ctx, LORA_E_SHAPE, "model", "logits has %zu bytes, %lld needed", bytes, (long long)n);
 	return LORA_OK;
 }
@@ -103,8 +105,24 @@ lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *lo
 	if (st == LORA_OK) st = check_logits(m, batch, logits, bytes);
 	if (st) return st;
 	lora_batch b = *batch;
-	b.labels = NULL;
+	if (m->form != LORA__FORM_SEQ2SEQ) b.labels = NULL; /* there the decoder's tokens may come from them */
 	lora__pass p = { .batch = &b, .logits = logits };
+	return lora__model_pass(m, &p);
+}
+
+lora_status lora_model_hidden(lora_model *m, const lora_batch *batch, float *hidden, size_t bytes)
+{
+	int64_t rows, n;
+	if (!m) return LORA_E_ARGUMENT;
+	if (!hidden || !batch) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_hidden: %s is NULL", hidden ? "batch" : "hidden");
+	lora_status st = need_graph(m);
+	if (st == LORA_OK) st = lora__batch_hidden(m, batch, &rows);
+	if (st) return st;
+	if (!lora__mul_i64(rows, m->hidden * (int64_t)sizeof(float), &n) || bytes < (uint64_t)n)
+		return lora__fail(m->s.ctx, LORA_E_SHAPE, "model", "hidden has %zu bytes, %lld x %lld x 4 needed", bytes, (long long)rows, (long long)m->hidden);
+	lora_batch b = *batch;
+	if (m->form != LORA__FORM_SEQ2SEQ) b.labels = NULL;
+	lora__pass p = { .batch = &b, .hidden = hidden };
 	return lora__model_pass(m, &p);
 }
 

@@ -68,6 +68,30 @@ lora_status lora_trainer_step(lora_trainer *t, const lora_batch *batch, lora_met
 	return leave(t, st);
 }
 
+lora_status lora_trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens, lora_memory_estimate *out)
+{
+	lora_memory_estimate e = { 0 };
+	if (!t) return LORA_E_ARGUMENT;
+	lora_status st = enter(t);
+	if (st) return st;
+	if (!out) return leave(t, null(t->ctx, "lora_trainer_estimate", "out"));
+	if (out->struct_size < offsetof(lora_memory_estimate, tokens))
+		return leave(t, lora__fail(t->ctx, LORA_E_ARGUMENT, "trainer", "lora_trainer_estimate: struct_size is not set"));
+	if ((st = lora__trainer_estimate(t, n_sequences, length, tokens, &e)) == LORA_OK) {
+		uint32_t size = out->struct_size;
+		memcpy(out, &e, size < sizeof e ? size : sizeof e);
+		out->struct_size = size;
+	}
+	return leave(t, st);
+}
+
+lora_status lora_trainer_reserve(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens)
+{
+	if (!t) return LORA_E_ARGUMENT;
+	lora_status st = enter(t);
+	return st ? st : leave(t, lora__trainer_reserve(t, n_sequences, length, tokens));
+}
+
 lora_status lora_trainer_evaluate(lora_trainer *t, const lora_batch *batches, int64_t n, double *loss, int64_t *tokens)
 {
 	double mean = 0;

@@ -115,9 +115,20 @@ static lora_status plugin_failed(lora_context *ctx, lora_status st, const lora_c
 	return lora__fail(ctx, mapped, MODULE, "backend '%s' failed in primitive %d (status %d)", ctx->backend->name, (int)call->prim, (int)st);
 }
 
+/* A GEMM with a second product that the backend takes in two parts only. */
+static int in_two(lora_context *ctx, const lora_call *call, lora_call part[2])
+{
+	if (call->prim != LORA_PRIM_GEMM || call->n_views < 5 || !call->v[3].data) return 0;
+	part[0] = part[1] = *call;
+	part[0].n_views = part[1].n_views = 3;
+	part[1].v[1] = call->v[3], part[1].v[2] = call->v[4], part[1].f[0] = call->f[2], part[1].f[1] = 1, part[1].packed = NULL;
+	return ctx->backend->supports(ctx->backend_self, &part[0], NULL);
+}
+
 lora_status lora__run(lora_context *ctx, const lora_call *call)
 {
 	const char *reason = NULL;
+	lora_call part[2];
 	if (ctx->backend != ctx->naive) {
 		if (ctx->backend->supports(ctx->backend_self, call, &reason)) {
 			lora_status before = ctx->error.status;
@@ -126,6 +137,10 @@ lora_status lora__run(lora_context *ctx, const lora_call *call)
 			if (st) return plugin_failed(ctx, st, call);
 			ctx->error.status = before;
 			return LORA_OK;
+		}
+		if (in_two(ctx, call, part)) {
+			lora_status st = lora__run(ctx, &part[0]);
+			return st ? st : lora__run(ctx, &part[1]);
 		}
 		if (!ctx->backend_host_memory)
 			return lora__fail(ctx, LORA_E_UNSUPPORTED, MODULE, "backend '%s' does not take primitive %d: %s", ctx->backend->name, (int)call->prim,

@@ -2,6 +2,7 @@
  * the host's free() gets the size back and the byte limit can be kept. Blocks may be taken and given back on worker threads. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/context.h"
 
@@ -9,11 +10,17 @@ enum { HEADER = 64, ALIGN = 64 };
 
 typedef struct header { size_t bytes; } header;
 
+/* Large blocks get huge pages where the system gives them on request: a page that is touched for the first time is dear, on virtual machines most. */
 static void *default_alloc(void *user, size_t size, size_t align)
 {
+	enum { HUGE_PAGE = 2 << 20, LARGE = 4 * HUGE_PAGE };
 	(void)user;
 	void *p = NULL;
-	return posix_memalign(&p, align, size) == 0 ? p : NULL;
+	if (posix_memalign(&p, size >= LARGE ? HUGE_PAGE : align, size)) return NULL;
+#ifdef MADV_HUGEPAGE
+	if (size >= LARGE) madvise(p, size, MADV_HUGEPAGE);
+#endif
+	return p;
 }
 
 static void default_free(void *user, void *p, size_t size, size_t align)
@@ -82,6 +89,9 @@ void lora__free(lora_context *ctx, void *p)
 	ctx->allocator.free(ctx->allocator.user, raw, total, ALIGN);
 	atomic_fetch_sub(&ctx->memory_now, total);
 }
+
+size_t lora__block_size(const void *p) { return p ? ((const header *)(const void *)((const uint8_t *)p - HEADER))->bytes + HEADER : 0; }
+size_t lora__block_need(size_t bytes) { return bytes + HEADER; }
 
 void *lora__realloc(lora_context *ctx, void *p, size_t bytes)
 {

@@ -53,6 +53,9 @@ void *lora__zalloc(lora_context *ctx, size_t bytes);
 void *lora__calloc(lora_context *ctx, size_t n, size_t each); /* zeroed, checked product */
 void *lora__realloc(lora_context *ctx, void *p, size_t bytes);
 void  lora__free(lora_context *ctx, void *p);
+/* Bytes that a block counts for in lora_context_memory(), its header included; 0 for NULL. And what a block of that many bytes would. */
+size_t lora__block_size(const void *p);
+size_t lora__block_need(size_t bytes);
 char *lora__strdup(lora_context *ctx, const char *s);
 char *lora__strndup(lora_context *ctx, const char *s, size_t n);
 /* Make room for at least need elements in *array (of *cap elements); doubles. Returns LORA_OK or LORA_E_MEMORY. */

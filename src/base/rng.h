@@ -17,6 +17,7 @@ void     lora__rng_init(lora__rng *r, uint64_t key);
 uint32_t lora__rng_u32(lora__rng *r);
 uint64_t lora__rng_below(lora__rng *r, uint64_t n); /* 0 .. n-1, unbiased; n > 0 */
 double   lora__rng_uniform(lora__rng *r);            /* [0, 1), 53 bits */
+void     lora__rng_uniforms(lora__rng *r, double *out, int64_t n); /* n of these, faster */
 double   lora__rng_normal(lora__rng *r);             /* Box-Muller, one of two thrown away */
 
 /* Purposes, so that no two uses share a stream. */

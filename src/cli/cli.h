@@ -52,7 +52,7 @@ struct args {
 	const char *backend, *dtype, *dtype_out, *to;
 	int64_t count, threads, seed, top_k; /* UNSET when not given */
 	double temperature, top_p;           /* NAN when not given */
-	int json, quiet, grad, resume, force, no_special, ignore_eos, help;
+	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, help;
 	adapter_arg *adapters; /* owned */
 	size_t n_adapters;
 	setting_arg *settings; /* owned */
@@ -90,6 +90,7 @@ void warn(const char *what, const char *format, ...) PRINTF_LIKE(2, 3);
 
 /* One JSON object as a line on stdout; takes the object. */
 int print_json(json_t *object);
+int json_wanted(void); /* --json */
 /* printf to stdout that notices a broken pipe or a full disk. */
 int say(const char *format, ...) PRINTF_LIKE(1, 2);
 /* Flush stdout; complain once when something could not be written. */

@@ -10,7 +10,8 @@ typedef struct score {
 	st_file in;
 	lora_batch batch;
 	int32_t *ids, *mask, *positions, *types, *labels, *decoder_ids, *rows;
-	float *logits;
+	float *logits, *hidden;
+	size_t hidden_bytes;
 	int64_t logits_shape[3];
 	int logits_rank;
 	size_t logits_bytes;
@@ -106,11 +107,25 @@ static int make_logits(score *c)
 	return c->logits ? OK : FAILED;
 }
 
+static int make_hidden(score *c)
+{
+	uint64_t bytes = sizeof(float), t = (uint64_t)(c->s.info.has_decoder ? c->batch.decoder_length : c->batch.length);
+	if (__builtin_mul_overflow(bytes, (uint64_t)c->batch.n_sequences, &bytes) || __builtin_mul_overflow(bytes, t, &bytes) ||
+		__builtin_mul_overflow(bytes, (uint64_t)c->s.info.hidden_size, &bytes) || bytes > SIZE_MAX / 2)
+		return fail_memory();
+	c->hidden_bytes = (size_t)bytes;
+	c->hidden = new_array(c->hidden_bytes, 1);
+	return c->hidden ? OK : FAILED;
+}
+
 static int compute(score *c, const args *a)
 {
 	lora_model *m = c->s.model;
 	lora_status status = LORA_OK;
 
+	if ((a->hidden || !c->s.info.has_head) && make_hidden(c)) return FAILED;
+	if (c->hidden && lora_model_hidden(m, &c->batch, c->hidden, c->hidden_bytes)) return fail_library(c->s.ctx, a->input);
+	if (!c->s.info.has_head) return OK;
 	if (a->output && make_logits(c)) return FAILED;
 	if (a->grad) {
 		status = lora_model_backward(m, &c->batch, c->logits, c->logits_bytes, &c->loss, &c->tokens);
@@ -155,17 +170,32 @@ static int add_gradients(score *c, size_t which)
 
 static int write_output(score *c, const args *a)
 {
-	c->out = new_array(2, sizeof *c->out);
+	c->out = new_array(3, sizeof *c->out);
 	if (!c->out) return FAILED;
-	st_tensor *t = &c->out[c->n_out++];
-	t->name = new_string("logits");
-	t->dtype = LORA_F32;
-	t->rank = c->logits_rank;
-	for (int i = 0; i < t->rank; i++) t->shape[i] = c->logits_shape[i];
-	t->bytes = c->logits_bytes;
-	t->data = c->logits;
-	if (!t->name) return FAILED;
-	if (c->labels) {
+	st_tensor *t;
+	if (c->logits) {
+		t = &c->out[c->n_out++];
+		t->name = new_string("logits");
+		t->dtype = LORA_F32;
+		t->rank = c->logits_rank;
+		for (int i = 0; i < t->rank; i++) t->shape[i] = c->logits_shape[i];
+		t->bytes = c->logits_bytes;
+		t->data = c->logits;
+		if (!t->name) return FAILED;
+	}
+	if (c->hidden) {
+		t = &c->out[c->n_out++];
+		t->name = new_string("hidden");
+		t->dtype = LORA_F32;
+		t->rank = 3;
+		t->shape[0] = c->batch.n_sequences;
+		t->shape[1] = c->s.info.has_decoder ? c->batch.decoder_length : c->batch.length;
+		t->shape[2] = c->s.info.hidden_size;
+		t->bytes = c->hidden_bytes;
+		t->data = c->hidden;
+		if (!t->name) return FAILED;
+	}
+	if (c->labels && c->s.info.has_head) {
 		t = &c->out[c->n_out++];
 		t->name = new_string("loss");
 		t->dtype = LORA_F64;
@@ -200,10 +230,14 @@ static void release(score *c)
 {
 	for (size_t i = 0; i < c->n_out; i++) {
 		free(c->out[i].name);
-		if (i > 0 && c->out[i].data != &c->loss) free((void *)(uintptr_t)c->out[i].data);
+		const void *own[] = { c->logits, c->hidden, &c->loss };
+		int mine = 1;
+		for (int k = 0; k < 3; k++) mine &= c->out[i].data != own[k];
+		if (mine) free((void *)(uintptr_t)c->out[i].data);
 	}
 	free(c->out);
 	free(c->logits);
+	free(c->hidden);
 	free(c->ids);
 	free(c->mask);
 	free(c->positions);
@@ -240,12 +274,13 @@ static int run(const args *a)
 	return status;
 }
 
-const command command_score = { "score", "-m MODEL [-a ADAPTER[=SCALE]]... -i IN.safetensors [-o OUT.safetensors] [--grad]",
+const command command_score = { "score", "-m MODEL [-a ADAPTER[=SCALE]]... -i IN.safetensors [-o OUT.safetensors] [--grad] [--hidden]",
 	"logits, loss and gradients of one batch",
 	"IN    input_ids [B,T] (I32 or I64); optional attention_mask, position_ids, token_type_ids [B,T], labels [B,T] or [B]\n"
 	"      (-100 = ignored), decoder_input_ids [B,D], adapter_rows [B] (number of the -a of each row, -1 = none; without it every\n"
 	"      -a acts on every row). Other tensors are ignored.\n"
-	"OUT   logits F32 (zero where the mask drops a row), loss F64 [] when there are labels, with --grad one grad.<tensor> per\n"
+	"OUT   logits F32 (zero where the mask drops a row; [B,classes] of a classifier), with --hidden, and of a model without head,\n"
+	"      hidden F32 [B,T,width], what the head reads (an encoder-decoder model: of the decoder), loss F64 [] when there are labels, with --grad one grad.<tensor> per\n"
 	"      trainable tensor of the first -a under its PEFT name, and grad.<N>.<tensor> for the Nth further one (1, 2, ...).\n"
 	"JSON  loss, tokens (labelled ones; without labels those computed), computed_tokens (without padding), seconds.\n",
-	"model adapter input output grad", 0, 0, run };
+	"model adapter input output grad hidden", 0, 0, run };

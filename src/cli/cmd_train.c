@@ -2,6 +2,7 @@
  * as its cursor together with the number of skipped steps, from which the step follows. */
 #include "cli/commands.h"
 #include "cli/data.h"
+#include "cli/dryrun.h"
 #include "cli/trainout.h"
 #include "cli/trainset.h"
 
@@ -26,7 +27,7 @@ typedef struct training {
 	json_t *before; /* train.json of the run that is resumed */
 	int64_t done, skipped, step, saved_step, first_step;
 	int64_t tokens;
-	double start, loss;
+	double begun, start, loss; /* seconds_now() when the program began, and when the first step did */
 } training;
 
 /* ---- setting up ---- */
@@ -244,6 +245,7 @@ static int totals(training *t, int stopped)
 		json_object_set_new(line, "steps", json_integer(t->step));
 		json_object_set_new(line, "tokens", json_integer(t->tokens));
 		json_object_set_new(line, "seconds", json_number(seconds));
+		json_object_set_new(line, "startup_seconds", json_number(t->start - t->begun));
 		json_object_set_new(line, "tokens_per_second", json_number(seconds > 0 ? (double)t->tokens / seconds : 0));
 		json_object_set_new(line, "final_loss", t->step > t->first_step ? json_number(t->loss) : json_null());
 		json_object_set_new(line, "skipped", json_integer(t->skipped));
@@ -278,11 +280,19 @@ static int same_data_settings(const training *t)
 	return OK;
 }
 
+/* All memory of the largest batch, so that no step has to ask for any. */
+static int reserve(training *t)
+{
+	data_shape d = data_largest(&t->data);
+	if (lora_trainer_reserve(t->trainer, d.sequences, d.length, d.tokens)) return fail_library(t->s.ctx, "trainer");
+	return OK;
+}
+
 static int prepare(training *t)
 {
 	const args *a = t->a;
 	json_t *settings = NULL;
-	int status = train_out_check(&t->out, a);
+	int status = a->output ? train_out_check(&t->out, a) : OK;
 	if (!status && a->resume) status = train_out_before(&t->out, &t->before);
 	if (!status) status = session_context(&t->s, a);
 	if (t->before) settings = json_object_get(t->before, "settings");
@@ -293,6 +303,8 @@ static int prepare(training *t)
 	if (!status) status = make_adapter(t);
 	if (!status) status = make_trainer(t);
 	if (!status && lora_trainer_set_progress(t->trainer, on_progress, t)) status = fail_library(t->s.ctx, "trainer");
+	if (!status && a->dry_run) return OK;
+	if (!status) status = reserve(t);
 	if (!status) status = a->resume ? take_up(t) : train_out_begin(&t->out, t->plan.given, a->init);
 	return status;
 }
@@ -304,12 +316,15 @@ static int run(const args *a)
 
 	memset(&t, 0, sizeof t);
 	t.a = a;
+	t.begun = seconds_now();
 	if (!a->data) return fail(USAGE, "-d", "data is needed");
-	if (!a->output) return fail(USAGE, "-o", "says where to write the adapter, and is needed");
+	if (!a->output && (!a->dry_run || a->resume)) return fail(USAGE, "-o", "says where to write the adapter, and is needed");
 	if (a->resume && a->init) return fail(USAGE, "--init", "cannot go with --resume");
 	if (!a->model) return fail(USAGE, "-m", "a model is needed");
 	status = prepare(&t);
-	if (!status) {
+	if (!status && a->dry_run) {
+		status = dry_run(&t.s, t.trainer, &t.data, t.plan.max_steps);
+	} else if (!status) {
 		stop_politely();
 		t.start = seconds_now();
 		status = train(&t);
@@ -337,7 +352,7 @@ static int run(const args *a)
 }
 
 const command command_train = { "train",
-	"-m MODEL -d DATA -o OUT [-c adapter_config.json] [--init ADAPTER] [--resume] [-s NAME=VALUE]...", "train an adapter",
+	"-m MODEL -d DATA -o OUT [-c adapter_config.json] [--init ADAPTER] [--resume] [--dry-run] [-s NAME=VALUE]...", "train an adapter",
 	"DATA  .txt: one text, cut into blocks of sequence_length tokens; .jsonl: one example per line with text, or prompt and\n"
 	"      completion, for classifiers text and label; .safetensors: input_ids [S,B,T], optional labels and attention_mask:\n"
 	"      step s takes slab s (k slabs when accumulating k).\n"
@@ -361,7 +376,9 @@ const command command_train = { "train",
 	"  seed              0; of the adapter's start, dropout and the order of the examples\n"
 	"\n"
 	"JSON  per step: step, loss (before the update), lr, grad_norm, tokens, tokens_per_second; per evaluation: step, eval_loss,\n"
-	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, tokens_per_second, final_loss, skipped, parameters,\n"
-	"      peak_memory_bytes, output.\n"
+	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, startup_seconds, tokens_per_second, final_loss,\n"
+	"      skipped, parameters, peak_memory_bytes, output.\n"
+	"--dry-run needs no -o. It prints the memory of the largest batch in bytes: weights, packed, adapter, optimizer, activations, scratch,\n"
+	"      other, backend, program, peak.\n"
 	"Ctrl-C finishes the step, writes a checkpoint and exits with 130; a second Ctrl-C ends at once.\n",
-	"model data output config init resume set force", 0, 0, run };
+	"model data output config init resume dry-run set force", 0, 0, run };

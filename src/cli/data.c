@@ -161,3 +161,29 @@ int data_batch(dataset *d, int64_t n, lora_batch *out)
 	out->struct_size = sizeof *out;
 	return d->slabs ? slab_batch(d, n, out) : example_batch(d, n, out);
 }
+
+/* Longest first. */
+static int by_length(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+
+data_shape data_largest(const dataset *d)
+{
+	data_shape s = { d->rows, d->length, d->rows * d->length };
+	if (d->slabs) return s;
+	/* the order is shuffled, so the longest examples may meet */
+	uint32_t *lengths = new_array((size_t)d->n, sizeof *lengths);
+	s.sequences = d->n < d->options.batch_size ? d->n : d->options.batch_size;
+	s.length = d->options.sequence_length;
+	s.tokens = s.sequences * s.length;
+	if (!lengths) return s;
+	for (int64_t i = 0; i < d->n; i++) lengths[i] = (uint32_t)(d->start[i + 1] - d->start[i]);
+	qsort(lengths, (size_t)d->n, sizeof *lengths, by_length);
+	s.length = lengths[0];
+	s.tokens = 0;
+	for (int64_t i = 0; i < s.sequences; i++) s.tokens += lengths[i];
+	free(lengths);
+	return s;
+}

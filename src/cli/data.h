@@ -51,6 +51,12 @@ int64_t data_batches(const dataset *d);
 /* Batch number n >= 0, counted over all epochs. Borrowed until the next call. */
 int data_batch(dataset *d, int64_t n, lora_batch *out);
 
+/* The largest batch that can come: its padded shape, and the most tokens without padding. */
+typedef struct data_shape {
+	int64_t sequences, length, tokens;
+} data_shape;
+data_shape data_largest(const dataset *d);
+
 /* dataread.c: fill the examples */
 int data_read_text(dataset *d, session *s);
 int data_read_lines(dataset *d, session *s);

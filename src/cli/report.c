@@ -114,6 +114,8 @@ int say(const char *format, ...)
 	return output_errno ? FAILED : OK;
 }
 
+int json_wanted(void) { return json_mode; }
+
 int print_json(json_t *object)
 {
 	char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;

@@ -6,7 +6,7 @@
 #include "ops/op.h"
 #include "site/site.h"
 
-typedef struct lora__value { int64_t cols; int32_t producer, n_uses; } lora__value;
+typedef struct lora__value { int64_t cols; int32_t producer, n_uses, space; } lora__value;
 
 typedef struct lora__graph {
 	lora_context *ctx;
@@ -15,6 +15,7 @@ typedef struct lora__graph {
 	lora__value  *values;
 	size_t        n_values, cap_values;
 	int32_t       n_layers;
+	int32_t       space; /* of the ops that are appended now */
 } lora__graph;
 
 void lora__graph_init(lora__graph *g, lora_context *ctx);
@@ -22,6 +23,10 @@ void lora__graph_free(lora__graph *g);
 /* Append an op; out_cols[k] is the width of output k. Returns the node (valid until the next add) or NULL when memory is out. */
 lora__node *lora__graph_add(lora__graph *g, const lora__op *op, int32_t layer, int32_t n_in, const int32_t *in, int32_t n_out,
                             const int64_t *out_cols);
+
+/* The node's sites: number i, or NULL past the last. */
+static inline lora__site *lora__node_site(const lora__node *n, int32_t i) { return n->site ? i ? NULL : n->site : i < n->n_sites ? n->sites[i] : NULL; }
+int lora__node_trains(const lora__node *n); /* one of its sites does */
 
 typedef enum { LORA__PLAN_INFER = 0, LORA__PLAN_TRAIN = 1, LORA__PLAN_CHECKPOINT = 2 } lora__plan_mode;
 
@@ -34,11 +39,12 @@ typedef struct lora__step {
 	int32_t saved;
 } lora__step;
 
-typedef struct lora__buffer { int64_t cols; size_t bytes, offset; int32_t first, last; } lora__buffer;
+typedef struct lora__buffer { int64_t cols; size_t bytes, offset; int32_t first, last, space; } lora__buffer;
 
 typedef struct lora__plan {
 	lora__plan_mode mode;
 	int64_t         rows;       /* capacity */
+	int64_t         source_rows; /* of space 1 */
 	uint64_t        generation; /* of the sites, when it was made */
 	lora__step     *steps;
 	size_t          n_steps, cap_steps;
@@ -47,11 +53,12 @@ typedef struct lora__plan {
 	size_t          scratch_offset, arena_bytes;
 } lora__plan;
 
-/* Plan for up to rows rows. TRAIN keeps what backward reads; CHECKPOINT keeps block boundaries only and runs each block's forward again. */
-lora_status lora__plan_make(const lora__graph *g, lora_dtype real, lora__plan_mode mode, int64_t rows, lora__plan *out);
+/* Plan for up to rows rows (and source_rows of space 1). TRAIN keeps what backward reads; CHECKPOINT keeps block boundaries only and runs each block's forward again. */
+lora_status lora__plan_make(const lora__graph *g, lora_dtype real, lora__plan_mode mode, int64_t rows, int64_t source_rows,
+                            lora__plan *out);
 void        lora__plan_free(lora_context *ctx, lora__plan *p);
 
-/* Run all steps with rows->n <= plan->rows. arena: plan->arena_bytes, 64-byte aligned. */
+/* Run all steps with rows->n <= plan->rows; those over a space without rows are left out. arena: plan->arena_bytes, 64-byte aligned. */
 lora_status lora__plan_run(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena);
 
 #endif

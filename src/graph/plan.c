@@ -30,9 +30,15 @@ static int32_t new_buffer(maker *k, int64_t cols, size_t bytes)
 	return (int32_t)p->n_buffers++;
 }
 
-static int32_t new_value(maker *k, int64_t cols)
+static int64_t rows_in(const maker *k, int32_t space) { return space ? k->p->source_rows : k->p->rows; }
+
+/* Buffer for value v, or for its gradient. */
+static int32_t new_value(maker *k, int32_t v)
 {
-	return new_buffer(k, cols, lora__dtype_size(k->real) * (size_t)cols * (size_t)k->p->rows);
+	int64_t cols = k->g->values[v].cols;
+	int32_t space = k->g->values[v].space, b = new_buffer(k, cols, lora__dtype_size(k->real) * (size_t)cols * (size_t)rows_in(k, space));
+	if (b >= 0) k->p->buffers[b].space = space;
+	return b;
 }
 
 static void touch(maker *k, int32_t buffer)
@@ -54,7 +60,10 @@ static lora__step *new_step(maker *k, int32_t node, int backward)
 
 static void note_scratch(maker *k, const lora__node *n)
 {
-	size_t b = n->op->scratch_bytes ? padded(n->op->scratch_bytes(n, k->real, k->p->rows)) : 0;
+	int64_t rows = rows_in(k, n->space);
+	for (int i = 0; i < n->n_in; i++)
+		if (rows_in(k, k->g->values[n->in[i]].space) > rows) rows = rows_in(k, k->g->values[n->in[i]].space);
+	size_t b = n->op->scratch_bytes ? padded(n->op->scratch_bytes(n, k->real, rows)) : 0;
 	if (b > k->scratch) k->scratch = b;
 }
 
@@ -77,11 +86,11 @@ static lora_status add_forward(maker *k, int32_t index)
 		touch(k, s->in[i]);
 	}
 	for (int i = 0; i < n->n_out; i++) {
-		int32_t b = i == 0 && may_share(k, n) ? s->in[0] : new_value(k, k->g->values[n->out[i]].cols);
+		int32_t b = i == 0 && may_share(k, n) ? s->in[0] : new_value(k, n->out[i]);
 		if (b == -2) return LORA_E_MEMORY;
 		s->out[i] = k->value[n->out[i]] = b;
 	}
-	size_t bytes = n->op->saved_bytes ? n->op->saved_bytes(n, k->real, k->p->rows) : 0;
+	size_t bytes = n->op->saved_bytes ? n->op->saved_bytes(n, k->real, rows_in(k, n->space)) : 0;
 	k->saved[index] = bytes ? new_buffer(k, 0, bytes) : -1;
 	if (k->saved[index] == -2) return LORA_E_MEMORY;
 	s->saved = k->saved[index];
@@ -99,7 +108,7 @@ static lora_status own_gradient(maker *k, int32_t v, int32_t node)
 		if ((int32_t)u != v && k->grad[u] == k->grad[v] && k->g->values[u].producer < node) shared = 1;
 	if (!shared) return LORA_OK;
 	lora__step *s = new_step(k, -1, 1);
-	int32_t b = s ? new_value(k, k->g->values[v].cols) : -2;
+	int32_t b = s ? new_value(k, v) : -2;
 	if (b == -2) return LORA_E_MEMORY;
 	s->in[0] = k->grad[v], s->out[0] = b;
 	touch(k, s->in[0]);
@@ -138,7 +147,7 @@ static lora_status add_backward(maker *k, int32_t index)
 		int fresh = k->grad[v] < 0;
 		if (fresh) {
 			int pass = (n->op->flags & LORA__OP_SUM) || (i == 0 && (n->op->flags & LORA__OP_INPLACE));
-			k->grad[v] = pass ? s->dout[0] : new_value(k, k->g->values[v].cols);
+			k->grad[v] = pass ? s->dout[0] : new_value(k, v);
 			if (k->grad[v] == -2) return LORA_E_MEMORY;
 		}
 		touch(k, s->din[i] = k->grad[v]);
@@ -155,7 +164,7 @@ static void find_needs(maker *k)
 {
 	for (size_t i = 0; i < k->g->n_nodes; i++) {
 		const lora__node *n = &k->g->nodes[i];
-		int need = n->site && lora__site_trains(n->site);
+		int need = lora__node_trains(n);
 		for (int j = 0; j < n->n_in; j++) need |= k->needs[n->in[j]];
 		for (int j = 0; j < n->n_out; j++) k->needs[n->out[j]] = (char)need;
 	}
@@ -229,33 +238,28 @@ static int by_size(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static int by_offset(const void *a, const void *b)
-{
-	const lora__buffer *x = *(lora__buffer *const *)a, *y = *(lora__buffer *const *)b;
-	return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
 /* Greedy by size: each buffer goes to the lowest gap left by the placed ones that live at the same time. */
 static lora_status place(maker *k)
 {
 	lora__plan *p = k->p;
 	lora_context *ctx = k->g->ctx;
 	size_t n = p->n_buffers, top = 0;
-	lora__buffer **order = lora__calloc(ctx, 2 * n + 1, sizeof *order), **live = order + n;
+	lora__buffer **order = lora__calloc(ctx, 2 * n + 1, sizeof *order), **placed = order + n; /* by size; by offset */
 	if (!order) return LORA_E_MEMORY;
 	for (size_t i = 0; i < n; i++) order[i] = &p->buffers[i];
 	qsort(order, n, sizeof *order, by_size);
 	for (size_t i = 0; i < n; i++) {
-		size_t n_live = 0, at = 0;
-		for (size_t j = 0; j < i; j++)
-			if (order[j]->first <= order[i]->last && order[i]->first <= order[j]->last) live[n_live++] = order[j];
-		qsort(live, n_live, sizeof *live, by_offset);
-		for (size_t j = 0; j < n_live; j++) {
-			if (live[j]->offset >= at + order[i]->bytes) break;
-			if (live[j]->offset + live[j]->bytes > at) at = live[j]->offset + live[j]->bytes;
+		lora__buffer *b = order[i];
+		size_t at = 0, j = 0;
+		for (; j < i; j++) {
+			if (placed[j]->last < b->first || b->last < placed[j]->first) continue;
+			if (placed[j]->offset >= at + b->bytes) break;
+			if (placed[j]->offset + placed[j]->bytes > at) at = placed[j]->offset + placed[j]->bytes;
 		}
-		order[i]->offset = at;
-		if (at + order[i]->bytes > top) top = at + order[i]->bytes;
+		b->offset = at;
+		for (j = i; j > 0 && placed[j - 1]->offset > at; j--) placed[j] = placed[j - 1];
+		placed[j] = b;
+		if (at + b->bytes > top) top = at + b->bytes;
 	}
 	p->scratch_offset = top;
 	p->arena_bytes = top + k->scratch + 64;
@@ -263,10 +267,11 @@ static lora_status place(maker *k)
 	return LORA_OK;
 }
 
-lora_status lora__plan_make(const lora__graph *g, lora_dtype real, lora__plan_mode mode, int64_t rows, lora__plan *out)
+lora_status lora__plan_make(const lora__graph *g, lora_dtype real, lora__plan_mode mode, int64_t rows, int64_t source_rows,
+                            lora__plan *out)
 {
 	size_t nv = g->n_values, nn = g->n_nodes;
-	lora__plan plan = { .mode = mode, .rows = rows };
+	lora__plan plan = { .mode = mode, .rows = rows, .source_rows = source_rows };
 	maker k = { .g = g, .p = &plan, .real = real };
 	char *memory = lora__zalloc(g->ctx, (2 * nv + nn) * sizeof(int32_t) + nv + nn);
 	if (!memory) return LORA_E_MEMORY;

@@ -52,8 +52,15 @@ static uint64_t part_key(const lora_adapter *a, const lora__part *p, double scal
 {
 	uint64_t h = lora__hash64(&scale, sizeof scale, 1);
 	h = lora__hash64(&p->scaling, sizeof p->scaling, h);
-	for (size_t i = 0; i < a->n_tensors; i++)
-		if (&a->parts[a->tensors[i].part] == p) h = lora__hash64(a->params + a->tensors[i].offset, a->tensors[i].n * sizeof(float), h);
+	for (int k = 0; k < LORA__MAX_ROLES; k++) {
+		if (p->tensor[k] < 0) continue;
+		const lora__ptensor *t = &a->tensors[p->tensor[k]];
+		if (p->how != LORA__PARAMETER) h = lora__hash64(a->params + t->offset, t->n * sizeof(float), h);
+		else if (p->stride[k][1] == 1) h = lora__hash64(p->param[k], (size_t)(p->rank * p->stride[k][0]) * sizeof(float), h);
+		else
+			for (int64_t i = 0; i < p->slot.site->out * p->rank; i++)
+				h = lora__hash64(p->param[k] + i / p->rank * p->stride[k][0] + i % p->rank * p->stride[k][1], sizeof(float), h);
+	}
 	return h;
 }
 
@@ -318,7 +325,11 @@ lora_status lora__merge_change(lora_adapter *a, int add, double scale)
 	for (size_t i = 0; i < n; i++) end_change(ctx, &list[i]);
 	lora__free(ctx, list);
 	if (st) return st;
-	for (size_t i = 0; i < a->n_parts; i++) a->parts[i].slot.merged = add;
+	for (size_t i = 0; i < a->n_parts; i++) {
+		lora__part *p = &a->parts[i];
+		p->slot.merged = add;
+		if (p->how == LORA__WHOLE && p->param[1]) p->slot.site->bias = add ? lora__view1(p->param[1], LORA_F32, p->slot.site->out) : p->slot.site->base_bias;
+	}
 	a->merged = add;
 	a->unmerge = add ? take_out : NULL;
 	a->sites->generation++;

@@ -84,10 +84,12 @@ static lora__node *append(lora__builder *b, const lora__op *op, int32_t n_in, co
 static int64_t cols_of(const lora__builder *b, int32_t v) { return v < 0 ? 0 : b->m->graph.values[v].cols; }
 static int32_t value_of(const lora__node *n) { return n ? n->out[0] : -1; }
 
-int32_t lora__b_embed(lora__builder *b, const char *name, double factor)
+int32_t lora__b_embed(lora__builder *b, const char *name, double factor) { return lora__b_embed_of(b, name, b->m->hidden, factor); }
+
+int32_t lora__b_embed_of(lora__builder *b, const char *name, int64_t width, double factor)
 {
-	lora__weight *w = get(b, name, ".weight", b->m->vocab, b->m->hidden, 0);
-	lora__node *n = append(b, &lora__op_embed, 0, NULL, 1, b->m->hidden);
+	lora__weight *w = get(b, name, ".weight", b->m->vocab, width, 0);
+	lora__node *n = append(b, &lora__op_embed, 0, NULL, 1, width);
 	if (n) n->w[0] = view(w), n->f[0] = factor;
 	return value_of(n);
 }
@@ -100,38 +102,98 @@ int32_t lora__b_rmsnorm(lora__builder *b, int32_t x, const char *name, double ep
 	return value_of(n);
 }
 
-static lora__site *site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias, const char *tied_to)
+int32_t lora__b_layernorm(lora__builder *b, int32_t x, const char *name, double eps, int bias)
+{
+	lora_view w = view(get(b, name, ".weight", cols_of(b, x), 0, 1.0)), c = view(bias ? get(b, name, ".bias", cols_of(b, x), 0, 0.0) : NULL);
+	lora__node *n = append(b, &lora__op_layernorm, 1, &x, 1, cols_of(b, x));
+	if (n) n->w[0] = w, n->w[1] = c, n->f[0] = eps;
+	return value_of(n);
+}
+
+/* So that saving finds the bias as it is then. */
+static void bias_of(lora_model *m, const void *data, int32_t site)
+{
+	for (size_t i = m->n_weights; i-- > 0;)
+		if (m->weights[i].data == data) {
+			m->weights[i].site = site, m->weights[i].is_bias = 1;
+			return;
+		}
+}
+
+int32_t lora__b_headnorm(lora__builder *b, int32_t x, const char *name, int64_t heads, double eps, double offset)
+{
+	lora__weight *w = get(b, name, ".weight", heads ? cols_of(b, x) / heads : 0, 0, 1.0 - offset);
+	lora__node *n = append(b, &lora__op_rmsnorm, 1, &x, 1, cols_of(b, x));
+	if (n) n->w[0] = view(w), n->f[0] = eps, n->f[1] = offset, n->i[0] = heads;
+	return value_of(n);
+}
+
+int32_t lora__b_position(lora__builder *b, const char *name, int64_t positions, int64_t offset)
+{
+	lora__weight *w = get(b, name, ".weight", positions + offset, b->m->hidden, 0);
+	lora__node *n = append(b, &lora__op_position, 0, NULL, 1, b->m->hidden);
+	if (n) n->w[0] = view(w), n->i[0] = offset;
+	b->m->table_positions = positions;
+	return value_of(n);
+}
+
+/* turned: the weight is stored [in,out]. */
+static lora__site *site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias, const char *tied_to, int turned)
 {
 	char full[NAME_MAX_BYTES];
 	lora__site *s = NULL;
-	lora__weight *w = get(b, tied_to ? tied_to : name, ".weight", out, in, 0);
+	lora__weight *w = get(b, tied_to ? tied_to : name, ".weight", turned ? in : out, turned ? out : in, 0);
 	if (!w) return NULL;
 	size_t number = (size_t)(w - b->m->weights); /* the list may move when the bias is added */
 	full_name(b, name, "", full);
 	lora_site_info d = { .struct_size = sizeof d, .dtype = w->dtype, .name = full, .out = out, .in = in, .data = (void *)(uintptr_t)w->data,
-		.flags = w->owned ? 0 : LORA_SITE_MAPPED, .layer = b->layer };
+		.flags = (w->owned ? 0u : LORA_SITE_MAPPED) | (turned ? LORA_SITE_TRANSPOSED : 0u), .layer = b->layer };
 	lora_view c = view(bias ? get(b, name, ".bias", out, 0, 0) : NULL);
 	if (b->status == LORA_OK) b->status = lora__sites_add(&b->m->s, &d, &s);
 	if (b->status) return NULL;
-	s->bias = c;
+	s->bias = s->base_bias = c;
+	if (c.data) bias_of(b->m, c.data, s->index);
 	if (!tied_to) b->m->weights[number].site = s->index;
 	return s;
 }
 
-int32_t lora__b_linear(lora__builder *b, int32_t x, const char *name, int64_t out, int bias)
+static int32_t linear(lora__builder *b, int32_t x, const char *name, int64_t out, int bias, int turned)
 {
-	lora__site *s = site(b, name, out, cols_of(b, x), bias, NULL);
+	lora__site *s = site(b, name, out, cols_of(b, x), bias, NULL, turned);
 	lora__node *n = append(b, &lora__op_linear, 1, &x, 1, out);
 	if (n) n->site = s;
 	return value_of(n);
 }
 
-int32_t lora__b_rope(lora__builder *b, int32_t x, int64_t heads, int64_t head_dim)
+int32_t lora__b_linear(lora__builder *b, int32_t x, const char *name, int64_t out, int bias) { return linear(b, x, name, out, bias, 0); }
+int32_t lora__b_linear_turned(lora__builder *b, int32_t x, const char *name, int64_t out)
 {
+	return linear(b, x, name, out, 1, b->m->gguf == NULL); /* GGUF stores it [out,in] */
+}
+
+void lora__b_split(lora__builder *b, int32_t x, int64_t groups, int32_t n_out, const int64_t *widths, int32_t *out)
+{
+	int64_t cols[LORA__MAX_OUT];
+	for (int32_t k = 0; k < n_out; k++) out[k] = -1, cols[k] = groups * widths[k];
+	if (b->status) return;
+	lora__node *n = lora__graph_add(&b->m->graph, &lora__op_split, b->layer, 1, &x, n_out, cols);
+	if (!n) {
+		b->status = LORA_E_MEMORY;
+		return;
+	}
+	n->i[0] = groups;
+	for (int32_t k = 0; k < n_out; k++) n->i[1 + k] = widths[k], out[k] = n->out[k];
+}
+
+int32_t lora__b_rope_of(lora__builder *b, int32_t x, int64_t heads, int64_t head_dim, int table)
+{
+	if (b->m->rotary[table].rot <= 0) return x;
 	lora__node *n = append(b, &lora__op_rope, 1, &x, 1, cols_of(b, x));
-	if (n) n->i[0] = heads, n->i[1] = head_dim, n->i[2] = b->m->rotary.rot;
+	if (n) n->i[0] = heads, n->i[1] = head_dim, n->i[2] = b->m->rotary[table].rot, n->i[3] = table;
 	return value_of(n);
 }
+
+int32_t lora__b_rope(lora__builder *b, int32_t x, int64_t heads, int64_t head_dim) { return lora__b_rope_of(b, x, heads, head_dim, 0); }
 
 int32_t lora__b_attention(lora__builder *b, int32_t q, int32_t k, int32_t v, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
                           double scale, double softcap)
@@ -158,11 +220,40 @@ int32_t lora__b_add(lora__builder *b, int32_t x, int32_t y)
 	return value_of(append(b, &lora__op_add, 2, in, 1, cols_of(b, x)));
 }
 
-void lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap)
+void lora__b_hidden(lora__builder *b, int32_t x)
 {
-	lora__site *s = site(b, name, b->m->vocab, cols_of(b, h), 0, tied_to);
+	append(b, &lora__op_hidden, 1, &x, 0, 0);
+	b->has_hidden = 1;
+}
+
+static void head(lora__builder *b, int32_t h, lora__site *s, double softcap)
+{
+	if (!b->has_hidden) lora__b_hidden(b, h);
 	lora__node *n = append(b, &lora__op_head, 1, &h, 0, 0);
 	if (!n) return;
-	s->is_head = 1;
-	n->site = s, n->i[0] = b->m->vocab, n->i[1] = cols_of(b, h), n->f[0] = softcap;
+	s->is_head = b->m->has_head = 1;
+	n->site = s, n->i[0] = s->out, n->i[1] = s->in, n->f[0] = softcap;
 }
+
+void lora__b_head(lora__builder *b, int32_t h, const char *name, const char *tied_to, double softcap)
+{
+	head(b, h, site(b, name, b->m->vocab, cols_of(b, h), 0, tied_to, 0), softcap);
+}
+
+void lora__b_classifier(lora__builder *b, int32_t h, const char *name) { head(b, h, site(b, name, b->m->n_labels, cols_of(b, h), 1, NULL, 0), 0.0); }
+
+/* The same for blocks in other files. */
+lora__weight *lora__b_weight(lora__builder *b, const char *format, const char *suffix, int64_t d0, int64_t d1, double mean)
+{
+	return get(b, format, suffix, d0, d1, mean);
+}
+
+lora__site *lora__b_site(lora__builder *b, const char *name, int64_t out, int64_t in, int bias) { return site(b, name, out, in, bias, NULL, 0); }
+
+lora__node *lora__b_append(lora__builder *b, const lora__op *op, int32_t n_in, const int32_t *in, int32_t n_out, int64_t cols)
+{
+	return append(b, op, n_in, in, n_out, cols);
+}
+
+lora_view lora__b_view(const lora__weight *w) { return view(w); }
+int64_t   lora__b_cols(const lora__builder *b, int32_t v) { return cols_of(b, v); }

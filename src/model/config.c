@@ -57,11 +57,62 @@ const char *lora__cfg_string(lora__builder *b, const char *key, const char *def)
 	return json_string_value(v);
 }
 
+static const lora__param *row(const lora__builder *b, const char *key)
+{
+	for (const lora__param *p = b->m->arch->m.params; p && p->name; p++)
+		if (strcmp(p->name, key) == 0) return p;
+	return NULL;
+}
+
+static int is_null(const lora__builder *b, const char *key) { return json_is_null(json_object_get(b->m->config, key)); }
+
+int64_t lora__key_int(lora__builder *b, const char *key)
+{
+	const lora__param *p = row(b, key);
+	return lora__cfg_int(b, key, lora__get_int(NULL, p, key), (int64_t)p->min, (int64_t)p->max);
+}
+
+int64_t lora__key_int_or(lora__builder *b, const char *key, int64_t fallback)
+{
+	const lora__param *p = row(b, key);
+	if (is_null(b, key) || (!p->def && !value(b, key))) return fallback;
+	return lora__key_int(b, key);
+}
+
+double lora__key_float(lora__builder *b, const char *key)
+{
+	const lora__param *p = row(b, key);
+	int bounded = p->min < p->max;
+	return lora__cfg_float(b, key, lora__get_float(NULL, p, key), bounded ? p->min : -1e300, bounded ? p->max : 1e300);
+}
+
+double lora__key_float_or_none(lora__builder *b, const char *key) { return is_null(b, key) ? 0.0 : lora__key_float(b, key); }
+int lora__key_bool(lora__builder *b, const char *key) { return lora__cfg_bool(b, key, lora__get_bool(NULL, row(b, key), key)); }
+
+void lora__key_only(lora__builder *b, const char *key, int wanted)
+{
+	if (lora__cfg_bool(b, key, wanted) != wanted) lora__cfg_unsupported(b, key, wanted ? "only true is supported" : "only false is supported");
+}
+
+int64_t lora__key_window(lora__builder *b) { return lora__key_int_or(b, "sliding_window", 0); }
+
+int lora__key_sliding(lora__builder *b, int64_t n, int def)
+{
+	const json_t *list = value(b, "layer_types");
+	if (!list) return def;
+	const char *s = json_string_value(json_array_get(list, (size_t)n));
+	if (!json_is_array(list) || !s) return refuse(b, LORA_E_FORMAT, "layer_types", "a list with a string for each block is expected"), def;
+	if (strcmp(s, "sliding_attention") == 0) return 1;
+	if (strcmp(s, "full_attention") != 0) lora__cfg_unsupported(b, "layer_types", lora__quote(s).text);
+	return 0;
+}
+
 int64_t lora__cfg_activation(lora__builder *b, const char *key)
 {
 	static const struct { const char *name; int64_t act; } table[] = { { "silu", LORA_ACT_SILU }, { "swish", LORA_ACT_SILU }, { "gelu", LORA_ACT_GELU },
 		{ "gelu_pytorch_tanh", LORA_ACT_GELU_TANH }, { "gelu_new", LORA_ACT_GELU_TANH }, { "relu", LORA_ACT_RELU } };
-	const char *s = lora__cfg_string(b, key, "silu");
+	const lora__param *p = row(b, key);
+	const char *s = lora__cfg_string(b, key, p && p->def ? p->def : "silu");
 	for (size_t i = 0; i < sizeof table / sizeof *table; i++)
 		if (strcmp(s, table[i].name) == 0) return table[i].act;
 	lora__cfg_unsupported(b, key, lora__quote(s).text);

@@ -8,7 +8,8 @@
 static const lora__param open_params[] = {
 	{ "dtype", LORA__STRING, "auto", 0, 0, "auto|f32|bf16|f64", "arithmetic of activations (auto = f32); f64 runs on the naive backend" },
 	{ "pack_bytes", LORA__INT, "-1", -1, 9e15, NULL, "memory that packed weights may take; -1 = no limit, 0 = never pack" },
-	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build)" },
+	{ "num_labels", LORA__INT, "0", 0, 1 << 20, NULL, "make an encoder a classifier of so many classes, its head fresh where the file has none; 0 = as config.json says" },
+	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of fresh weights (lora_model_build, num_labels)" },
 	{ "weight_dtype", LORA__STRING, "F32", 0, 0, "F32|F16|BF16", "type of fresh weights (lora_model_build)" },
 	{ 0 }
 };
@@ -22,9 +23,10 @@ static void destroy(lora__sites *s)
 	lora__graph_free(&m->graph);
 	lora__batch_free(m);
 	lora__free(ctx, m->arena);
-	lora__free(ctx, m->rotary.inv_freq);
-	lora__free(ctx, m->rotary.cos);
-	lora__free(ctx, m->rotary.sin);
+	for (int i = 0; i < LORA__ROTARIES; i++) {
+		void *all[] = { m->rotary[i].inv_freq, m->rotary[i].long_freq, m->rotary[i].cos, m->rotary[i].sin };
+		for (int k = 0; k < 4; k++) lora__free(ctx, all[k]);
+	}
 	for (size_t i = 0; i < m->n_weights; i++) {
 		if (m->weights[i].owned) lora__free(ctx, (void *)(uintptr_t)m->weights[i].data);
 		lora__free(ctx, m->weights[i].name);
@@ -62,18 +64,55 @@ static void read_common(lora_model *m, const lora_settings *s)
 {
 	const char *d = lora__get_string(s, open_params, "dtype");
 	int64_t limit = lora__get_int(s, open_params, "pack_bytes");
+	m->want_labels = lora__get_int(s, open_params, "num_labels");
 	m->s.pack_limit = limit < 0 ? UINT64_MAX : (uint64_t)limit;
 	m->s.real = strcmp(d, "f64") == 0 ? LORA_F64 : strcmp(d, "bf16") == 0 ? LORA_BF16 : LORA_F32;
 }
 
+static lora__weight *known(const lora_model *m, const char *name)
+{
+	for (size_t i = 0; i < m->n_weights; i++) /* after open: the file's map serves; before: few weights */
+		if (m->weights[i].name && strcmp(m->weights[i].name, name) == 0) return &m->weights[i];
+	return NULL;
+}
+
+/* The name in a file that was saved from the model without its head: without the first part. */
+static const char *bare(const char *name)
+{
+	static const char *const prefixes[] = { "model.", "transformer.", "gpt_neox.", "bert.", "roberta." };
+	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+		if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return name + strlen(prefixes[i]);
+	return name;
+}
+
+/* The name in a file that was saved with a head, where the model asked for is without; and the older names of LayerNorm's weights. */
+static const lora__tensor *with_prefix(lora_model *m, const char *name)
+{
+	static const char *const old[][2] = { { "LayerNorm.weight", "LayerNorm.gamma" }, { "LayerNorm.bias", "LayerNorm.beta" } };
+	char full[512];
+	snprintf(full, sizeof full, "%s%s", m->arch->prefix, name);
+	const lora__tensor *t = lora__tensors_find(&m->file, full);
+	for (int i = 0; i < 2 && !t; i++) {
+		size_t n = strlen(name), k = strlen(old[i][0]);
+		if (n < k || strcmp(name + n - k, old[i][0])) continue;
+		const char *stem = bare(name);
+		int cut = (int)(strlen(stem) - k);
+		snprintf(full, sizeof full, "%.*s%s", (int)(n - k), name, old[i][1]);
+		if ((t = lora__tensors_find(&m->file, full))) break;
+		snprintf(full, sizeof full, "%.*s%s", cut, stem, old[i][1]);
+		if ((t = lora__tensors_find(&m->file, full))) break;
+		snprintf(full, sizeof full, "%s%.*s%s", m->arch->prefix, cut, stem, old[i][1]);
+		t = lora__tensors_find(&m->file, full);
+	}
+	return t;
+}
+
 lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out)
 {
-	*out = NULL;
-	for (size_t i = 0; i < m->n_weights; i++) /* after open: the file's map serves; before: few weights */
-		if (m->weights[i].name && strcmp(m->weights[i].name, name) == 0) return *out = &m->weights[i], LORA_OK;
 	const lora__tensor *t = m->has_file ? lora__tensors_find(&m->file, name) : NULL;
-	if (!t && m->has_file && strncmp(name, "model.", 6) == 0) t = lora__tensors_find(&m->file, name + 6); /* saved without its head's prefix */
-	if (!t) return LORA_OK;
+	if (!t && m->has_file) t = lora__tensors_find(&m->file, bare(name));
+	if (!t && m->has_file && m->arch && m->arch->prefix) t = with_prefix(m, name);
+	if ((*out = known(m, t ? t->name : name)) || !t) return LORA_OK;
 	size_t each = lora__dtype_size(t->dtype);
 	void *copy = NULL;
 	if (each && (uintptr_t)t->data % each) { /* old files may not align their data: computing needs it aligned */
@@ -203,13 +242,16 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 	lora_status st = lora__settings_check(ctx, settings, "lora_model_open", open_params, NULL, NULL);
 	if (st == LORA_OK) st = lora__model_new(ctx, &m);
 	if (st) return st;
-	lora__builder b = { .m = m, .layer = -1 };
+	lora__builder b = { .m = m, .layer = -1, .fresh_dtype = LORA_F32, .init_range = 0.02 };
 	read_common(m, settings);
+	b.seed = (uint64_t)lora__get_int(settings, open_params, "seed");
 	st = open_files(m, path);
 	if (st == LORA_OK) {
 		m->s.default_targets = m->arch->targets;
 		m->arch->build(&b);
 		st = b.status;
+		if (st == LORA_OK && m->want_labels && m->want_labels != m->n_labels)
+			st = lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "num_labels", -1, "num_labels: %s models are no classifiers here", m->arch->m.name);
 	}
 	if (st == LORA_OK) st = keep_the_rest(m);
 	if (st) {
@@ -226,7 +268,7 @@ static lora_status fresh_config(lora_model *m, const lora_settings *settings, co
 {
 	m->config = json_object();
 	if (!m->config) return lora__fail(m->s.ctx, LORA_E_MEMORY, "model", "out of memory");
-	json_t *archs = json_pack("[s]", strcmp(arch->m.name, "llama") == 0 ? "LlamaForCausalLM" : arch->m.name);
+	json_t *archs = json_pack("[s]", arch->hf_class ? arch->hf_class : arch->m.name);
 	int bad = !archs || json_object_set_new(m->config, "model_type", json_string(arch->model_types[0])) || json_object_set_new(m->config, "architectures", archs);
 	for (const lora__param *p = arch->m.params; p && p->name && !bad; p++) {
 		const json_t *v = lora__get_json(settings, p->name);
@@ -234,6 +276,15 @@ static lora_status fresh_config(lora_model *m, const lora_settings *settings, co
 		else if (p->def) bad = json_object_set_new(m->config, p->name, p->type == LORA__STRING ? json_string(p->def) : json_loads(p->def, JSON_DECODE_ANY, NULL));
 	}
 	return bad ? lora__fail(m->s.ctx, LORA_E_MEMORY, "model", "out of memory") : LORA_OK;
+}
+
+/* Standard deviation of fresh weights: initializer_range, in OPT init_std. */
+static double init_range(const lora_settings *settings, const lora__arch *arch)
+{
+	const char *key = "initializer_range";
+	for (const lora__param *p = arch->m.params; p && p->name; p++)
+		if (strcmp(p->name, "init_std") == 0) key = p->name;
+	return lora__get_float(settings, arch->m.params, key);
 }
 
 lora_status lora_model_build(lora_context *ctx, const char *architecture, const lora_settings *settings, lora_model **out)
@@ -254,7 +305,7 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 	st = fresh_config(m, settings, arch);
 	if (st == LORA_OK) {
 		lora__builder b = { .m = m, .layer = -1, .fresh = 1, .fresh_dtype = lora__dtype_parse(lora__get_string(settings, open_params, "weight_dtype")),
-			.seed = (uint64_t)lora__get_int(settings, open_params, "seed"), .init_range = lora__get_float(settings, arch->m.params, "initializer_range") };
+			.seed = (uint64_t)lora__get_int(settings, open_params, "seed"), .init_range = init_range(settings, arch) };
 		m->eos = token_id(m->config, "eos_token_id"), m->bos = token_id(m->config, "bos_token_id"), m->pad = token_id(m->config, "pad_token_id");
 		arch->build(&b);
 		st = b.status;
@@ -284,6 +335,7 @@ uint64_t lora__model_digest(lora_model *m)
 		if (bytes <= PAGE * SAMPLES) h = lora__hash64(s->base, bytes, h);
 		else
 			for (size_t at = 0; at + PAGE <= bytes; at += step) h = lora__hash64((const char *)s->base + at, PAGE, h);
+		if (s->packed[0] || s->packed[1]) lora__site_rest(s);
 	}
 	return m->digest = h ? h : 1;
 }

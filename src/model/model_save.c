@@ -23,6 +23,7 @@ typedef struct saver {
 	void        **owned;  /* converted copies */
 	size_t        n;
 	int           untied; /* an adapter was merged into a tied head: it is saved apart */
+	char          head_name[256];
 } saver;
 
 /* Small files of the source directory that travel with the model. */
@@ -129,14 +130,18 @@ static lora_status collect(saver *s, lora_dtype want)
 	for (size_t i = 0; i < m->n_weights && st == LORA_OK; i++) {
 		const lora__weight *w = &m->weights[i];
 		lora__site *site = w->site >= 0 ? m->s.list[w->site] : NULL;
-		st = add(s, w->name, w->dtype, w->rank, w->shape, site ? site->data : w->data, w->bytes, site, want);
+		const lora_view *bias = site && w->is_bias ? &site->bias : NULL;
+		if (bias)
+			st = add(s, w->name, bias->dtype, w->rank, w->shape, bias->data, (uint64_t)site->out * lora__dtype_size(bias->dtype), NULL, want ? want : w->dtype);
+		else st = add(s, w->name, w->dtype, w->rank, w->shape, site ? site->data : w->data, w->bytes, site, want);
 	}
 	for (size_t i = 0; i < m->s.n && st == LORA_OK && m->tied; i++) {
 		lora__site *h = m->s.list[i];
 		if (!h->is_head || !h->merged) continue;
 		int64_t shape[2] = { h->out, h->in };
 		s->untied = 1;
-		st = add(s, "lm_head.weight", h->dtype, 2, shape, h->data, lora__site_bytes(h), h, want);
+		snprintf(s->head_name, sizeof s->head_name, "%s.weight", h->name);
+		st = add(s, s->head_name, h->dtype, 2, shape, h->data, lora__site_bytes(h), h, want);
 	}
 	return st;
 }

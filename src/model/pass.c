@@ -28,7 +28,7 @@ static lora_status reserve_arena(lora_model *m, size_t bytes)
 	return LORA_OK;
 }
 
-lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, const lora__plan **out)
+lora_status lora__model_find_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out)
 {
 	lora_context *ctx = m->s.ctx;
 	lora__plan *best = NULL;
@@ -39,7 +39,10 @@ lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, 
 			*p = m->plans[--m->n_plans];
 			continue;
 		}
-		if (p->mode == mode && p->rows >= rows && p->rows <= 4 * rows + 64 && (!best || p->rows < best->rows)) best = p;
+		/* a decoding step must not run in the far-flung buffers of a long prompt; for training one plan serves all that is smaller */
+		int fits = p->rows >= rows && p->source_rows >= source_rows;
+		if (mode == LORA__PLAN_INFER) fits &= p->rows <= 4 * rows + 64 && p->source_rows <= 4 * source_rows + 64;
+		if (p->mode == mode && fits && (!best || p->rows + p->source_rows < best->rows + best->source_rows)) best = p;
 		i++;
 	}
 	if (!best) {
@@ -49,14 +52,20 @@ lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, 
 			m->n_plans--;
 		}
 		lora__plan p;
-		lora_status st = lora__plan_make(&m->graph, m->s.real, mode, rows < 1 ? 1 : rows, &p);
+		lora_status st = lora__plan_make(&m->graph, m->s.real, mode, rows < 1 ? 1 : rows, source_rows, &p);
 		if (st) return st;
 		p.generation = m->s.generation;
 		m->plans[m->n_plans] = p;
 		best = &m->plans[m->n_plans++];
 	}
 	*out = best;
-	return reserve_arena(m, best->arena_bytes);
+	return LORA_OK;
+}
+
+lora_status lora__model_plan(lora_model *m, lora__plan_mode mode, int64_t rows, int64_t source_rows, const lora__plan **out)
+{
+	lora_status st = lora__model_find_plan(m, mode, rows, source_rows, out);
+	return st ? st : reserve_arena(m, (*out)->arena_bytes);
 }
 
 static int any_trains(const lora_model *m)
@@ -82,38 +91,51 @@ static lora_status sum_loss(lora_model *m, lora__pass *p, int64_t n_head)
 	return isfinite(p->loss_sum) ? LORA_OK : lora__fail(m->s.ctx, LORA_E_NUMERIC, "model", "the loss is not finite");
 }
 
+/* What is known about the rows of one table. */
+static lora__rowinfo rowinfo(const lora_model *m, const struct lora__batchmem *b, const lora__pass *p)
+{
+	lora__rowinfo r = { .n = b->n_rows, .n_segments = b->n_segments, .ids = b->ids, .positions = b->positions, .columns = b->columns, .types = b->types,
+		.segments = b->segments, .cross = b->cross, .logit_row = b->logit_row, .hidden = p->hidden, .runs = p->batch->adapter_rows ? &b->runs : NULL,
+		.train = p->train, .key = p->key };
+	lora__rotary_tables(m, r.angles);
+	return r;
+}
+
 lora_status lora__model_pass(lora_model *m, lora__pass *p)
 {
 	lora_status st = lora__batch_prepare(m, p->batch);
 	if (st) return st;
-	struct lora__batchmem *b = m->batch;
+	struct lora__batchmem *b = m->batch, *behind = m->form == LORA__FORM_CAUSAL ? NULL : m->source_batch, *tokens = behind ? behind : b;
 	int backward = p->backward && any_trains(m) && b->n_labels;
 	const lora__plan *plan;
 	for (size_t i = 0; backward && i < m->s.n && st == LORA_OK; i++) st = lora__site_prepare(m->s.list[i]);
+	int64_t n_logits = 0, n_cols = 0, n_hidden = 0;
+	if (st == LORA_OK && p->logits) st = lora__batch_logits(m, p->batch, &n_logits, &n_cols);
+	if (st == LORA_OK && p->hidden) st = lora__batch_hidden(m, p->batch, &n_hidden);
 	if (st) return st;
-	p->n_labels = b->n_labels, p->n_rows = b->n_rows, p->loss_sum = 0;
-	if (p->logits) memset(p->logits, 0, sizeof(float) * (size_t)(p->batch->n_sequences * p->batch->length * m->vocab));
-	if (b->n_rows == 0) return LORA_OK;
-	if ((st = lora__rotary_reserve(m, b->max_position + 1))) return st;
+	p->n_labels = b->n_labels, p->n_rows = tokens->n_rows + (m->form == LORA__FORM_SEQ2SEQ ? b->n_rows : 0), p->loss_sum = 0;
+	if (p->logits) memset(p->logits, 0, sizeof(float) * (size_t)(n_logits * n_cols));
+	if (p->hidden) memset(p->hidden, 0, sizeof(float) * (size_t)(n_hidden * m->hidden));
+	if (p->n_rows == 0) return LORA_OK;
+	if ((st = lora__rotary_reserve(m, tokens->max_position + 1))) return st;
 	lora__plan_mode mode = !backward ? LORA__PLAN_INFER : p->checkpoint ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN;
-	if ((st = lora__model_plan(m, mode, b->n_rows, &plan))) return st;
+	if ((st = lora__model_plan(m, mode, b->n_rows, behind ? behind->n_rows : 0, &plan))) return st;
 	int64_t n_head = choose_head_rows(b, p->logits != NULL);
-	lora__rowinfo rows = { .n = b->n_rows, .n_segments = b->n_segments, .ids = b->ids, .positions = b->positions, .columns = b->columns,
-		.segments = b->segments, .labels = b->n_labels ? b->labels : NULL, .head_rows = b->head_rows, .n_head_rows = n_head, .logit_row = b->logit_row,
-		.logits = p->logits, .cos = m->rotary.cos, .sin = m->rotary.sin, .n_positions = m->rotary.n_positions, .loss = b->loss,
-		.grad_scale = p->mean && b->n_labels ? p->grad_scale / (double)b->n_labels : p->grad_scale, .runs = p->batch->adapter_rows ? &b->runs : NULL,
-		.train = p->train, .key = p->key };
+	lora__rowinfo rows = rowinfo(m, b, p), source;
+	rows.labels = b->n_labels ? b->labels : NULL, rows.head_rows = b->head_rows, rows.n_head_rows = n_head, rows.logits = p->logits, rows.loss = b->loss;
+	rows.grad_scale = p->mean && b->n_labels ? p->grad_scale / (double)b->n_labels : p->grad_scale;
+	if (behind) source = rowinfo(m, behind, p), rows.source = &source;
 	st = lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
 	return st || !b->n_labels ? st : sum_loss(m, p, n_head);
 }
 
 static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__feed *feeds, int64_t n_feeds, int64_t total)
 {
-	lora_status st = lora__batch_reserve(m, (size_t)total, (size_t)n_feeds);
+	lora_status st = lora__batch_reserve(m, &m->batch, (size_t)total, (size_t)n_feeds);
 	if (st) return st;
 	struct lora__batchmem *b = m->batch;
 	int64_t r = 0;
-	b->runs.n = 0, b->runs.run = b->run, b->n_segments = n_feeds, b->max_position = 0;
+	b->n_segments = n_feeds;
 	for (int64_t k = 0; k < n_feeds; k++) {
 		const lora__feed *f = &feeds[k];
 		int32_t *g = b->segments + 4 * k;
@@ -125,6 +147,9 @@ static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__fe
 			b->ids[r] = f->tokens[i], b->positions[r] = b->columns[r] = (int32_t)(f->past + i);
 		}
 		if (f->past + f->n - 1 > b->max_position) b->max_position = f->past + f->n - 1;
+		if (m->table_positions && f->past + f->n > m->table_positions)
+			return lora__fail(m->s.ctx, LORA_E_LIMIT, "generate", "token %lld: the model's table has %lld positions", (long long)(f->past + f->n),
+				(long long)m->table_positions);
 		b->head_rows[k] = (int32_t)(r - 1);
 		b->logit_row[r - 1] = k;
 	}
@@ -139,11 +164,12 @@ lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__fe
 	for (int64_t k = 0; k < n_feeds; k++) total += feeds[k].n;
 	lora_status st = decode_rows(m, cache, feeds, n_feeds, total);
 	if (st == LORA_OK) st = lora__rotary_reserve(m, m->batch->max_position + 1);
-	if (st == LORA_OK) st = lora__model_plan(m, LORA__PLAN_INFER, total, &plan);
+	if (st == LORA_OK) st = lora__model_plan(m, LORA__PLAN_INFER, total, 0, &plan);
 	if (st) return st;
 	struct lora__batchmem *b = m->batch;
 	lora__rowinfo rows = { .n = total, .n_segments = n_feeds, .ids = b->ids, .positions = b->positions, .columns = b->columns, .segments = b->segments,
-		.head_rows = b->head_rows, .n_head_rows = n_feeds, .logit_row = b->logit_row, .logits = logits, .cos = m->rotary.cos, .sin = m->rotary.sin,
-		.n_positions = m->rotary.n_positions, .cache = cache, .loss = b->loss, .runs = &b->runs };
+		.head_rows = b->head_rows, .n_head_rows = n_feeds, .logit_row = b->logit_row, .logits = logits,
+		.cache = cache, .loss = b->loss, .runs = &b->runs };
+	lora__rotary_tables(m, rows.angles);
 	return lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
 }

@@ -14,7 +14,8 @@ static void common(const lora__exec *e, lora_call *c, int first)
 {
 	const lora__node *n = e->node;
 	c->v[first] = lora__view2(e->rows->segments, LORA_I32, e->rows->n_segments, 4, 4);
-	c->v[first + 1] = lora__view1(n->i[4] ? e->rows->columns : NULL, LORA_I32, e->rows->n);
+	/* with a cache, keys are those of the cache, whose sequences have no padding: a key's column is its index */
+	c->v[first + 1] = lora__view1(n->i[4] && !e->rows->cache ? e->rows->columns : NULL, LORA_I32, e->rows->n);
 	memcpy(c->i, n->i, 5 * sizeof *c->i);
 	c->f[0] = n->f[0], c->f[1] = n->f[1];
 }

@@ -1,9 +1,16 @@
-/* Members of family "op". linear and head live in graph/, because they use sites. */
+/* Members of family "op". linear, experts and head live in graph/, because they use sites. */
 LORA__OP(embed)
+LORA__OP(position)
 LORA__OP(rmsnorm)
+LORA__OP(layernorm)
 LORA__OP(rope)
 LORA__OP(attention)
+LORA__OP(split)
 LORA__OP(gated)
 LORA__OP(add)
+LORA__OP(types)
+LORA__OP(first)
+LORA__OP(hidden)
 LORA__OP(linear)
+LORA__OP(experts)
 LORA__OP(head)

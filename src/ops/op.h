@@ -17,15 +17,23 @@ typedef struct lora__node {
 	int32_t            in[LORA__MAX_IN], out[LORA__MAX_OUT];
 	lora_view          w[2];  /* frozen weights: norm weight, embedding table, ... */
 	struct lora__site *site;
+	struct lora__site **sites; /* of ops with many (experts); memory of the graph */
+	int32_t            n_sites, space; /* space: which rows it runs over, see lora__rowinfo */
 	int64_t            i[8];
 	double             f[4];
 	int32_t            layer; /* block of the model, -1 outside: unit of recomputation */
 } lora__node;
 
-/* Keys and values of earlier tokens, [slots * capacity, width] per layer, real. */
-typedef struct lora__cache { char **k, **v; int64_t n_layers, slots, capacity, width; } lora__cache;
+/* Keys and values of earlier tokens, [slots * capacity, width] per layer, real. source: the same for the encoder's tokens, as cross-attention
+ * sees them. */
+typedef struct lora__cache { char **k, **v; int64_t n_layers, slots, capacity, width; const struct lora__cache *source; } lora__cache;
 
-/* What is known about the rows of a pass: one row per unpadded token, sequence after sequence. */
+/* Rotary tables [n, rot/2] in the wide type. */
+typedef struct lora__angles { const void *cos, *sin; int64_t n; } lora__angles;
+enum { LORA__ROTARIES = 2 }; /* tables of one model: most have one, models with two kinds of layers may have two */
+
+/* What is known about the rows of a pass: one row per unpadded token, sequence after sequence. Most models have one space of rows. Where there
+ * are two, space 0 is what the head sees (decoder tokens; one row per sequence of a classifier) and space 1, behind source, what it reads. */
 typedef struct lora__rowinfo {
 	int64_t        n;          /* rows */
 	int64_t        n_segments;
@@ -38,14 +46,17 @@ typedef struct lora__rowinfo {
 	int64_t        n_head_rows;
 	const int64_t *logit_row;  /* [n] row of the caller's logits; NULL = not wanted */
 	float         *logits;
-	const void    *cos, *sin;  /* rotary tables [n_positions, rot/2], real */
-	int64_t        n_positions;
+	lora__angles   angles[LORA__ROTARIES];
 	const lora__cache *cache;  /* decoding: new keys and values are appended at key row first_new[segment] */
 	double         grad_scale; /* factor of the summed token losses */
 	double        *loss;       /* [n_head_rows] */
 	const void    *runs;       /* lora__runs of the site layer */
 	int            train;      /* dropout on */
 	uint64_t       key;        /* dropout key of the step */
+	const struct lora__rowinfo *source; /* rows of space 1, n may be 0; NULL = there are none */
+	const int32_t *cross;      /* [n_segments,4] as segments, with keys in space 1 (or in its cache) */
+	const int32_t *types;      /* [n] token types; NULL = all 0 */
+	float         *hidden;     /* [.., cols] what the head reads, row logit_row[r]; NULL = not wanted */
 } lora__rowinfo;
 
 /* What an op sees while it runs. Views have the pass's row count. */

@@ -1,15 +1,16 @@
 /* Rotary embedding in place: pairs (j, j + rot/2) of each head turn by the angle of their position. Su et al. 2021, arXiv:2104.09864, eq. 34.
  * A rotation's transpose is its inverse, so backward is the same kernel with the sine negated.
- * i[0] heads, i[1] head_dim, i[2] rotated part. Tables come with the rows. */
+ * i[0] heads, i[1] head_dim, i[2] rotated part, i[3] number of the table. Tables come with the rows. */
 #include "ops/op.h"
 
 static lora_status turn(lora__exec *e, lora_view x, int64_t inverse)
 {
 	const lora__node *n = e->node;
+	const lora__angles *t = &e->rows->angles[n->i[3]];
 	lora_call c = lora__prim(LORA_PRIM_ROPE, 4);
 	c.v[0] = x;
-	c.v[1] = lora__view2(e->rows->cos, lora__wide(e->real), e->rows->n_positions, n->i[2] / 2, n->i[2] / 2);
-	c.v[2] = lora__view2(e->rows->sin, lora__wide(e->real), e->rows->n_positions, n->i[2] / 2, n->i[2] / 2);
+	c.v[1] = lora__view2(t->cos, lora__wide(e->real), t->n, n->i[2] / 2, n->i[2] / 2);
+	c.v[2] = lora__view2(t->sin, lora__wide(e->real), t->n, n->i[2] / 2, n->i[2] / 2);
 	c.v[3] = lora__view1(e->rows->positions, LORA_I32, e->rows->n);
 	c.i[0] = n->i[0], c.i[1] = n->i[1], c.i[2] = n->i[2], c.i[3] = inverse;
 	return lora__run(e->ctx, &c);

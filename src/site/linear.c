@@ -39,16 +39,33 @@ static lora__site_call narrow(const lora__site_call *c, char *saved, size_t save
 	return d;
 }
 
-static lora_status each_slot(lora__site *s, const lora__site_call *c, lora__runs runs, int backward)
+static const lora__stretch *runs_of(const lora__runs *runs, const lora__stretch *every, int64_t *n) { return *n = runs->n ? runs->n : 1, runs->n ? runs->run : every; }
+
+/* The slot that stands for the base in this run, or NULL. */
+static const lora__slot *stand_in(const lora__site *s, const lora__stretch *run)
+{
+	for (size_t i = s->n_chain; i-- > 0;)
+		if (s->chain[i]->whole && !s->chain[i]->merged && (run->all || run->adapter == s->chain[i]->adapter)) return s->chain[i];
+	return NULL;
+}
+
+static int any_whole(const lora__site *s)
+{
+	for (size_t i = 0; i < s->n_chain; i++)
+		if (s->chain[i]->whole && !s->chain[i]->merged) return 1;
+	return 0;
+}
+
+/* All slots but the one that skip names (-1: none is left out). */
+static lora_status each_slot(lora__site *s, const lora__site_call *c, lora__runs runs, int backward, int64_t skip)
 {
 	char *saved = c->saved;
-	const lora__stretch every = { 0, c->n, NULL, 1 };
-	const lora__stretch *list = runs.n ? runs.run : &every;
-	int64_t n_runs = runs.n ? runs.n : 1;
+	int64_t n_runs;
+	const lora__stretch every = { 0, c->n, NULL, 1 }, *list = runs_of(&runs, &every, &n_runs);
 	for (size_t i = 0; i < s->n_chain; i++) {
 		lora__slot *slot = s->chain[i];
 		size_t row = slot->ops->saved_bytes(slot, c->real, 1); /* linear in rows by contract */
-		for (int64_t k = 0; k < n_runs && !slot->merged; k++) {
+		for (int64_t k = 0; k < n_runs && !slot->merged && !slot->whole && (int64_t)i != skip; k++) {
 			if (!list[k].n || (!list[k].all && list[k].adapter != slot->adapter)) continue;
 			lora__site_call d = narrow(c, saved, row, list[k].first, list[k].n);
 			lora_status st = backward ? slot->ops->backward(slot, &d) : slot->ops->forward(slot, &d);
@@ -66,32 +83,72 @@ static lora_status add_bias(lora__site *s, const lora__site_call *c)
 	return lora__run(c->ctx, &call);
 }
 
-/* c = x W^T (which 0) or beta * c + dy W (which 1), on the packed weight where the backend takes it. */
-static lora_status base_product(lora__site *s, const lora__site_call *c, int which, lora_view a, double beta, lora_view out)
+/* c = x W^T (which 0) or beta * c + dy W (which 1), on the packed weight where the backend takes it; with pair->a also + f a b. */
+static lora_status base_product(lora__site *s, const lora__site_call *c, int which, const lora__pair *pair)
 {
 	if (lora__site_is_quant(s)) return lora__site_quant_product(s, c, which);
 	lora_view w = lora__site_weight(s);
-	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .v = { out, a, which ? w : lora__view_t(w) }, .f = { 1.0, beta } };
+	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .f = { 1.0, which ? c->dx_beta : 0.0 } };
+	call.v[0] = which ? c->dx : c->y, call.v[1] = which ? c->dy : c->x, call.v[2] = which ? w : lora__view_t(w);
 	call.packed = lora__site_packed(s, c->ctx, c->real, which, c->n);
 	if (call.packed && !c->ctx->backend->supports(c->ctx->backend_self, &call, NULL)) call.packed = NULL;
+	if (pair->a.data) call.n_views = 5, call.v[3] = pair->a, call.v[4] = pair->b, call.f[2] = pair->f;
 	return lora__run(c->ctx, &call);
+}
+
+/* The base's share where slots stand for it in some of the runs. */
+static lora_status with_stand_ins(lora__site *s, const lora__site_call *c, lora__runs runs, int backward)
+{
+	int64_t n_runs;
+	const lora__stretch every = { 0, c->n, NULL, 1 }, *list = runs_of(&runs, &every, &n_runs);
+	const lora__pair none = { .f = 0 };
+	lora_status st = LORA_OK;
+	for (int64_t k = 0; k < n_runs && st == LORA_OK; k++) {
+		const lora__slot *slot = stand_in(s, &list[k]);
+		lora__site_call d = narrow(c, NULL, 0, list[k].first, list[k].n);
+		if (!d.n) continue;
+		if (slot) st = backward ? slot->ops->backward((lora__slot *)(uintptr_t)slot, &d) : slot->ops->forward((lora__slot *)(uintptr_t)slot, &d);
+		else if (!backward || d.dx.data) st = base_product(s, &d, backward, &none);
+		if (!slot && !backward && st == LORA_OK && s->bias.data) st = add_bias(s, &d);
+	}
+	return st;
+}
+
+/* The base product, together with that of the first slot that acts on all rows and can wait for it. *done: number of this slot, or -1. */
+static lora_status base_and_pair(lora__site *s, const lora__site_call *c, lora__runs runs, int which, int64_t *done)
+{
+	lora__pair pair = { .f = 0 };
+	lora_status st = LORA_OK;
+	*done = -1;
+	if (lora__site_is_quant(s)) return base_product(s, c, which, &pair); /* its tiles lie where the pair would */
+	if (s->n_chain && !s->chain[0]->merged && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)))) {
+		lora__site_call d = narrow(c, c->saved, s->chain[0]->ops->saved_bytes(s->chain[0], c->real, 1), 0, c->n);
+		st = s->chain[0]->ops->pair(s->chain[0], &d, which, &pair);
+		if (pair.a.data) *done = 0;
+	}
+	return st ? st : base_product(s, c, which, &pair);
 }
 
 lora_status lora__site_forward(lora__site *s, const lora__site_call *c, lora__runs runs, int base)
 {
 	lora_status st = LORA_OK;
+	int64_t done = -1;
 	if (c->n == 0) return LORA_OK;
-	if (base) {
-		st = base_product(s, c, 0, c->x, 0.0, c->y);
+	if (base && any_whole(s)) {
+		st = with_stand_ins(s, c, runs, 0);
+	} else if (base) {
+		st = base_and_pair(s, c, runs, 0, &done);
 		if (st == LORA_OK && s->bias.data) st = add_bias(s, c);
 	}
-	return st ? st : each_slot(s, c, runs, 0);
+	return st ? st : each_slot(s, c, runs, 0, done);
 }
 
 lora_status lora__site_backward(lora__site *s, const lora__site_call *c, lora__runs runs, int base)
 {
 	lora_status st = LORA_OK;
+	int64_t done = -1;
 	if (c->n == 0) return LORA_OK;
-	if (base && c->dx.data) st = base_product(s, c, 1, c->dy, c->dx_beta, c->dx);
-	return st ? st : each_slot(s, c, runs, 1);
+	if (base && any_whole(s)) st = with_stand_ins(s, c, runs, 1);
+	else if (base && c->dx.data) st = base_and_pair(s, c, runs, 1, &done);
+	return st ? st : each_slot(s, c, runs, 1, done);
 }

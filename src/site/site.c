@@ -76,6 +76,7 @@ void lora__sites_free(lora__sites *s)
 	for (size_t i = 0; i < s->n; i++) {
 		lora__site_unpack(s->list[i], s->ctx);
 		lora__free(s->ctx, s->list[i]->name);
+		lora__free(s->ctx, s->list[i]->param);
 		lora__free(s->ctx, s->list[i]->chain);
 		lora__free(s->ctx, s->list[i]);
 	}

@@ -26,6 +26,9 @@ typedef struct lora__site_call {
 	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
 } lora__site_call;
 
+/* A product of low rank: f a[n,r] b[r,columns]. */
+typedef struct lora__pair { lora_view a, b; double f; } lora__pair;
+
 /* One adapter on one site. The adapter layer embeds this as the first member of its own struct. */
 typedef struct lora__slot {
 	const struct lora__slot_ops *ops;
@@ -34,6 +37,7 @@ typedef struct lora__slot {
 	double                       attach_scale; /* of lora_adapter_attach() */
 	int                          trainable;
 	int                          merged; /* the delta is in the weight: the slot does not act */
+	int                          whole;  /* it stands for the base's product (and bias) instead of adding to it */
 } lora__slot;
 
 typedef struct lora__slot_ops {
@@ -42,6 +46,10 @@ typedef struct lora__slot_ops {
 	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
 	lora_status (*prepare)(lora__slot *s); /* make what backward adds to, before anything is computed; NULL = nothing */
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
+	/* Everything of forward (backward 0) or backward (1) but the last product: what is left is y, or dx, += f a b, which the site adds in the same
+	 * pass as the base product. out->a.data NULL and nothing done: not for this call. NULL = never. */
+	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int backward, lora__pair *out);
+	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;
@@ -53,10 +61,16 @@ typedef struct lora__site {
 	int64_t      out, in;
 	lora_dtype   dtype;
 	uint32_t     flags;       /* LORA_SITE_* */
-	int          is_head;     /* output embedding: not part of all-linear */
+	int          is_head;     /* output embedding or classifier: not part of all-linear */
+	/* Where this weight is (part of) a bare parameter in transformers 5: target_parameters reaches it, all-linear does not. param NULL = it is
+	 * the weight of a linear module. */
+	char        *param;       /* "model.layers.0.mlp.experts.gate_up_proj", [param_n, param_out, in] */
+	int32_t      param_at, param_n; /* which of the stacked experts */
+	int64_t      param_row, param_out; /* rows param_row .. param_row + out of param_out */
 	const void  *base;        /* the weight as opened, or the host's pointer */
 	void        *data;        /* the weight as it is now: base, or own memory while something is merged */
 	lora_view    bias;        /* data NULL = none */
+	lora_view    base_bias;   /* the same as opened; they differ while a module trained as a whole is merged */
 	lora__slot **chain;       /* attached slots in order of attachment */
 	size_t       n_chain, cap_chain;
 	struct lora__sites *all;
@@ -64,6 +78,7 @@ typedef struct lora__site {
 	const void  *packed_of;   /* data that they were made from */
 	uint64_t     packed_bytes[2];
 	int          pack_refused;
+	int          pack_wanted; /* bits 1 << which of the forms that a trainer will ask for: they are made together */
 	struct lora__merged *merged; /* merge layer: undo record and set of merged slots; NULL = nothing merged */
 } lora__site;
 
@@ -93,6 +108,11 @@ int32_t     lora__site_layer_of(const char *name); /* first number between dots,
 
 /* The backend's packed form of the weight for products with rows rows; which: 0 = W^T, 1 = W. NULL: use the weight as it is. */
 const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real, int which, int64_t rows);
+/* Bytes of that form: those it takes, or those it would take beside taken bytes of other forms; 0 = none is or will be made. The backend is
+ * asked by lora__pack_takes(), once for all sites of a dtype. */
+uint64_t    lora__site_pack_bytes(const lora__site *s, const lora_context *ctx, lora_dtype real, int which, int64_t rows, uint64_t taken);
+int         lora__pack_takes(lora_context *ctx, lora_dtype weight, lora_dtype real); /* 1 when the backend packs such weights */
+void        lora__site_rest(const lora__site *s); /* give the pages of a mapped weight back; they return from the page cache when read */
 void        lora__site_unpack(lora__site *s, lora_context *ctx); /* forget both forms: the weight has changed or goes away */
 
 size_t    lora__site_bytes(const lora__site *s);
@@ -116,7 +136,8 @@ typedef struct lora__runs { const lora__stretch *run; int64_t n; } lora__runs; /
 
 size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n);
 size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n);
-/* base: 1 = also the base product and bias (overwrites y); 0 = only add the adapters' share. */
+/* base: 1 = also the base product and bias (overwrites y); 0 = only add the adapters' share. Where a slot stands for the base, it overwrites y;
+ * of several that do, the last attached. */
 lora_status lora__site_forward(lora__site *s, const lora__site_call *c, lora__runs runs, int base);
 lora_status lora__site_backward(lora__site *s, const lora__site_call *c, lora__runs runs, int base);
 

@@ -69,6 +69,7 @@ struct lora_trainer {
 	/* state */
 	int64_t         step, micro, micro_total, skipped, skipped_in_row;
 	lora__running   run;
+	int             reserved; /* memory was taken for some batch */
 	char           *undo;     /* gradients before the micro-batch; NULL without accumulation */
 	double          grad_norm, lr;
 };
@@ -77,8 +78,15 @@ extern const lora__member lora__trainer_member; /* family "trainer" */
 
 lora_status lora__trainer_create(lora_model *m, lora_adapter *a, lora_optimizer *o, const lora_settings *settings, lora_trainer **out);
 void        lora__trainer_free(lora_trainer *t);
+lora_status lora__trainer_usable(const lora_trainer *t); /* the adapter is attached, not merged, not frozen */
 lora_status lora__trainer_step(lora_trainer *t, const lora_batch *batch, lora_metrics *out, int *updated);
 lora_status lora__trainer_evaluate(lora_trainer *t, const lora_batch *batches, int64_t n, double *loss, int64_t *tokens);
+
+/* ---- memory (memory.c) ---- */
+
+/* A micro-batch of n_sequences x length with tokens real ones (0 = all). reserve takes all memory that its steps need, packed weights too. */
+lora_status lora__trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens, lora_memory_estimate *out);
+lora_status lora__trainer_reserve(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens);
 
 /* ---- checkpoints ---- */
 

@@ -36,7 +36,7 @@ static lora_status check_objects(lora_model *m, lora_adapter *a, lora_optimizer 
 	return LORA_OK;
 }
 
-static lora_status check_usable(const lora_trainer *t)
+lora_status lora__trainer_usable(const lora_trainer *t)
 {
 	if (t->a->merged) return lora__fail(t->ctx, LORA_E_STATE, "trainer", "the adapter is merged; unmerge it to train");
 	if (!t->a->attached) return lora__fail(t->ctx, LORA_E_STATE, "trainer", "the adapter is not attached");
@@ -99,7 +99,7 @@ lora_status lora__trainer_create(lora_model *m, lora_adapter *a, lora_optimizer 
 	lora__sites_retain(&m->s);
 	lora__adapter_retain(a);
 	lora__optimizer_retain(o);
-	st = check_usable(t);
+	st = lora__trainer_usable(t);
 	if (st == LORA_OK) st = read_settings(t, settings);
 	if (st) lora__trainer_free(t);
 	else *out = t;
@@ -121,15 +121,25 @@ void lora__trainer_free(lora_trainer *t)
 
 static size_t grad_bytes(const lora_trainer *t) { return t->a->n_params * lora__dtype_size(lora__wide(t->m->s.real)); }
 
+/* Pack every weight in one go before the first batch: packed one by one as the passes reach them, all plain weights would still be in memory. */
+static lora_status first_time(lora_trainer *t, const lora_batch *batch)
+{
+	if (t->reserved || batch->struct_size < offsetof(lora_batch, reserved) || batch->n_sequences < 1 || batch->length < 1) return LORA_OK;
+	lora_status st = lora__trainer_reserve(t, batch->n_sequences, batch->length, 0);
+	return st == LORA_E_ARGUMENT ? LORA_OK : st; /* a bad shape: the pass says so in its own words */
+}
+
 /* One forward and backward. A loss that is not finite is noted; any other failure leaves gradients and sums as they were. */
 static lora_status micro_batch(lora_trainer *t, const lora_batch *batch)
 {
 	double start = lora__now();
 	lora__pass p = { .batch = batch, .backward = 1, .checkpoint = t->checkpointing, .train = 1, .mean = !t->by_tokens,
 		.key = lora__rng_key(t->seed, LORA__RNG_DROPOUT, (uint64_t)t->micro_total), .grad_scale = t->by_tokens ? 1.0 : 1.0 / (double)t->accumulation };
+	lora_status st = first_time(t, batch);
+	if (st) return st;
 	if (t->micro == 0) lora__adapter_clear_grads(t->a);
 	else memcpy(t->undo, t->a->grads, grad_bytes(t));
-	lora_status st = lora__model_pass(t->m, &p);
+	st = lora__model_pass(t->m, &p);
 	if (st && st != LORA_E_NUMERIC) {
 		if (t->micro == 0) lora__adapter_clear_grads(t->a);
 		else memcpy(t->a->grads, t->undo, grad_bytes(t));
@@ -183,7 +193,7 @@ static lora_status update(lora_trainer *t, int *updated)
 lora_status lora__trainer_step(lora_trainer *t, const lora_batch *batch, lora_metrics *out, int *updated)
 {
 	*updated = 0;
-	lora_status st = check_usable(t);
+	lora_status st = lora__trainer_usable(t);
 	if (st) return st;
 	t->lr = t->sched.lr * lora__sched_factor(&t->sched, t->step);
 	t->grad_norm = 0;

@@ -39,16 +39,30 @@ static int gemm(test_case *t, lora_dtype real, int v)
 	case_view(t, 0, tc, m, n, lc, 1, 1);
 	case_view(t, 1, ta, m, k, la, 1, 0);
 	case_view(t, 2, tb, k, n, lb, 1, 0);
-	t->call.f[0] = alpha, t->call.f[1] = beta;
+	static const int64_t ranks[] = { 0, 0, 16, 0, 3, 40 };
+	int64_t r = ranks[(x + s) % 6]; /* a second product of this rank; 0: none */
+	double alpha2 = r == 3 ? 1 : -0.75;
+	if (r) {
+		case_view(t, 3, ta == LORA_F32 || ta == LORA_F64 ? real : ta, m, r, LAYOUT_ROWS, 1, 0);
+		case_view(t, 4, real == LORA_F64 ? LORA_F64 : LORA_F32, r, n, lb, 1, 0);
+		if (real == LORA_BF16 && !round_b) round_b = case_round_b ? 0x1p15 : 0;
+	}
+	t->call.f[0] = alpha, t->call.f[1] = beta, t->call.f[2] = alpha2;
 	snprintf(t->what, sizeof t->what, "m %d n %d k %d layouts %d %d %d dtypes %d %d %d alpha %g beta %g", (int)m, (int)n, (int)k, lc, la, lb, tc, ta, tb, alpha, beta);
 	for (int64_t i = 0; i < m; i++)
 		for (int64_t j = 0; j < n; j++) {
 			double sum = 0, mag = 0, old = beta != 0 ? case_get(t, 0, i, j) : 0;
 			for (int64_t l = 0; l < k; l++) {
 				double p = case_get(t, 1, i, l) * case_get(t, 2, l, j);
+				sum += alpha * p, mag += fabs(alpha * p);
+			}
+			for (int64_t l = 0; l < r; l++) {
+				double p = alpha2 * case_get(t, 3, i, l) * case_get(t, 4, l, j);
 				sum += p, mag += fabs(p);
 			}
-			case_want(t, 0, i, j, alpha * sum + beta * old, ((double)(k + 4) + round_b) * fabs(alpha) * mag + 4 * fabs(beta * old));
+			/* done in two parts, C is rounded once more; in units of the sums' last place */
+			double unit = real == LORA_F64 ? 0x1p52 : 0x1p23, again = !r ? 0 : tc == LORA_F16 ? 0x1p-10 * unit * mag : tc == LORA_BF16 ? 0x1p-7 * unit * mag : tc == LORA_F32 ? 0x1p-23 * unit * mag : 0;
+			case_want(t, 0, i, j, sum + beta * old, ((double)(k + r + 4) + round_b) * mag + again + 4 * fabs(beta * old));
 		}
 	if (beta == 0) case_poison(t, 0);
 	return 1;

@@ -1,4 +1,4 @@
-/* Oracles in double: RMSNORM, ROPE, GATED, their backwards, XENT, DROPOUT, ADAMW, SGD. */
+/* Oracles in double: RMSNORM, LAYERNORM, ROPE, GATED, their backwards, XENT, DROPOUT, ADAMW, SGD. */
 #include "backend/cases.h"
 #include "base/rng.h"
 
@@ -38,6 +38,46 @@ static int rmsnorm(test_case *t, lora_dtype real, int v, int backward)
 	}
 	if (!backward || beta == 0) case_poison(t, 0);
 	if (!backward) case_poison(t, 3);
+	return 1;
+}
+
+static int layernorm(test_case *t, lora_dtype real, int v, int backward)
+{
+	if (v >= N_SIZES * 8) return 0;
+	int64_t n = sizes[v % N_SIZES][0], d = sizes[v % N_SIZES][1];
+	double eps = 1e-5, beta = v / 12 % 2 ? 0.75 : 0, scale = v % 5 == 4 ? 1e-2 : 1;
+	int bias = v / 6 % 2, stats = backward ? 3 : 4;
+	case_view(t, 0, real, n, d, v % 2, 1, 1);
+	case_view(t, 1, real, n, d, v / 2 % 2, scale, 0);
+	case_view(t, 2, floats[v % 4], d, 1, LAYOUT_ROWS, 1, 0);
+	if (!backward && bias) case_view(t, 3, floats[v / 4 % 4], d, 1, LAYOUT_ROWS, 1, 0);
+	for (int i = 0; i < 2; i++) case_view(t, stats + i, lora__wide(real), n, 1, LAYOUT_ROWS, 1, !backward);
+	if (backward) case_view(t, 5, real, n, d, v / 4 % 2, 1, 0);
+	t->call.f[0] = backward ? beta : eps;
+	for (int64_t i = 0; i < n; i++) {
+		double sum = 0, mag = 0, var = 0, g = 0, gz = 0, g_mag = 0, gz_mag = 0, k = (double)(d + 8), mean, rstd;
+		for (int64_t j = 0; j < d; j++) sum += case_get(t, 1, i, j), mag += fabs(case_get(t, 1, i, j));
+		mean = backward ? case_get(t, 3, i, 0) : sum / (double)d;
+		for (int64_t j = 0; j < d; j++) var += (case_get(t, 1, i, j) - mean) * (case_get(t, 1, i, j) - mean);
+		rstd = backward ? case_get(t, 4, i, 0) : 1 / sqrt(var / (double)d + eps);
+		mag = mag / (double)d;
+		if (!backward) case_want(t, 4, i, 0, mean, k * mag), case_want(t, 5, i, 0, rstd, k * rstd * (1 + mag * rstd));
+		for (int64_t j = 0; j < d && backward; j++) {
+			double w = case_get(t, 2, j, 0) * case_get(t, 5, i, j), z = (case_get(t, 1, i, j) - mean) * rstd;
+			g += w / (double)d, gz += w * z / (double)d, g_mag += fabs(w) / (double)d, gz_mag += fabs(w) * (fabs(z) + fabs(mean * rstd)) / (double)d;
+		}
+		for (int64_t j = 0; j < d; j++) {
+			double w = case_get(t, 2, j, 0), x = case_get(t, 1, i, j), z = (x - mean) * rstd, b = !backward && bias ? case_get(t, 3, j, 0) : 0;
+			if (!backward) {
+				case_want(t, 0, i, j, z * w + b, k * fabs(w) * rstd * (fabs(x) + mag) * (1 + mag * rstd) + 4 * fabs(b));
+			} else {
+				double a = w * case_get(t, 5, i, j), old = beta != 0 ? beta * case_get(t, 0, i, j) : 0, z_mag = (fabs(x) + fabs(mean)) * fabs(rstd);
+				case_want(t, 0, i, j, rstd * (a - g - z * gz) + old, fabs(rstd) * (8 * fabs(a) + k * (g_mag + z_mag * gz_mag)) + 4 * fabs(old));
+			}
+		}
+	}
+	if (!backward || beta == 0) case_poison(t, 0);
+	if (!backward) case_poison(t, 4), case_poison(t, 5);
 	return 1;
 }
 
@@ -232,6 +272,8 @@ int case_neural(test_case *t, lora_prim prim, lora_dtype real, int v)
 	switch (prim) {
 	case LORA_PRIM_RMSNORM: return rmsnorm(t, real, v, 0);
 	case LORA_PRIM_RMSNORM_BWD: return rmsnorm(t, real, v, 1);
+	case LORA_PRIM_LAYERNORM: return layernorm(t, real, v, 0);
+	case LORA_PRIM_LAYERNORM_BWD: return layernorm(t, real, v, 1);
 	case LORA_PRIM_ROPE: return rope(t, real, v);
 	case LORA_PRIM_GATED: return gated(t, real, v, 0);
 	case LORA_PRIM_GATED_BWD: return gated(t, real, v, 1);

@@ -280,6 +280,36 @@ START_TEST(evaluation_in_between)
 }
 END_TEST
 
+/* The memory is told, and within a tenth of what the run then takes; nothing is written. */
+START_TEST(dry_run_tells_the_memory)
+{
+	static const char *const parts[] = { "weights", "packed", "adapter", "optimizer", "activations", "scratch", "other", "backend", "program" };
+	static const char line[] = "train --json -q -m examples/demo/model -d examples/demo/pirate.txt -s max_steps=3 -s r=16 --backend naive";
+	double sum = 0;
+	ck_assert_int_eq(run_lora("%s --dry-run -o '%s'", line, in_scratch("dry")), 0);
+	ck_assert_int_eq(out_lines(), 1);
+	ck_assert(!exists(in_scratch("dry")));
+	json_t *o = out_json(0);
+	double peak = json_number_value(json_object_get(o, "peak"));
+	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+		ck_assert_msg(json_is_integer(json_object_get(o, parts[i])), "no %s", parts[i]);
+		sum += json_number_value(json_object_get(o, parts[i]));
+	}
+	ck_assert_double_eq(sum, peak);
+	ck_assert_int_eq(json_integer_value(json_object_get(o, "tokens")), 8 * 256);
+	json_decref(o);
+	ck_assert_int_eq(run_lora("%s -o '%s'", line, in_scratch("wet")), 0);
+	o = out_json(out_lines() - 1);
+	double taken = json_number_value(json_object_get(o, "peak_memory_bytes"));
+	json_decref(o);
+	ck_assert_msg(fabs(peak - taken) <= 0.1 * taken, "told %.1f MiB, taken %.1f MiB", peak / 1048576, taken / 1048576);
+	/* for people; -o is not needed, a model and data are */
+	ck_assert_int_eq(run_lora("train --dry-run -m " MODEL " -d " TRAINING "/data.safetensors"), 0);
+	ck_assert(strstr(run_out, "activations") && strstr(run_out, "peak"));
+	expect_error(run_lora("train --dry-run -m " MODEL), 2, "-d");
+}
+END_TEST
+
 Suite *suite_train(void)
 {
 	Suite *s = suite_create("cli train");
@@ -293,6 +323,7 @@ Suite *suite_train(void)
 	tcase_add_test(t, a_finished_run_can_be_made_longer);
 	tcase_add_test(t, a_foreign_output_is_refused);
 	tcase_add_test(t, evaluation_in_between);
+	tcase_add_test(t, dry_run_tells_the_memory);
 	suite_add_tcase(s, t);
 	return s;
 }

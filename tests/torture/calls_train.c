@@ -53,6 +53,14 @@ static lora_status trainer_other_shape(world *w)
 }
 
 static lora_status trainer_evaluate(world *w) { return lora_trainer_evaluate(w->trainer, &w->batch, 1, &w->loss, NULL); }
+static lora_status trainer_reserve(world *w) { return lora_trainer_reserve(w->trainer, 2, 9, 0); }
+
+static lora_status trainer_estimate(world *w)
+{
+	lora_memory_estimate e = { .struct_size = sizeof e };
+	return lora_trainer_estimate(w->trainer, 2, 9, 0, &e);
+}
+
 static lora_status trainer_save(world *w) { return lora_trainer_save(w->trainer, w->dir, 17); }
 
 static lora_status step_save_twice(world *w)
@@ -85,6 +93,8 @@ const torture_call calls_train[] = {
 	{ "lora_trainer_step, later", ALL, trainer_step, trainer_step },
 	{ "lora_trainer_step, another shape", ALL, trainer_step, trainer_other_shape },
 	{ "lora_trainer_evaluate", ALL, NULL, trainer_evaluate },
+	{ "lora_trainer_estimate", ALL, NULL, trainer_estimate },
+	{ "lora_trainer_reserve", ALL, NULL, trainer_reserve },
 	{ "lora_trainer_save", ALL | WITH_DIR, trainer_step, trainer_save },
 	{ "lora_trainer_save, third", ALL | WITH_DIR, step_save_twice, trainer_save },
 	{ "lora_trainer_resume", ALL | WITH_DIR, step_save_step_more, trainer_resume },

@@ -212,6 +212,7 @@ static int32_t blis_supports(void *s, const lora_call *call, const char **reason
 {
 	(void)s;
 	if (!call || call->struct_size < sizeof *call || call->prim != LORA_PRIM_GEMM || call->n_views < 3) return refuse(reason, "only GEMM");
+	if (call->n_views > 3 && call->v[3].data) return refuse(reason, "one product at a time");
 	const lora_view *c = &call->v[0], *a = &call->v[1], *b = &call->v[2];
 	int half = b->dtype == LORA_BF16 || b->dtype == LORA_F16;
 	if (c->dtype != LORA_F32 || a->dtype != LORA_F32 || (b->dtype != LORA_F32 && !half)) return refuse(reason, "only F32, with B in F32, BF16 or F16");

@@ -13,7 +13,7 @@
 typedef struct row { const char *name; lora__naive_fn run; const char *views; } row;
 
 static const row rows[LORA_PRIM_COUNT] = {
-	[LORA_PRIM_GEMM] = { "gemm", lora__naive_gemm, "mn=W* mk=w* kn=w*" },
+	[LORA_PRIM_GEMM] = { "gemm", lora__naive_gemm, "mn=W* mk=w* kn=w* mr=w*? rn=w*?" },
 	[LORA_PRIM_COPY] = { "copy", lora__naive_copy, "nd=W* nd=w*" },
 	[LORA_PRIM_AXPBY] = { "axpby", lora__naive_axpby, "nd=R nd=w" },
 	[LORA_PRIM_ADD] = { "add", lora__naive_add, "nd=R nd=r nd=r" },
@@ -32,6 +32,12 @@ static const row rows[LORA_PRIM_COUNT] = {
 	[LORA_PRIM_SUMSQ] = { "sumsq", lora__naive_sumsq, "1=D n=r" },
 	[LORA_PRIM_ADAMW] = { "adamw", lora__naive_adamw, "n=S n=s n=S n=S" },
 	[LORA_PRIM_SGD] = { "sgd", lora__naive_sgd, "n=S n=s n=S?" },
+	[LORA_PRIM_LAYERNORM] = { "layernorm", lora__naive_layernorm, "nd=R nd=r d=w d=w? n=S n=S" },
+	[LORA_PRIM_LAYERNORM_BWD] = { "layernorm_bwd", lora__naive_layernorm_bwd, "nd=R nd=r d=w n=s n=s nd=r" },
+	[LORA_PRIM_TOPK] = { "topk", lora__naive_topk, "nk=S nm=r nk=i" },
+	[LORA_PRIM_TOPK_BWD] = { "topk_bwd", lora__naive_topk_bwd, "nm=R nm=r nk=i nk=s" },
+	[LORA_PRIM_ROWSCALE] = { "rowscale", lora__naive_rowscale, "nd=R nd=r n=s" },
+	[LORA_PRIM_ROWDOT] = { "rowdot", lora__naive_rowdot, "n=S nd=r nd=r" },
 };
 
 static lora_status check_type(const lora_view *v, char kind, lora_dtype *real, lora_dtype *wide, const char **reason)
@@ -255,8 +261,15 @@ static lora_status naive_run(void *self, void *stream, const lora_call *c)
 	return lora__naive_fail(self, st, "primitive %s, view %d: %s", rows[c->prim].name, view, why);
 }
 
+static uint64_t naive_working_bytes(void *self, lora_dtype real, int64_t widest)
+{
+	(void)self, (void)real;
+	return ((uint64_t)2 << 20) + 1024 * (uint64_t)(widest < 4096 ? widest : 4096); /* a block of B is the largest of its scratch */
+}
+
 const lora_backend_v1 lora__backend_naive = {
 	.struct_size = sizeof(lora_backend_v1), .abi = LORA_BACKEND_ABI, .name = "naive",
 	.help = "portable C, the reference for every primitive; always there",
 	.open = naive_open, .close = naive_close, .score = naive_score, .info = naive_info, .supports = naive_supports, .run = naive_run,
+	.working_bytes = naive_working_bytes,
 };

@@ -81,6 +81,8 @@ lora_status lora__naive_sumsq(lora__naive *self, const lora_call *c, lora_dtype 
 lora_status lora__naive_embed(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_rmsnorm(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_rmsnorm_bwd(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_layernorm(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_layernorm_bwd(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_rope(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_attention(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_attention_bwd(lora__naive *self, const lora_call *c, lora_dtype real);
@@ -89,6 +91,10 @@ lora_status lora__naive_gated_bwd(lora__naive *self, const lora_call *c, lora_dt
 lora_status lora__naive_xent(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_dropout(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_adamw(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_topk(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_topk_bwd(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_rowscale(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_rowdot(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_sgd(lora__naive *self, const lora_call *c, lora_dtype real);
 
 #endif

@@ -24,10 +24,11 @@ enum {
 };
 
 typedef struct amx_job {
-	lora_view c, a, b;
+	lora_view c, a, b, a2, b2;  /* a2, b2: a second product into the same sums */
 	int64_t m, n, k, kc, group; /* depth of a packing, columns of a group */
+	int64_t k2, steps2;
 	int64_t tasks_m, tasks_n;
-	float   alpha, beta;
+	float   alpha, beta, scale2; /* of the second product before alpha */
 	int     direct;             /* tiles of A are loaded from where they lie */
 	char   *scratch;
 	size_t  per_thread;
@@ -71,12 +72,18 @@ AMX static inline void turn(const __m512i *row, uint16_t *to)
 	LANES4(0); LANES4(1); LANES4(2); LANES4(3);
 }
 
-/* n <= 64 elements of any float type and stride as BF16, zeros up to count. */
-AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t stride, int64_t n, int64_t count)
+/* n elements of any float type and stride as BF16, times scale; zeros up to count. */
+AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t stride, int64_t n, int64_t count, float scale)
 {
 	const char *s = from;
 	int64_t size = (int64_t)lora__dtype_size(type);
-	if (stride == 1) {
+	if (scale != 1) {
+		for (int64_t i = 0; i < n; i++) {
+			float f;
+			lora__convert(&f, LORA_F32, s + i * stride * size, type, 1);
+			to[i] = lora__f32_to_bf16(f * scale);
+		}
+	} else if (stride == 1) {
 		lora__convert(to, LORA_BF16, s, type, (size_t)n);
 	} else if (type == LORA_BF16) {
 		for (int64_t i = 0; i < n; i++) to[i] = *(const uint16_t *)(const void *)(s + i * stride * size);
@@ -87,17 +94,16 @@ AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t 
 }
 
 /* B's 32 columns from n0 (those from n on are zero) and one step of 32 along k from k0, as two tiles. */
-AMX static void pack_step(const amx_job *j, uint16_t *to, int64_t n0, int64_t k0)
+AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t n0, int64_t k0)
 {
-	const lora_view *b = &j->b;
-	int64_t nb = least(SIDE, j->n - n0), kb = least(SIDE, j->k - k0);
+	int64_t nb = least(SIDE, b->size[1] - n0), kb = least(SIDE, b->size[0] - k0);
 	_Alignas(64) uint16_t t[SIDE * SIDE];
 	const uint16_t *from = lora__at(b, k0, n0);
-	int whole = b->dtype == LORA_BF16 && nb == SIDE && kb == SIDE;
+	int whole = b->dtype == LORA_BF16 && scale == 1 && nb == SIDE && kb == SIDE;
 	if (b->stride[0] == 1) { /* along k */
 		int64_t step = whole ? b->stride[1] : SIDE;
 		if (!whole) {
-			for (int64_t x = 0; x < nb; x++) gather(t + x * SIDE, lora__at(b, k0, n0 + x), b->dtype, 1, kb, SIDE);
+			for (int64_t x = 0; x < nb; x++) gather(t + x * SIDE, lora__at(b, k0, n0 + x), b->dtype, 1, kb, SIDE, scale);
 			memset(t + nb * SIDE, 0, sizeof *t * (size_t)((SIDE - nb) * SIDE));
 			from = t;
 		}
@@ -113,7 +119,7 @@ AMX static void pack_step(const amx_job *j, uint16_t *to, int64_t n0, int64_t k0
 	}
 	int64_t step = whole && b->stride[1] == 1 ? b->stride[0] : SIDE;
 	if (!whole || b->stride[1] != 1) {
-		for (int64_t x = 0; x < kb; x++) gather(t + x * SIDE, lora__at(b, k0 + x, n0), b->dtype, b->stride[1], nb, SIDE);
+		for (int64_t x = 0; x < kb; x++) gather(t + x * SIDE, lora__at(b, k0 + x, n0), b->dtype, b->stride[1], nb, SIDE, scale);
 		memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
 		from = t;
 	}
@@ -127,27 +133,23 @@ AMX static void pack_step(const amx_job *j, uint16_t *to, int64_t n0, int64_t k0
 }
 
 /* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
-AMX static void pack_b(const amx_job *j, uint16_t *to, const piece *p)
+AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piece *p, int64_t k0, int64_t steps)
 {
 	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE;
-	if (j->b.stride[0] == 1) {
-		for (int64_t x = 0; x < panels; x++)
-			for (int64_t s = 0; s < p->steps; s++) pack_step(j, to + (x * p->steps + s) * 2 * TILE, p->n0 + x * SIDE, p->k0 + s * SIDE);
-	} else {
-		for (int64_t s = 0; s < p->steps; s++)
-			for (int64_t x = 0; x < panels; x++) pack_step(j, to + (x * p->steps + s) * 2 * TILE, p->n0 + x * SIDE, p->k0 + s * SIDE);
+	int along = b->stride[0] == 1;
+	for (int64_t i = 0; i < panels * steps; i++) {
+		int64_t x = along ? i / steps : i % panels, s = along ? i % steps : i / panels;
+		pack_step(b, scale, to + (x * steps + s) * 2 * TILE, p->n0 + x * SIDE, k0 + s * SIDE);
 	}
 }
 
-/* 32 rows of A from row, [32][steps * 32], zeros beyond the edges. */
-AMX static void pack_a(const amx_job *j, uint16_t *to, const piece *p, int64_t row)
+/* rows <= 32 of A from row and depth along k from k0, [32][width], zeros beyond the edges. */
+AMX static void pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t rows, int64_t k0, int64_t depth, int64_t width)
 {
-	int64_t width = p->steps * SIDE, rows = least(SIDE, p->m1 - row);
-	const lora_view *a = &j->a;
-	if (a->stride[1] != 1 && a->stride[0] == 1 && rows == SIDE && p->depth == width) { /* along m: two steps of k at a time */
+	if (a->dtype == LORA_BF16 && a->stride[1] != 1 && a->stride[0] == 1 && rows == SIDE && depth == width) { /* along m: two steps of k at a time */
 		for (int64_t k = 0; k < width; k += SIDE) {
 			_Alignas(64) uint16_t pair[2 * TILE], t[SIDE * SIDE];
-			for (int x = 0; x < SIDE; x++) _mm512_store_si512(t + x * SIDE, _mm512_loadu_si512(lora__at(a, row, p->k0 + k + x)));
+			for (int x = 0; x < SIDE; x++) _mm512_store_si512(t + x * SIDE, _mm512_loadu_si512(lora__at(a, row, k0 + k + x)));
 			for (int x = 0; x < 16; x++) { /* words (k, k+1) of row m, then a transpose of words */
 				__m512i even = _mm512_load_si512(t + 2 * x * SIDE), odd = _mm512_load_si512(t + (2 * x + 1) * SIDE);
 				const __m512i lower = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
@@ -164,14 +166,51 @@ AMX static void pack_a(const amx_job *j, uint16_t *to, const piece *p, int64_t r
 		}
 		return;
 	}
-	for (int64_t x = 0; x < rows; x++) gather(to + x * width, lora__at(a, row + x, p->k0), LORA_BF16, a->stride[1], p->depth, width);
+	for (int64_t x = 0; x < rows; x++) gather(to + x * width, lora__at(a, row + x, k0), a->dtype, a->stride[1], depth, width, 1);
 	memset(to + rows * width, 0, sizeof *to * (size_t)((SIDE - rows) * width));
 }
 
-/* s[32][32] (+)= A B over the steps; a has its rows stride bytes apart. narrow: only 16 columns, low: only 16 rows. */
-AMX static void multiply(float *s, const char *a, int64_t stride, const uint16_t *b, int64_t steps, int first, int low, int narrow)
+/* A run of steps: a has its rows stride bytes apart. */
+typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t steps; } strip;
+
+AMX static inline void add_block(const strip *t)
 {
-	const char *a2 = a + 16 * stride;
+	const char *a = t->a, *a2 = a + 16 * t->stride;
+	const uint16_t *b = t->b;
+	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+		_tile_loadd(6, b, 64);
+		_tile_loadd(7, b + TILE, 64);
+		_tile_loadd(4, a, t->stride);
+		_tile_dpbf16ps(0, 4, 6);
+		_tile_dpbf16ps(1, 4, 7);
+		_tile_loadd(5, a2, t->stride);
+		_tile_dpbf16ps(2, 5, 6);
+		_tile_dpbf16ps(3, 5, 7);
+	}
+}
+
+/* 16 rows only (low), or 16 columns only. */
+AMX static inline void add_part(const strip *t, int low)
+{
+	const char *a = t->a, *a2 = a + 16 * t->stride;
+	const uint16_t *b = t->b;
+	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+		_tile_loadd(4, a, t->stride);
+		_tile_loadd(6, b, 64);
+		_tile_dpbf16ps(0, 4, 6);
+		if (low) {
+			_tile_loadd(7, b + TILE, 64);
+			_tile_dpbf16ps(1, 4, 7);
+		} else {
+			_tile_loadd(5, a2, t->stride);
+			_tile_dpbf16ps(2, 5, 6);
+		}
+	}
+}
+
+/* s[32][32] (+)= the strips' products. */
+AMX static void multiply(float *s, const strip *t, int n, int first, int64_t rows, int64_t cols)
+{
 	if (first) {
 		_tile_zero(0);
 		_tile_zero(1);
@@ -183,34 +222,9 @@ AMX static void multiply(float *s, const char *a, int64_t stride, const uint16_t
 		_tile_loadd(2, s + 16 * SIDE, 128);
 		_tile_loadd(3, s + 16 * SIDE + 16, 128);
 	}
-	if (low) {
-		for (int64_t k = 0; k < steps; k++, a += 64, b += 2 * TILE) {
-			_tile_loadd(4, a, stride);
-			_tile_loadd(6, b, 64);
-			_tile_dpbf16ps(0, 4, 6);
-			if (narrow) continue;
-			_tile_loadd(7, b + TILE, 64);
-			_tile_dpbf16ps(1, 4, 7);
-		}
-	} else if (narrow) {
-		for (int64_t k = 0; k < steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
-			_tile_loadd(6, b, 64);
-			_tile_loadd(4, a, stride);
-			_tile_loadd(5, a2, stride);
-			_tile_dpbf16ps(0, 4, 6);
-			_tile_dpbf16ps(2, 5, 6);
-		}
-	} else {
-		for (int64_t k = 0; k < steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
-			_tile_loadd(6, b, 64);
-			_tile_loadd(7, b + TILE, 64);
-			_tile_loadd(4, a, stride);
-			_tile_dpbf16ps(0, 4, 6);
-			_tile_dpbf16ps(1, 4, 7);
-			_tile_loadd(5, a2, stride);
-			_tile_dpbf16ps(2, 5, 6);
-			_tile_dpbf16ps(3, 5, 7);
-		}
+	for (int i = 0; i < n; i++) {
+		if (rows > 16 && cols > 16) add_block(&t[i]);
+		else add_part(&t[i], rows <= 16);
 	}
 	_tile_stored(0, s, 128);
 	_tile_stored(1, s + 16, 128);
@@ -250,22 +264,27 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 	}
 }
 
-/* One packed group of B against the rows of a piece. */
+/* One packed group of B, and of B2 behind it, against the rows of a piece. */
 AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, uint16_t *packed_a, float *sums)
 {
 	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE;
+	const uint16_t *b2 = b + j->group * j->kc;
+	uint16_t *packed_a2 = packed_a + SIDE * j->kc;
 	for (int64_t row = p->m0; row < p->m1; row += SIDE) {
-		int64_t rows = least(SIDE, p->m1 - row), stride = j->a.stride[0] * 2;
-		const char *a = lora__at(&j->a, row, p->k0);
+		int64_t rows = least(SIDE, p->m1 - row), width2 = j->steps2 * SIDE;
+		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * 2, b, p->steps }, { (const char *)packed_a2, width2 * 2, b2, j->steps2 } };
 		if (!j->direct || rows < SIDE || p->depth % SIDE) {
-			pack_a(j, packed_a, p, row);
-			a = (const char *)packed_a, stride = p->steps * SIDE * 2;
+			pack_a(&j->a, packed_a, row, rows, p->k0, p->depth, p->steps * SIDE);
+			t[0].a = (const char *)packed_a, t[0].stride = p->steps * SIDE * 2;
 		}
+		int two = p->last && j->steps2;
+		if (two) pack_a(&j->a2, packed_a2, row, rows, 0, j->k2, width2);
 		for (int64_t x = 0; x < panels; x++) {
 			int64_t n0 = p->n0 + x * SIDE, cols = least(SIDE, p->n1 - n0);
 			float *s = p->first && p->last ? sums : sums + ((row - p->m0) / SIDE * panels + x) * BLOCK;
-			multiply(s, a, stride, b + x * p->steps * 2 * TILE, p->steps, p->first, rows <= 16, cols <= 16);
+			multiply(s, t, 1 + two, p->first, rows, cols);
 			if (p->last) store(j, s, row, n0, rows, cols);
+			t[0].b += p->steps * 2 * TILE, t[1].b += j->steps2 * 2 * TILE;
 		}
 	}
 }
@@ -276,15 +295,16 @@ AMX static void task(void *arg, int64_t t, int32_t thread)
 	int64_t tm = t / j->tasks_n, tn = t % j->tasks_n, high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE;
 	int64_t m0 = high * tm / j->tasks_m * SIDE, m1 = least(high * (tm + 1) / j->tasks_m * SIDE, j->m);
 	int64_t n0 = wide * tn / j->tasks_n * SIDE, n1 = least(wide * (tn + 1) / j->tasks_n * SIDE, j->n);
-	uint16_t *b = (uint16_t *)(void *)(j->scratch + (size_t)thread * j->per_thread), *a = b + j->group * j->kc;
-	float *sums = (float *)(void *)(a + SIDE * j->kc);
+	uint16_t *b = (uint16_t *)(void *)(j->scratch + (size_t)thread * j->per_thread), *a = b + j->group * (j->kc + j->steps2 * SIDE);
+	float *sums = (float *)(void *)(a + SIDE * (j->kc + j->steps2 * SIDE));
 	_tile_loadconfig(&tiles);
 	for (int64_t n = n0; n < n1; n += j->group)
 		for (int64_t m = m0; m < m1; m += j->kc < j->k ? ROWS : m1 - m0)
 			for (int64_t k = 0; k < j->k; k += j->kc) {
 				piece p = { m, j->kc < j->k ? least(m + ROWS, m1) : m1, n, least(n + j->group, n1), k, least(j->kc, j->k - k), 0, k == 0, k + j->kc >= j->k };
 				p.steps = (p.depth + SIDE - 1) / SIDE;
-				pack_b(j, b, &p);
+				pack_b(&j->b, 1, b, &p, k, p.steps);
+				if (p.last && j->steps2) pack_b(&j->b2, j->scale2, b + j->group * j->kc, &p, 0, j->steps2);
 				run_piece(j, &p, b, a, sums);
 			}
 	_tile_release();
@@ -302,23 +322,35 @@ static void split(amx_job *j, int32_t threads, int64_t *n_tasks)
 	*n_tasks = j->tasks_m * j->tasks_n;
 }
 
+/* BF16 by a matrix that can be rounded to it; enough rows to be worth packing B. */
+static int takes(const lora__naive *self, const lora_call *c, int two)
+{
+	const lora_view *cv = &c->v[0];
+	if (self->isa < 3 || cv->size[0] <= GEMM_TINY || c->v[1].size[1] < 1 || (cv->dtype != LORA_BF16 && cv->dtype != LORA_F32)) return 0;
+	if (c->v[1].dtype != LORA_BF16 || c->v[2].dtype == LORA_F64) return 0;
+	return !two || (c->v[3].dtype == LORA_BF16 && c->v[4].dtype != LORA_F64 && c->f[0] != 0);
+}
+
 int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 {
 	const lora_view *cv = &c->v[0], *av = &c->v[1], *bv = &c->v[2];
-	if (self->isa < 3 || av->dtype != LORA_BF16 || bv->dtype == LORA_F64 || (cv->dtype != LORA_BF16 && cv->dtype != LORA_F32)) return 0;
+	int two = c->n_views > 4 && c->v[3].data && c->v[3].size[1] > 0;
+	if (!takes(self, c, two)) return 0;
 	amx_job j = { .c = *cv, .a = *av, .b = *bv, .alpha = (float)c->f[0], .beta = (float)c->f[1] };
-	if (bv->dtype == LORA_BF16 && av->stride[1] != 1 && av->stride[0] == 1 && cv->size[0] > cv->size[1]) { /* C^T = B^T A^T: turn the smaller one */
-		j.c = lora__view_t(*cv), j.a = lora__view_t(*bv), j.b = lora__view_t(*av);
+	if (two) {
+		j.a2 = c->v[3], j.b2 = c->v[4], j.k2 = j.a2.size[1], j.scale2 = (float)(c->f[2] / c->f[0]);
+		j.steps2 = up(j.k2, SIDE) / SIDE;
+	} else if (bv->dtype == LORA_BF16 && av->stride[1] != 1 && av->stride[0] == 1 && cv->size[0] > cv->size[1]) {
+		j.c = lora__view_t(*cv), j.a = lora__view_t(*bv), j.b = lora__view_t(*av); /* C^T = B^T A^T: turn the smaller one */
 	}
 	j.m = j.c.size[0], j.n = j.c.size[1], j.k = j.a.size[1];
-	if (j.k < 1) return 0;
 	int64_t packings = (j.k + DEPTH - 1) / DEPTH;
 	j.kc = up((j.k + packings - 1) / packings, SIDE);
 	j.group = least(up(j.n, SIDE), up(GROUP_BYTES / 2 / j.kc, SIDE));
 	j.direct = j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;
 	int64_t n_tasks, sums = packings > 1 ? least(up(j.m, SIDE), ROWS) * j.group : BLOCK;
 	split(&j, self->host.threads, &n_tasks);
-	j.per_thread = (size_t)up((j.group + SIDE) * j.kc * 2 + sums * 4, 4096) + 1088; /* not the same cache sets for every thread */
+	j.per_thread = (size_t)up((j.group + SIDE) * (j.kc + j.steps2 * SIDE) * 2 + sums * 4, 4096) + 1088; /* not the same cache sets for every thread */
 	j.scratch = lora__naive_scratch(self, j.per_thread * (size_t)self->host.threads);
 	if (!j.scratch) return *st = LORA_E_MEMORY, 1;
 	lora__naive_parallel(self, n_tasks, (double)j.m * (double)j.n * (double)j.k / 16, task, &j);

@@ -9,7 +9,7 @@ typedef struct gated_job { const lora_call *c; lora__naive_grid g; const lora_vi
 
 static lora_status run(lora__naive *self, gated_job *j, lora_task_fn fn)
 {
-	if (j->c->i[0] < LORA_ACT_SILU || j->c->i[0] > LORA_ACT_RELU)
+	if (j->c->i[0] < LORA_ACT_SILU || j->c->i[0] > LORA_ACT_TANH)
 		return lora__naive_fail(self, LORA_E_UNSUPPORTED, "primitive gated: unknown activation %lld", (long long)j->c->i[0]);
 	lora__naive_parallel(self, j->g.row_blocks * j->g.col_blocks, 8.0 * (double)j->g.n * (double)j->g.d, fn, j);
 	return LORA_OK;

@@ -119,9 +119,18 @@ lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype r
 {
 	const lora_view *cv = &c->v[0], *av = &c->v[1], *bv = &c->v[2];
 	lora_status st = LORA_OK;
+	if (c->n_views > 3 && c->v[3].data) {
+		if (!c->v[4].data || c->n_views < 5) return lora__naive_fail(self, LORA_E_ARGUMENT, "primitive gemm: A2 without B2");
+		if (cv->size[0] && cv->size[1] && lora__naive_amx(self, c, &st)) return st;
+		lora_call one = *c, two = *c;
+		one.n_views = two.n_views = 3;
+		two.v[1] = c->v[3], two.v[2] = c->v[4], two.f[0] = c->f[2], two.f[1] = 1;
+		st = lora__naive_gemm(self, &one, real);
+		return st ? st : lora__naive_gemm(self, &two, real);
+	}
 	real = cv->dtype == LORA_F64 || av->dtype == LORA_F64 || bv->dtype == LORA_F64 ? LORA_F64 : LORA_F32;
 	if (!cv->size[0] || !cv->size[1]) return LORA_OK;
-	if (cv->size[0] > GEMM_TINY && lora__naive_amx(self, c, &st)) return st;
+	if (lora__naive_amx(self, c, &st)) return st;
 	if (cv->size[0] > GEMM_TINY && cv->size[1] > GEMM_TINY && lora__naive_thin(self, c, real, &st)) return st;
 	if ((cv->dtype == real || (real == LORA_F32 && cv->dtype == LORA_BF16)) && av->size[1] > 0) {
 		if (cv->size[0] <= GEMM_FEW && cv->size[0] <= cv->size[1]) {

@@ -345,6 +345,7 @@ static int sizes_fit(const lora_call *call, const char **reason)
 static int accept(const onednn *self, const lora_call *call, lora_view v[3], const char **reason)
 {
 	if (!call || call->struct_size < sizeof *call || call->prim != LORA_PRIM_GEMM || call->n_views < 3) return refuse(reason, "only GEMM");
+	if (call->n_views > 3 && call->v[3].data) return refuse(reason, "one product at a time");
 	const lora_dtype c = call->v[0].dtype, a = call->v[1].dtype, b = call->v[2].dtype;
 	if (a != LORA_F32 && a != LORA_BF16) return refuse(reason, "A must be F32 or BF16");
 	if (a == LORA_BF16 && !self->bf16) return refuse(reason, "this processor does not multiply BF16");
@@ -459,12 +460,21 @@ static lora_status onednn_info(void *s, lora_device_info *out)
 	return LORA_OK;
 }
 
+/* Its code and tables, as measured; and for each thread some rows that are copied for products with a vocabulary. */
+static uint64_t onednn_working_bytes(void *s, lora_dtype real, int64_t widest)
+{
+	const onednn *self = s;
+	if (real == LORA_BF16 && !self->bf16) return (uint64_t)6 << 20;
+	return ((uint64_t)10 << 20) + (uint64_t)self->threads * 128 * (real == LORA_F32 ? 4 : 2) * (uint64_t)widest;
+}
+
 lora_status lora_backend_entry(uint32_t host_min, uint32_t host_max, const lora_backend_v1 **out)
 {
 	static const lora_backend_v1 table = {
 		.struct_size = sizeof table, .abi = LORA_BACKEND_ABI, .name = "onednn", .help = "F32 and BF16 GEMM by oneDNN, with packed weights",
 		.open = onednn_open, .close = onednn_close, .score = onednn_score, .info = onednn_info, .supports = onednn_supports, .run = onednn_run,
 		.weight_pack = lora__onednn_pack, .weight_free = lora__onednn_unpack, .weight_pack_as = lora__onednn_pack_as,
+		.working_bytes = onednn_working_bytes,
 	};
 	if (!out) return LORA_E_ARGUMENT;
 	if (host_min > LORA_BACKEND_ABI || host_max < LORA_BACKEND_ABI) return LORA_E_VERSION;

@@ -166,7 +166,8 @@ static lora_status collect(saver *s)
 	for (size_t i = 0; i < m->n_weights && !st; i++) {
 		const lora__weight *w = &m->weights[i];
 		source f = { w->name, w->site >= 0 ? m->s.list[w->site] : NULL, w->dtype, w->rank, w->shape, w->data, 0 };
-		if (f.site) f.data = f.site->data, f.turned = (f.site->flags & LORA_SITE_TRANSPOSED) != 0;
+		if (f.site && w->is_bias) f.data = f.site->bias.data, f.dtype = f.site->bias.dtype, f.site = NULL;
+		else if (f.site) f.data = f.site->data, f.turned = (f.site->flags & LORA_SITE_TRANSPOSED) != 0;
 		st = add(s, &f);
 	}
 	for (size_t i = 0; i < m->s.n && !st && m->tied; i++) { /* merged into a tied head: it becomes a weight of its own */

@@ -6,7 +6,7 @@
 #include "quant/quant.h"
 
 static const char *const types[] = { "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4",
-	"TQ1_0", "TQ2_0" };
+	"TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M" };
 enum { N_TYPES = sizeof types / sizeof *types };
 
 static lora__tensors open_blocks(const char *type)

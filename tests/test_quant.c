@@ -34,6 +34,17 @@ static void decode_equal(const char *type, const lora__tensor *blocks, const lor
 	ck_assert_msg(lora__dtype_row(d, row) * (size_t)values->shape[0] == blocks->bytes, "%s: row bytes", type);
 	lora__dequant(got, LORA_F32, blocks->data, d, n);
 	lora__dequant(half, LORA_BF16, blocks->data, d, n);
+	const lora__quant *q = lora__quant_of(d);
+	int64_t each;
+	lora__dtype_block(d, &each, NULL);
+	float *plain = malloc((size_t)n * 4); /* the portable form beside the one that was chosen */
+	q->decode(blocks->data, n / each, plain);
+	for (int64_t i = 0; i < n; i++) ck_assert_msg(memcmp(plain + i, got + i, 4) == 0 || got[i] != got[i], "%s: portable form, element %lld", type, (long long)i);
+	const lora__quant_fast *fast = lora__quant_best(d);
+	double sum = 0, size = 0;
+	for (int64_t i = 0; i < row; i++) sum += (double)got[i] * (double)got[i], size += fabs((double)got[i] * (double)got[i]);
+	if (fast && isfinite(sum)) ck_assert_msg(fabs((double)fast->dot(blocks->data, got, row / each) - sum) <= 1e-6 * size, "%s: dot product", type);
+	free(plain);
 	for (int64_t i = 0; i < n; i++) {
 		float want;
 		memcpy(&want, values->data + 4 * i, 4);

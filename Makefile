@@ -68,6 +68,11 @@ $(uses_libdir): $(B)/libdir
 $(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 # Vectorised, but without the copies that -O3 makes of every loop (they doubled the library); the two -fno change no value.
 $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$(CC)),,-fvect-cost-model=dynamic) -fno-trapping-math -fno-math-errno
+# What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
+ifeq ($(FLAVOR),release)
+$(OBJ): CFLAGS += -fno-asynchronous-unwind-tables # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
+$(addprefix $(B)/,$(addsuffix /%.o,adapter api graph model ops optim site train)) $(B)/format/gguf_%.o $(B)/format/peft%.o $(B)/format/safetensors%.o: CFLAGS += -Os
+endif
 $(L)/liblora.a: $(OBJ) $(B)/objects
 	$(call step,AR)
 	$(Q)rm -f $@ && $(AR) crsD $@ $(OBJ)

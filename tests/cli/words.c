@@ -208,6 +208,90 @@ START_TEST(generate_is_greedy_and_repeatable)
 }
 END_TEST
 
+static char *text_of(int line, const char *key)
+{
+	json_t *o = out_json(line);
+	ck_assert_msg(json_is_string(json_object_get(o, key)), "line %d has no %s: %s", line, key, run_out);
+	char *text = strdup(json_string_value(json_object_get(o, key)));
+	json_decref(o);
+	return text;
+}
+
+/* Prompts of different lengths side by side give what each gives alone. */
+START_TEST(several_prompts)
+{
+	static const char *const prompts[] = { "the", "a much longer prompt of many words", "end" };
+	char *alone[3];
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(run_lora("generate --json -m " MODEL " -a " ADAPTER " -p '%s' -n 14", prompts[i]), 0);
+		alone[i] = text_of(0, "text");
+	}
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -a " ADAPTER " -p '%s' -p '%s' -p '%s' -n 14", prompts[0], prompts[1], prompts[2]), 0);
+	ck_assert_int_eq(out_lines(), 3);
+	for (int i = 0; i < 3; i++) {
+		char *text = text_of(i, "text");
+		ck_assert_str_eq(text, alone[i]);
+		free(text);
+	}
+	/* an adapter for each: a scale of 0 is no adapter */
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -a " ADAPTER " -a " ADAPTER "=0 -p '%s' -p '%s' --adapter-rows 0,1 -n 14", prompts[0], prompts[0]), 0);
+	char *with = text_of(0, "text"), *without = text_of(1, "text");
+	ck_assert_str_eq(with, alone[0]);
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p '%s' -n 14", prompts[0]), 0);
+	char *base = text_of(0, "text");
+	ck_assert_str_eq(without, base);
+	expect_error(run_lora("generate -m " MODEL " -a " ADAPTER " -p a -p b --adapter-rows 0"), 2, "1 numbers for 2 prompts");
+	expect_error(run_lora("generate -m " MODEL " -a " ADAPTER " -p a --adapter-rows 3"), 2, "--adapter-rows");
+	free(with), free(without), free(base);
+	for (int i = 0; i < 3; i++) free(alone[i]);
+}
+END_TEST
+
+START_TEST(generation_stops_before_a_text)
+{
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p the -n 24"), 0);
+	char *whole = text_of(0, "text"), stop[8], *text, *why = text_of(0, "finish");
+	ck_assert_str_eq(why, "length");
+	free(why);
+	for (size_t at = 3; at < 9; at++) {
+		memcpy(stop, whole + at, 3);
+		stop[3] = 0;
+		if (strpbrk(stop, "'\\") || strstr(whole, stop) != whole + at) continue;
+		ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p the -n 24 --stop 'not there' --stop '%s'", stop), 0);
+		text = text_of(0, "text");
+		why = text_of(0, "finish");
+		ck_assert_str_eq(why, "stop");
+		ck_assert_uint_eq(strlen(text), at);
+		ck_assert(!memcmp(text, whole, at));
+		ck_assert_int_eq(run_lora("generate -q -m " MODEL " -p the -n 24 --stop '%s'", stop), 0);
+		run_out[strlen(run_out) - 1] = 0;
+		ck_assert_str_eq(run_out, text);
+		free(text), free(why);
+	}
+	free(whole);
+	expect_error(run_lora("generate -m " MODEL " -p a --stop ''"), 2, "--stop");
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p the -n 24 --repetition-penalty 3"), 0);
+	expect_error(run_lora("generate -m " MODEL " -p a --repetition-penalty 0"), 2, "--repetition-penalty");
+}
+END_TEST
+
+START_TEST(questions)
+{
+	expect_error(run_lora("generate -m " MODEL " -p a --chat"), 1, "--chat-template NAME");
+	expect_error(run_lora("generate -m " MODEL " --tokens 1 --chat"), 2, "--chat");
+	expect_error(run_lora("generate -m " MODEL " -p a --system b"), 2, "goes with --chat");
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p hi --chat --chat-template chatml --system so -n 3"), 0);
+	json_t *o = out_json(0), *ids = json_object_get(o, "prompt_tokens");
+	char list[1024] = "";
+	for (size_t i = 0; i < json_array_size(ids); i++) sprintf(list + strlen(list), "%s%d", i ? "," : "", (int)json_integer_value(json_array_get(ids, i)));
+	json_decref(o);
+	ck_assert_int_eq(run_lora("tokenize --json -m " MODEL " --decode %s", list), 0);
+	char *text = text_of(0, "text");
+	ck_assert_str_eq(text, "<|im_start|>system\nso<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
+	free(text);
+}
+END_TEST
+
 START_TEST(full_disk_and_broken_pipe_are_told)
 {
 	if (!exists("/dev/full")) return;
@@ -259,6 +343,9 @@ Suite *suite_words(void)
 	tcase_add_test(t, methods_come_from_introspection);
 	tcase_add_test(t, tokenize_there_and_back);
 	tcase_add_test(t, generate_is_greedy_and_repeatable);
+	tcase_add_test(t, several_prompts);
+	tcase_add_test(t, generation_stops_before_a_text);
+	tcase_add_test(t, questions);
 	tcase_add_test(t, full_disk_and_broken_pipe_are_told);
 	tcase_add_test(t, info_shows_the_plan);
 	suite_add_tcase(s, t);

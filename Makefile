@@ -68,6 +68,11 @@ $(uses_libdir): $(B)/libdir
 $(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 # Vectorised, but without the copies that -O3 makes of every loop (they doubled the library); the two -fno change no value.
 $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$(CC)),,-fvect-cost-model=dynamic) -fno-trapping-math -fno-math-errno
+# What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
+ifeq ($(FLAVOR),release)
+$(OBJ): CFLAGS += -fno-asynchronous-unwind-tables # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
+$(addprefix $(B)/,$(addsuffix /%.o,adapter api graph model ops optim site train)) $(B)/format/gguf_%.o $(B)/format/peft%.o $(B)/format/safetensors%.o: CFLAGS += -Os
+endif
 $(L)/liblora.a: $(OBJ) $(B)/objects
 	$(call step,AR)
 	$(Q)rm -f $@ && $(AR) crsD $@ $(OBJ)
@@ -169,12 +174,17 @@ docs:                                                    ## the reference, extra
 	@mkdir -p build/docs; $(PYTHON) docs/reference.py >build/docs/reference.md && echo build/docs/reference.md
 docs-check: docs
 	@$(PYTHON) tests/lint/docs.py
-bench: all $(BENCH)                                      ## timings as CSV (BENCH_ARGS="--shape 135m --dtype BF16"); docs/building.md
-	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_model $(BENCH_ARGS)
+bench: all $(BENCH)                                      ## timings as CSV and table (BENCH_ARGS="--shapes 135m --dtypes bf16"); docs/building.md
+	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_suite --dir build/bench $(BENCH_ARGS)
 BENCH_SHAPE ?= 15m
 BENCH_DTYPE ?= f32
-bench-peft: all $(B)/tests/bench/bench_train             ## in turns with PEFT (PYTHON with torch, peft; BENCH_SHAPE, BENCH_DTYPE)
-	@LORA_PLUGIN_DIR=$(L)/lora $(PYTHON) tests/bench/peft.py $(B)/tests/bench/bench_train $(BENCH_SHAPE) $(BENCH_DTYPE) $(BENCH_ARGS)
+# Without a PYTHON of the user's, a virtual environment of its own, made once.
+peer_python = $(if $(filter file default,$(origin PYTHON)),build/peers/bin/python,$(PYTHON))
+build/peers/bin/python:
+	$(PYTHON) -m venv build/peers.new && build/peers.new/bin/pip install -q torch --index-url https://download.pytorch.org/whl/cpu || build/peers.new/bin/pip install -q torch
+	build/peers.new/bin/pip install -q transformers peft && rm -rf build/peers.new/bin/pip* && mv build/peers.new build/peers
+bench-peft: all $(B)/tests/bench/bench_train $(filter build/%,$(peer_python))  ## in turns with PEFT (PYTHON=, BENCH_SHAPE, BENCH_DTYPE, BENCH_ARGS="5 --cases train,padded")
+	@LORA_PLUGIN_DIR=$(L)/lora $(peer_python) tests/bench/peft.py $(B)/tests/bench/bench_train $(BENCH_SHAPE) $(BENCH_DTYPE) --lora $(BIN)/lora $(BENCH_ARGS)
 dist:                                                    ## source tarball of HEAD
 	@mkdir -p build; git archive --format=tar --prefix=liblora-$(VERSION)/ HEAD | gzip -n >build/liblora-$(VERSION).tar.gz; echo build/liblora-$(VERSION).tar.gz
 repro:                                                   ## build twice in two folders and compare, byte for byte

@@ -17,7 +17,8 @@ extern "C" {
  * Since    0.1 */
 LORA_API lora_status lora_generator_create(lora_model *m, const lora_settings *settings, lora_generator **out);
 
-/* Append tokens to one sequence and compute them.
+/* Append tokens to one sequence and compute them. The first tokens of an encoder-decoder model's sequence are its source, given as a whole; the
+ * sequence itself (and max_length) counts decoder tokens and begins with the decoder's start token.
  * sequence 0 .. batch_size-1
  * adapter  adapter for this sequence, attached; NULL = every attached adapter (must be the same at every call)
  * tokens   n > 0 ids; borrowed for the call

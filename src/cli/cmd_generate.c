@@ -173,8 +173,9 @@ static int make_generator(generation *g, int64_t n)
 	for (size_t i = 0; i < g->n; i++)
 		if ((int64_t)g->list[i].n_prompt > longest) longest = (int64_t)g->list[i].n_prompt;
 	length = longest + n;
-	if (g->s.info.max_positions > 0 && length > g->s.info.max_positions) length = g->s.info.max_positions;
-	if (length < longest) length = longest;
+	if (g->s.info.has_decoder) length = n + 1; /* the prompt is the encoder's, and has its own room */
+	else if (g->s.info.max_positions > 0 && length > g->s.info.max_positions) length = g->s.info.max_positions;
+	if (!g->s.info.has_decoder && length < longest) length = longest;
 	if (!status) status = lora_settings_set_int(settings, "max_length", length);
 	if (!status) status = lora_settings_set_int(settings, "batch_size", (int64_t)g->n);
 	if (!status && !isnan(a->temperature)) status = lora_settings_set_float(settings, "temperature", a->temperature);
@@ -318,6 +319,7 @@ static int run(const args *a)
 	if (a->tokens) status = read_prompts(&g);
 	if (!status) status = session_context(&g.s, a);
 	if (!status) status = session_model(&g.s, a);
+	if (!status && (!g.s.info.has_head || g.s.info.n_labels)) status = fail(FAILED, a->model, "is an encoder (%s): it does not generate", g.s.info.architecture);
 	if (!status) status = session_adapters(&g.s, a, 1);
 	if (!status && wants_tokenizer(a)) status = session_tokenizer(&g.s, a->model);
 	if (!status && !a->tokens) status = read_prompts(&g);

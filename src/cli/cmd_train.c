@@ -304,7 +304,9 @@ static int prepare(training *t)
 	if (!status) status = session_context(&t->s, a);
 	if (t->before) settings = json_object_get(t->before, "settings");
 	if (!status) status = plan_read(&t->plan, &t->s, a, settings);
-	if (!status) status = session_model(&t->s, a);
+	if (!status) status = session_model_as(&t->s, a, json_integer_value(json_object_get(t->plan.given, "num_labels")));
+	if (!status && !t->s.info.has_head) status = fail(USAGE, a->model, "has no head to train: -s num_labels=N makes it a classifier of N classes");
+	if (!status) plan_task(&t->plan, &t->s);
 	if (!status) status = open_data(t);
 	if (!status) status = same_data_settings(t);
 	if (!status) status = make_adapter(t);
@@ -386,6 +388,7 @@ const command command_train = { "train",
 	"  save_steps        500; 0 = only at the end\n"
 	"  validation        a file like DATA to evaluate on, every eval_steps (0 = only at the end)\n"
 	"  validation_split  instead: a share of DATA, such as 0.1, held back for that; chosen by the seed\n"
+	"  num_labels        makes a BERT or RoBERTa without a head a classifier with a fresh one\n"
 	"  seed              0; of the adapter's start, dropout and the order of the examples\n"
 	"\n"
 	"JSON  per step: step, loss (before the update), lr, grad_norm, tokens, tokens_per_second; per evaluation: step, eval_loss,\n"

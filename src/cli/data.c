@@ -30,6 +30,8 @@ int data_open(dataset *d, session *s, const char *path, const char *tokenizer, c
 	d->path = path;
 	d->epoch = -1;
 	d->n_labels = s->info.n_labels;
+	d->has_decoder = s->info.has_decoder;
+	if (d->has_decoder) d->options.completion_only = 1;
 	d->vocab_size = s->info.vocab_size;
 	d->pad_id = s->info.pad_token_id >= 0 ? s->info.pad_token_id : s->info.eos_token_id >= 0 ? s->info.eos_token_id : 0;
 	if (d->pad_id >= d->vocab_size) d->pad_id = 0;
@@ -88,7 +90,10 @@ static int slab_batch(dataset *d, int64_t n, lora_batch *out)
 	out->input_ids = d->slab_ids + at;
 	out->attention_mask = d->mask ? d->mask + at : NULL;
 	out->position_ids = d->positions ? d->positions + at : NULL;
-	if (d->slab_classes) {
+	if (d->has_decoder) {
+		out->labels = d->slab_labels + n % d->n * d->rows * d->target_length;
+		out->decoder_length = d->target_length;
+	} else if (d->slab_classes) {
 		out->labels = d->slab_classes + n % d->n * d->rows;
 	} else if (d->slab_labels) {
 		out->labels = d->slab_labels + at;
@@ -113,12 +118,33 @@ static void fill_row(dataset *d, int64_t row, int64_t length, size_t example)
 	if (d->n_labels) d->batch_classes[row] = ((const int32_t *)d->classes.p)[example];
 }
 
+/* Tokens of an example that are its source. */
+static size_t source_length(const dataset *d, size_t example)
+{
+	const int32_t *labels = (const int32_t *)d->labels.p + ((const size_t *)d->start.p)[example];
+	size_t n = data_length(d, example), k = 0;
+	while (k < n && labels[k] == -100) k++;
+	return k;
+}
+
+/* A row of an encoder-decoder batch: the source among the ids, the target among the labels. */
+static void fill_pair(dataset *d, int64_t row, int64_t length, int64_t target, size_t example)
+{
+	const int32_t *ids = (const int32_t *)d->ids.p + ((const size_t *)d->start.p)[example];
+	int64_t source = (int64_t)source_length(d, example), n = (int64_t)data_length(d, example) - source;
+	for (int64_t j = 0; j < length; j++) {
+		d->batch_ids[row * length + j] = j < source ? ids[j] : (int32_t)d->pad_id;
+		d->batch_mask[row * length + j] = j < source;
+	}
+	for (int64_t j = 0; j < target; j++) d->batch_labels[row * target + j] = j < n ? ids[source + j] : -100;
+}
+
 /* The examples of units first .. first+units-1 in the epoch's order, one after the other: pass 0 counts, pass 1 fills the rows. */
 static int example_batch(dataset *d, int64_t n, lora_batch *out)
 {
 	int64_t per_epoch = data_batches(d), epoch = n / per_epoch, first = n % per_epoch * d->options.batch_size;
 	int64_t units = d->n - first < d->options.batch_size ? d->n - first : d->options.batch_size, rows = 0, row = 0;
-	size_t length = 0;
+	size_t length = 0, target = 0;
 
 	if (data_order(d, epoch)) return FAILED;
 	for (int pass = 0; pass < 2; pass++) {
@@ -126,17 +152,22 @@ static int example_batch(dataset *d, int64_t n, lora_batch *out)
 			size_t u = d->order[first + k], from = d->block ? d->block[u] : u, to = d->block ? d->block[u + 1] : u + 1;
 			for (size_t i = from; i < to; i++) {
 				size_t e = data_example(d, d->block ? d->item[i] : i), m = data_length(d, e);
-				if (pass) fill_row(d, row++, (int64_t)length, e);
-				else if (++rows && m > length) length = m;
+				size_t source = d->has_decoder ? source_length(d, e) : m;
+				if (pass && d->has_decoder) fill_pair(d, row++, (int64_t)length, (int64_t)target, e);
+				else if (pass) fill_row(d, row++, (int64_t)length, e);
+				else rows++;
+				if (source > length) length = source;
+				if (m - source > target) target = m - source;
 			}
 		}
-		if (!pass && room_for_batch(d, (size_t)rows * length)) return FAILED;
+		if (!pass && room_for_batch(d, (size_t)rows * (length > target ? length : target))) return FAILED;
 	}
 	out->n_sequences = rows;
 	out->length = (int64_t)length;
 	out->input_ids = d->batch_ids;
 	out->attention_mask = d->batch_mask;
 	out->labels = d->n_labels ? d->batch_classes : d->batch_labels;
+	if (d->has_decoder) out->decoder_length = (int64_t)target;
 	return OK;
 }
 

@@ -2,7 +2,8 @@
  * same whenever it is asked for, so a run that goes on from a number goes on exactly.
  *
  * .txt          one text, cut into blocks of sequence_length tokens
- * .jsonl        one example per line: {"text"}, {"prompt","completion"}, {"messages"}, or for classifiers {"text","label"}
+ * .jsonl        one example per line: {"text"}, {"prompt","completion"}, {"messages"}, or for classifiers {"text","label"};
+ *               an encoder-decoder model reads the prompt and learns the completion
  * .safetensors  input_ids [S,B,T] and optional labels, attention_mask, position_ids: batch n is slab n, in order, then from the start again
  *
  * The library computes no padding and never attends from one sequence of a batch to another. So a packed block is simply several examples that come
@@ -33,6 +34,7 @@ typedef struct dataset {
 	int64_t dropped; /* examples without anything to learn from */
 	int64_t bad;     /* lines left out */
 	int64_t pad_id, n_labels, vocab_size;
+	int has_decoder; /* an example is a source, its labels ignored, and a target behind it */
 	/* all examples: ids[start[i] .. start[i+1]) */
 	store ids, labels, start, classes;
 	int64_t n_examples;
@@ -43,7 +45,7 @@ typedef struct dataset {
 	uint32_t *item;
 	size_t *block;
 	/* slabs: [n, rows, length] */
-	int64_t rows, length;
+	int64_t rows, length, target_length; /* the last of labels, for encoder-decoder models */
 	int32_t *slab_ids, *slab_labels, *slab_classes, *mask, *positions;
 	/* order of the units in the epoch */
 	int64_t epoch;

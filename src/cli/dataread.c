@@ -184,6 +184,7 @@ static int end_example(line_reader *r, int32_t class_label)
 	dataset *d = r->d;
 	size_t n = r->n, length = (size_t)d->options.sequence_length;
 	int counted = d->n_labels > 0;
+	if (n > length && d->n_labels) r->ids[length - 1] = r->ids[n - 1]; /* the closing token stays, as transformers' truncation has it */
 	if (n > length) n = length;
 	for (size_t i = 1; i < n; i++) counted |= r->labels[i] != IGNORED;
 	if (!n || !counted) {
@@ -261,6 +262,29 @@ static int read_messages(line_reader *r, json_t *messages)
 	return status;
 }
 
+/* Source and target, each of up to sequence_length tokens; the source keeps its closing token. */
+static int read_pair(line_reader *r, json_t *prompt, json_t *completion)
+{
+	size_t length = (size_t)r->d->options.sequence_length, source;
+	int status;
+	if (!json_is_string(prompt) || !json_is_string(completion)) return bad(r, "\"prompt\" and \"completion\" must be there and be strings (the model has an encoder and a decoder)");
+	if ((status = append_text(r, prompt, 1, 0))) return status;
+	if (r->n > length) {
+		r->ids[length - 1] = r->ids[r->n - 1];
+		r->n = length;
+	}
+	source = r->n;
+	if (!status) status = append_text(r, completion, 0, 1);
+	if (!status) status = append_eos(r);
+	if (status) return status;
+	if (r->n > source + length) r->n = source + length;
+	if (!source || r->n == source) {
+		r->d->dropped++;
+		return OK;
+	}
+	return add_example(r->d, r->ids, r->labels, r->n, 0);
+}
+
 static int read_object(line_reader *r, json_t *o)
 {
 	json_t *text = json_object_get(o, "text"), *prompt = json_object_get(o, "prompt"), *completion = json_object_get(o, "completion"),
@@ -269,6 +293,7 @@ static int read_object(line_reader *r, json_t *o)
 
 	r->n = 0;
 	if (!json_is_object(o)) return bad(r, "is no JSON object");
+	if (r->d->has_decoder) return read_pair(r, prompt, completion);
 	if (r->d->n_labels) return read_classified(r, text, json_object_get(o, "label"));
 	if (text) {
 		if (!json_is_string(text)) return bad(r, "\"text\" is no string");
@@ -377,6 +402,17 @@ static int read_class_labels(dataset *d, const st_file *f)
 	return st_int32(f, t, &d->slab_classes);
 }
 
+/* Labels of an encoder-decoder model have a length of their own: [S,B,D]. */
+static int read_targets(dataset *d, const st_file *f, const st_tensor *ids)
+{
+	const st_tensor *t = st_find(f, "labels");
+	int same = t && t->rank == ids->rank;
+	for (int i = 0; same && i + 1 < t->rank; i++) same = t->shape[i] == ids->shape[i];
+	if (!same) return fail(FAILED, f->path, "tensor \"labels\": an encoder-decoder model needs it with shape [S, B, D]");
+	d->target_length = t->shape[t->rank - 1];
+	return st_int32(f, t, &d->slab_labels);
+}
+
 int data_read_slabs(dataset *d)
 {
 	st_file f;
@@ -394,7 +430,7 @@ int data_read_slabs(dataset *d)
 		d->length = shape[1];
 		status = st_int32(&f, ids, &d->slab_ids);
 	}
-	if (!status) status = d->n_labels ? read_class_labels(d, &f) : read_slab_tensor(&f, "labels", ids, &d->slab_labels);
+	if (!status) status = d->n_labels ? read_class_labels(d, &f) : d->has_decoder ? read_targets(d, &f, ids) : read_slab_tensor(&f, "labels", ids, &d->slab_labels);
 	if (!status) status = read_slab_tensor(&f, "attention_mask", ids, &d->mask);
 	if (!status) status = read_slab_tensor(&f, "position_ids", ids, &d->positions);
 	st_free(&f);

@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const char *const own_names[] = { "method", "optimizer", "num_train_epochs", "max_steps", "batch_size", "sequence_length",
-	"packing", "group_by_length", "loss_on", "save_steps", "eval_steps", "validation", "validation_split", "chat_template", "data_memory", "seed" };
+	"packing", "group_by_length", "loss_on", "save_steps", "eval_steps", "validation", "validation_split", "chat_template", "data_memory", "seed", "num_labels" };
 #define N_OWN (sizeof own_names / sizeof own_names[0])
 
 /* Keys of adapter_config.json that say where an adapter comes from, not what it is; and one that acts only together with use_qalora. */
@@ -287,6 +287,12 @@ int plan_read(train_plan *p, session *s, const args *a, json_t *before)
 	return status ? status : own_settings(p, p->given);
 }
 
+void plan_task(train_plan *p, const session *s)
+{
+	const char *task = s->info.n_labels ? "SEQ_CLS" : s->info.has_decoder ? "SEQ_2_SEQ_LM" : NULL;
+	if (task && !json_object_get(p->adapter, "task_type")) json_object_set_new(p->adapter, "task_type", json_string(task));
+}
+
 void plan_free(train_plan *p)
 {
 	json_decref(p->given);
@@ -341,7 +347,7 @@ int plan_agrees(const train_plan *p, lora_context *ctx, const lora_adapter *a, c
 	json_object_foreach(p->adapter, key, value)
 	{
 		json_t *is = json_object_get(has, key);
-		if (status || !strcmp(key, "seed") || !strcmp(key, "name") || !is || same_value(is, value)) continue;
+		if (status || !strcmp(key, "seed") || !strcmp(key, "name") || !strcmp(key, "task_type") || !is || same_value(is, value)) continue;
 		status = fail(USAGE, key, "differs from what the adapter of --init has (%s)", path);
 	}
 	json_decref(has);

@@ -302,6 +302,34 @@ START_TEST(full_disk_and_broken_pipe_are_told)
 }
 END_TEST
 
+/* info --plan: one entry per site and number of rows; many rows take another order than few where W + s B A can be formed. */
+START_TEST(info_shows_the_plan)
+{
+	size_t i;
+	json_t *e;
+	int few = 0, many = 0;
+	ck_assert_int_eq(run_lora("info --json --backend naive --plan -m " MODEL " -s rows=2,4096 -s r=4"), 0);
+	json_t *o = out_json(0), *plan = json_object_get(o, "plan");
+	ck_assert_uint_eq(json_array_size(plan), 2 * json_array_size(json_object_get(o, "sites")));
+	json_array_foreach(plan, i, e)
+	{
+		const char *choice = json_string_value(json_object_get(e, "choice"));
+		ck_assert(json_string_value(json_object_get(e, "site")) && json_number_value(json_object_get(e, "flops")) > 0);
+		few += json_integer_value(json_object_get(e, "rows")) == 2 && !strcmp(choice, "F1 B1");
+		many += json_integer_value(json_object_get(e, "rows")) == 4096 && !strcmp(choice, "F2 B5");
+	}
+	ck_assert_int_eq(few, (int)json_array_size(plan) / 2);
+	ck_assert_int_eq(many, few - 1); /* all but the head */
+	json_decref(o);
+	ck_assert_int_eq(run_lora("info --backend naive " MODEL " --plan -s lora_dropout=0.1 -s rows=4096"), 0);
+	ck_assert(strstr(run_out, "F1 B1") && strstr(run_out, "dropout") && !strstr(run_out, "F2 B5"));
+	expect_error(run_lora("info --plan " ADAPTER), 2, "--plan");
+	expect_error(run_lora("info " MODEL " -s r=4"), 2, "--plan");
+	expect_error(run_lora("info --plan " MODEL " -s rows=0"), 2, "rows");
+	expect_error(run_lora("info --plan " MODEL " -s ranks=4"), 2, "ranks");
+}
+END_TEST
+
 Suite *suite_words(void)
 {
 	Suite *s = suite_create("cli words");
@@ -319,6 +347,7 @@ Suite *suite_words(void)
 	tcase_add_test(t, generation_stops_before_a_text);
 	tcase_add_test(t, questions);
 	tcase_add_test(t, full_disk_and_broken_pipe_are_told);
+	tcase_add_test(t, info_shows_the_plan);
 	suite_add_tcase(s, t);
 	return s;
 }

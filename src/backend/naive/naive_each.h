@@ -9,7 +9,11 @@
 #define ACT_TYPE LORA_F64
 #define ACT_IS_BF16 0
 #define REAL_IS_DOUBLE 1
+#if defined(NAIVE_X86) && !defined(__clang__)
+#define TARGET __attribute__((optimize("Os"))) /* hardly any processor takes these: keep them small */
+#else
 #define TARGET
+#endif
 #define VB 16
 #define MR 4
 #define NV 2

@@ -174,12 +174,17 @@ docs:                                                    ## the reference, extra
 	@mkdir -p build/docs; $(PYTHON) docs/reference.py >build/docs/reference.md && echo build/docs/reference.md
 docs-check: docs
 	@$(PYTHON) tests/lint/docs.py
-bench: all $(BENCH)                                      ## timings as CSV (BENCH_ARGS="--shape 135m --dtype BF16"); docs/building.md
-	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_model $(BENCH_ARGS)
+bench: all $(BENCH)                                      ## timings as CSV and table (BENCH_ARGS="--shapes 135m --dtypes bf16"); docs/building.md
+	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_suite --dir build/bench $(BENCH_ARGS)
 BENCH_SHAPE ?= 15m
 BENCH_DTYPE ?= f32
-bench-peft: all $(B)/tests/bench/bench_train             ## in turns with PEFT (PYTHON with torch, peft; BENCH_SHAPE, BENCH_DTYPE)
-	@LORA_PLUGIN_DIR=$(L)/lora $(PYTHON) tests/bench/peft.py $(B)/tests/bench/bench_train $(BENCH_SHAPE) $(BENCH_DTYPE) $(BENCH_ARGS)
+# Without a PYTHON of the user's, a virtual environment of its own, made once.
+peer_python = $(if $(filter file default,$(origin PYTHON)),build/peers/bin/python,$(PYTHON))
+build/peers/bin/python:
+	$(PYTHON) -m venv build/peers.new && build/peers.new/bin/pip install -q torch --index-url https://download.pytorch.org/whl/cpu || build/peers.new/bin/pip install -q torch
+	build/peers.new/bin/pip install -q transformers peft && rm -rf build/peers.new/bin/pip* && mv build/peers.new build/peers
+bench-peft: all $(B)/tests/bench/bench_train $(filter build/%,$(peer_python))  ## in turns with PEFT (PYTHON=, BENCH_SHAPE, BENCH_DTYPE, BENCH_ARGS="5 --cases train,padded")
+	@LORA_PLUGIN_DIR=$(L)/lora $(peer_python) tests/bench/peft.py $(B)/tests/bench/bench_train $(BENCH_SHAPE) $(BENCH_DTYPE) --lora $(BIN)/lora $(BENCH_ARGS)
 dist:                                                    ## source tarball of HEAD
 	@mkdir -p build; git archive --format=tar --prefix=liblora-$(VERSION)/ HEAD | gzip -n >build/liblora-$(VERSION).tar.gz; echo build/liblora-$(VERSION).tar.gz
 repro:                                                   ## build twice in two folders and compare, byte for byte

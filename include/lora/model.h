@@ -143,6 +143,35 @@ LORA_API int64_t lora_model_site_count(const lora_model *m);
  * Since    0.1 */
 LORA_API lora_status lora_model_site_info(const lora_model *m, int64_t index, lora_site_info *out);
 
+/* Order of multiplications at a site in a training step, M = W + s B A: forward 1: y = x W^T + s (x A^T) B^T, 2: y = x M^T;
+ * backward 1: dx = dy W + s dy B A, 5: dx = dy M (numbers of RunLoRA, arXiv:2312.03415). */
+typedef struct lora_site_order {
+	uint32_t struct_size;
+	int32_t  forward;           /* 1 or 2 */
+	int32_t  backward;          /* 1 or 5 */
+	int32_t  fixed;             /* LORA_ORDER_*: why forms with M do not come into question; 0 = the cheaper one was taken */
+	double   flops_forward[2];  /* of forms 1 and 2 */
+	double   flops_backward[2]; /* of forms 1 and 5, with the gradients of A and B */
+} lora_site_order;
+
+enum {
+	LORA_ORDER_DROPOUT   = 1, /* the adapter sees another x */
+	LORA_ORDER_PACKED    = 2, /* the backend keeps W packed */
+	LORA_ORDER_PRECISION = 3, /* M would be rounded to halves */
+	LORA_ORDER_HEAD      = 4,
+	LORA_ORDER_HOST      = 5, /* the host owns W */
+	LORA_ORDER_QUANT     = 6  /* W is quantised: it is never there as a whole */
+};
+
+/* The order that a training step on so many rows takes at a site, for one low-rank adapter.
+ * rows, rank  at least 1
+ * dropout  1 = the adapter has dropout
+ * out      caller's memory; out->struct_size must be set by the caller
+ * Errors   LORA_E_ARGUMENT
+ * Thread   any while nobody changes the model
+ * Since    0.1 */
+LORA_API lora_status lora_model_site_order(const lora_model *m, int64_t site, int64_t rows, int64_t rank, int32_t dropout, lora_site_order *out);
+
 /* Number of the site with this name.
  * Errors   LORA_E_NOTFOUND; LORA_E_ARGUMENT
  * Thread   any while nobody changes the model

@@ -43,6 +43,18 @@ LORA_API lora_status lora_tokenizer_encode(const lora_tokenizer *t, const char *
 LORA_API lora_status lora_tokenizer_decode(const lora_tokenizer *t, const int32_t *ids, size_t count, char *buf, size_t size,
                                            size_t *needed);
 
+/* New text of a growing list of ids, as a stream: never a part of a character. Call it with the whole list each time, and at the end with last = 1.
+ * state    two numbers, 0 at first; how far the stream is
+ * ids      all ids so far: those of the last call and more
+ * last     1: also what may still become a character
+ * buf      room for size bytes, NUL included; may be NULL when size is 0
+ * needed   bytes of the new text without the NUL, also when it did not fit; 0 while a character is not complete
+ * Errors   as lora_tokenizer_decode(); state is as before then
+ * Thread   any
+ * Since    0.1 */
+LORA_API lora_status lora_tokenizer_stream(const lora_tokenizer *t, uint64_t state[2], const int32_t *ids, size_t count, int32_t last, char *buf, size_t size,
+                                           size_t *needed);
+
 /* Number of ids (highest id + 1); 0 for NULL.
  * Thread   any
  * Since    0.1 */

@@ -220,7 +220,9 @@ static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, 
 	return lora__gemm(ctx, factor * part(s)->scaling, b, view_a(s), 1.0, lora__view2(d, LORA_F32, n, in, in));
 }
 
-static const lora__slot_ops ops = { .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .delta = delta };
+static int64_t rank(const lora__slot *s, int train) { return train && part(s)->dropout > 0 ? 0 : part(s)->rank; }
+
+static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
 	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops,

@@ -45,16 +45,20 @@ typedef struct setting_arg {
 	char *text;
 } setting_arg;
 
+typedef struct word_list {
+	const char **list;
+	size_t n;
+} word_list;
+
 /* A parsed command line. Strings point into argv unless said otherwise. */
 struct args {
 	const command *cmd;
-	const char *model, *input, *output, *data, *config, *init, *prompt, *text, *tokens, *decode;
-	const char *backend, *dtype, *dtype_out, *chat_template, *chat;
-	const char **prompts, **stops; /* owned; all -p and --stop */
-	size_t n_prompts, n_stops;
+	const char *model, *input, *output, *data, *config, *init, *text, *tokens, *decode, *adapter_rows;
+	const char *backend, *dtype, *dtype_out, *chat_template, *system;
+	word_list prompts, stops; /* all -p and --stop; the lists are owned */
 	int64_t count, threads, seed, top_k; /* UNSET when not given */
 	double temperature, top_p, repetition_penalty; /* NAN when not given */
-	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, skip_bad, help;
+	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, plan, skip_bad, chat, help;
 	adapter_arg *adapters; /* owned */
 	size_t n_adapters;
 	setting_arg *settings; /* owned */

@@ -1,5 +1,6 @@
 /* lora info PATH: what a model or adapter is. An adapter is read by itself: its base model need not be there. */
 #include "cli/commands.h"
+#include "cli/planout.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -125,7 +126,10 @@ static int show_model(const session *s, const args *a, const sites *list)
 			(json_int_t)m->vocab_size, "hidden_size", (json_int_t)m->hidden_size, "max_positions", (json_int_t)m->max_positions,
 			"labels", (json_int_t)m->n_labels);
 		json_object_set_new(root, "sites", sites_json(list));
-		return print_json(root);
+		int status = a->plan ? plan_show(s, a, layer_pattern, root) : OK;
+		if (!status) return print_json(root);
+		json_decref(root);
+		return status;
 	}
 	field("kind", "model");
 	field("format", m->format);
@@ -141,7 +145,7 @@ static int show_model(const session *s, const args *a, const sites *list)
 	if (m->n_labels) field_count("labels", m->n_labels);
 	field_count("sites", (int64_t)list->n);
 	show_sites(list);
-	return OK;
+	return a->plan ? plan_show(s, a, layer_pattern, NULL) : OK;
 }
 
 static int info_model(const args *a, const char *path)
@@ -322,21 +326,28 @@ done:
 
 static int run(const args *a)
 {
-	const char *path = a->positional[0];
+	const char *path = a->n_positional ? a->positional[0] : a->model;
+	if (!path) return fail(USAGE, "info", "usage: lora info %s", command_info.usage);
+	if (a->n_positional && a->model) return fail(USAGE, "-m", "a path is given already: %s", path);
+	if (!a->plan && a->n_settings) return fail(USAGE, a->settings[0].name, "settings go with --plan");
+	if (a->plan && plan_check(a)) return USAGE;
 	char *dir = path_is_dir(path) ? new_string(path) : path_dir(path);
 	char *config = dir ? path_join(dir, "adapter_config.json") : NULL;
 	int status;
 	if (!config) status = FAILED;
 	else if (!path_exists(path)) status = fail(FAILED, path, "no such file or directory");
 	else if (path_exists(config) && (path_is_dir(path) || !strncmp(path_base(path), "adapter_", 8)))
-		status = info_adapter(a, dir);
+		status = a->plan ? fail(USAGE, "--plan", "is of models; %s is an adapter", path) : info_adapter(a, dir);
 	else status = info_model(a, path);
 	free(config);
 	free(dir);
 	return status;
 }
 
-const command command_info = { "info", "PATH", "tell what a model or an adapter is",
+const command command_info = { "info", "PATH|-m MODEL [--plan [-s rows=N,...] [-s r=N] [-s lora_dropout=P]]", "tell what a model or an adapter is",
 	"PATH is a model or a PEFT directory; the base model of an adapter need not be there.\n"
-	"JSON: kind, format, architecture, parameters, dtype, sites; of an adapter also method, settings, tensors.\n",
-	"", 1, 1, run };
+	"--plan shows for a model, site by site, the order of multiplications that a training step takes with an adapter of rank r (8) on\n"
+	"so many rows (16,256,1024,4096), and its floating-point operations.\n"
+	"JSON: kind, format, architecture, parameters, dtype, sites; of an adapter also method, settings, tensors; with --plan also plan:\n"
+	"site, out, in, rows, choice, flops, flops_of (F1, F2, B1, B5), reason.\n",
+	"model plan set", 0, 1, run };

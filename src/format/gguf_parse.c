@@ -319,7 +319,7 @@ static lora_status read_version(cursor *c)
 lora_status lora__gguf_parse(lora__gguf *g, lora__tensors *set)
 {
 	cursor c = { g, 0, g->n };
-	uint64_t n_tensors, n_kv, data;
+	uint64_t n_tensors, n_kv, data = 0;
 	size_t name_bytes;
 	lora_status st = read_version(&c);
 	if (!st) st = number(&c, 8, &n_tensors);

@@ -10,6 +10,7 @@ static const lora__param params[] = {
 	{ "temperature", LORA__FLOAT, "0.0", 0, 1e6, NULL, "0 = greedy" },
 	{ "top_k", LORA__INT, "0", 0, 1e9, NULL, "draw from this many most likely tokens only; 0 = off" },
 	{ "top_p", LORA__FLOAT, "1.0", 1e-9, 1, NULL, "draw from the smallest set with this probability; 1 = off" },
+	{ "repetition_penalty", LORA__FLOAT, "1.0", 1e-3, 1e3, NULL, "above 1: tokens that the sequence has already become less likely; 1 = off" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of the draws" },
 	{ .name = NULL }
 };
@@ -71,6 +72,7 @@ static lora_status allocate(lora_generator *g)
 	g->logits = lora__calloc(ctx, cells, sizeof *g->logits);
 	g->fresh = lora__calloc(ctx, cells, sizeof *g->fresh);
 	if (!g->seq || !g->feeds || !g->chosen || !g->logprob || !g->order || !g->logits || !g->fresh) return LORA_E_MEMORY;
+	if (g->how.penalty != 1 && !(g->seen = lora__calloc(ctx, cells, 1))) return LORA_E_MEMORY;
 	lora_status st = make_cache(g, &g->cache);
 	if (st == LORA_OK && g->m->form == LORA__FORM_SEQ2SEQ) st = make_cache(g, &g->cross), g->cache.source = &g->cross;
 	if (st) return st;
@@ -93,7 +95,7 @@ lora_status lora__generator_create(lora_model *m, const lora_settings *settings,
 	g->max_length = lora__has(settings, "max_length") ? lora__get_int(settings, params, "max_length") : m->max_positions > 0 ? m->max_positions : 2048;
 	g->slots = lora__get_int(settings, params, "batch_size");
 	g->how = (lora__sampling){ .temperature = lora__get_float(settings, params, "temperature"), .top_p = lora__get_float(settings, params, "top_p"),
-		.top_k = lora__get_int(settings, params, "top_k"), .seed = (uint64_t)lora__get_int(settings, params, "seed") };
+		.penalty = lora__get_float(settings, params, "repetition_penalty"), .top_k = lora__get_int(settings, params, "top_k"), .seed = (uint64_t)lora__get_int(settings, params, "seed") };
 	if ((st = allocate(g))) lora__generator_free(g);
 	else *out = g;
 	return st;
@@ -102,7 +104,8 @@ lora_status lora__generator_create(lora_model *m, const lora_settings *settings,
 void lora__generator_free(lora_generator *g)
 {
 	lora_context *ctx = g->ctx;
-	void *all[] = { g->seq, g->feeds, g->chosen, g->logprob, g->order, g->logits, g->fresh, g->cache.k, g->cache.v, g->block, g->cross.k, g->cross.v, g->cross_block };
+	void *all[] = { g->seq, g->feeds, g->chosen, g->logprob, g->order, g->seen, g->logits, g->fresh, g->cache.k, g->cache.v, g->block, g->cross.k, g->cross.v,
+		g->cross_block };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++) lora__free(ctx, all[i]);
 	lora__sites_release(&g->m->s);
 	lora__free(ctx, g);
@@ -135,6 +138,7 @@ static lora_status feed_source(lora_generator *g, int64_t s, const int32_t *toke
 	if ((st = lora__model_decode(g->m, &g->cache, &f, 1, g->fresh))) return st;
 	memcpy(g->logits + s * g->m->vocab, g->fresh, sizeof(float) * (size_t)g->m->vocab);
 	q->length = q->past = 1, q->source = n, q->pending = -1;
+	if (g->seen) g->seen[s * g->m->vocab + start] = 1;
 	return LORA_OK;
 }
 
@@ -157,6 +161,7 @@ lora_status lora__generator_feed(lora_generator *g, int64_t s, const int32_t *to
 	}
 	if (st) return st; /* rows behind q->past are overwritten by the next try */
 	memcpy(g->logits + s * g->m->vocab, g->fresh, sizeof(float) * (size_t)g->m->vocab);
+	for (int64_t i = 0; i < n && g->seen; i++) g->seen[s * g->m->vocab + tokens[i]] = 1;
 	q->length += n;
 	q->past = q->length;
 	q->pending = -1;
@@ -196,16 +201,23 @@ lora_status lora__generator_next(lora_generator *g)
 	for (int64_t s = 0; s < g->slots && st == LORA_OK; s++) {
 		const lora__sequence *q = &g->seq[s];
 		g->chosen[s] = -1, g->logprob[s] = 0;
-		if (q->length > 0 && q->length < g->max_length)
-			st = lora__sample(g->ctx, &g->how, (uint64_t)s, (uint64_t)q->length, g->logits + s * g->m->vocab, g->m->vocab, g->order, &g->chosen[s], &g->logprob[s]);
+		if (q->length == 0 || q->length >= g->max_length) continue;
+		const float *logits = g->logits + s * g->m->vocab;
+		if (g->seen) lora__penalize(g->seen + s * g->m->vocab, g->how.penalty, logits, g->m->vocab, g->fresh), logits = g->fresh;
+		st = lora__sample(g->ctx, &g->how, (uint64_t)s, (uint64_t)q->length, logits, g->m->vocab, g->order, &g->chosen[s], &g->logprob[s]);
 	}
 	if (st) return st;
 	for (int64_t s = 0; s < g->slots; s++) {
 		if (g->chosen[s] < 0) continue;
 		g->seq[s].pending = g->chosen[s];
+		if (g->seen) g->seen[s * g->m->vocab + g->chosen[s]] = 1;
 		g->seq[s].length++;
 	}
 	return LORA_OK;
 }
 
-void lora__generator_reset(lora_generator *g, int64_t s) { g->seq[s] = (lora__sequence){ .pending = -1 }; }
+void lora__generator_reset(lora_generator *g, int64_t s)
+{
+	g->seq[s] = (lora__sequence){ .pending = -1 };
+	if (g->seen) memset(g->seen + s * g->m->vocab, 0, (size_t)g->m->vocab);
+}

@@ -15,7 +15,7 @@ typedef struct lora__sequence {
 } lora__sequence;
 
 /* How the next token is chosen. */
-typedef struct lora__sampling { double temperature, top_p; int64_t top_k; uint64_t seed; } lora__sampling;
+typedef struct lora__sampling { double temperature, top_p; int64_t top_k; uint64_t seed; double penalty; } lora__sampling;
 
 struct lora_generator {
 	lora_context   *ctx;
@@ -33,6 +33,7 @@ struct lora_generator {
 	int32_t        *chosen;   /* [slots] */
 	float          *logprob;  /* [slots] */
 	int32_t        *order;    /* [vocab] scratch of sampling */
+	uint8_t        *seen;     /* [slots, vocab] 1 = the sequence has this token; NULL without repetition penalty */
 };
 
 extern const lora__member lora__generator_member; /* family "generator" */
@@ -46,6 +47,8 @@ lora_status lora__generator_feed(lora_generator *g, int64_t s, const int32_t *to
 lora_status lora__generator_next(lora_generator *g);
 void        lora__generator_reset(lora_generator *g, int64_t s);
 
+/* Repetition penalty p: logits of tokens that were seen, divided by p where positive, multiplied where negative. to may be logits. */
+void lora__penalize(const uint8_t *seen, double p, const float *logits, int64_t n, float *to);
 /* Choose from logits[n] (sample.c). position keys the draw; order is scratch of n. LORA_E_NUMERIC when a logit is not finite. */
 lora_status lora__sample(lora_context *ctx, const lora__sampling *how, uint64_t sequence, uint64_t position, const float *logits, int64_t n,
                          int32_t *order, int32_t *token, float *logprob);

@@ -100,13 +100,6 @@ static lora_status collect(saver *s, lora_dtype want)
 	s->list = lora__calloc(s->ctx, m->n_weights + 1, sizeof *s->list);
 	s->owned = lora__calloc(s->ctx, m->n_weights + 1, sizeof *s->owned);
 	if (!s->list || !s->owned) return LORA_E_MEMORY;
-	for (size_t i = 0; i < m->n_weights && st == LORA_OK; i++) {
-		const lora__weight *w = &m->weights[i];
-		const lora__site *site = w->site >= 0 ? m->s.list[w->site] : NULL;
-		const lora_view *bias = site && w->is_bias ? &site->bias : NULL;
-		if (bias) st = add(s, w->name, bias->dtype, w->rank, w->shape, bias->data, (uint64_t)site->out * lora__dtype_size(bias->dtype), want ? want : w->dtype);
-		else st = add(s, w->name, w->dtype, w->rank, w->shape, site ? site->data : w->data, w->bytes, want);
-	}
 	for (size_t i = 0; i < m->s.n && st == LORA_OK && m->tied; i++) {
 		const lora__site *h = m->s.list[i];
 		if (!h->is_head || !h->merged) continue;
@@ -114,6 +107,14 @@ static lora_status collect(saver *s, lora_dtype want)
 		s->untied = 1;
 		snprintf(s->head_name, sizeof s->head_name, "%s.weight", h->name);
 		st = add(s, s->head_name, h->dtype, 2, shape, h->data, lora__site_bytes(h), want);
+	}
+	for (size_t i = 0; i < m->n_weights && st == LORA_OK; i++) {
+		const lora__weight *w = &m->weights[i];
+		if (s->untied && w->site < 0 && strcmp(w->name, s->head_name) == 0) continue; /* the tied head may be in the file too, unused */
+		const lora__site *site = w->site >= 0 ? m->s.list[w->site] : NULL;
+		const lora_view *bias = site && w->is_bias ? &site->bias : NULL;
+		if (bias) st = add(s, w->name, bias->dtype, w->rank, w->shape, bias->data, (uint64_t)site->out * lora__dtype_size(bias->dtype), want ? want : w->dtype);
+		else st = add(s, w->name, w->dtype, w->rank, w->shape, site ? site->data : w->data, w->bytes, want);
 	}
 	return st;
 }

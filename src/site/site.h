@@ -6,6 +6,7 @@
 #include "backend/backend.h"
 #include "base/map.h"
 #include "lora/model.h"
+#include "site/order.h"
 
 struct lora__site;
 struct lora__merged;
@@ -46,6 +47,8 @@ typedef struct lora__slot_ops {
 	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
 	lora_status (*prepare)(lora__slot *s); /* make what backward adds to, before anything is computed; NULL = nothing */
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
+	/* Rank of a share that is s B A and takes x as it is, so that W + s B A may stand for both; 0 = not so (dropout). NULL = never. */
+	int64_t (*rank)(const lora__slot *s, int train);
 	/* Everything of forward (backward 0) or backward (1) but the last product: what is left is y, or dx, += f a b, which the site adds in the same
 	 * pass as the base product. out->a.data NULL and nothing done: not for this call. NULL = never. */
 	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int backward, lora__pair *out);
@@ -110,6 +113,7 @@ const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real,
 /* Bytes of that form: those it takes, or those it would take beside taken bytes of other forms; 0 = none is or will be made. The backend is
  * asked by lora__pack_takes(), once for all sites of a dtype. */
 uint64_t    lora__site_pack_bytes(const lora__site *s, const lora_context *ctx, lora_dtype real, int which, int64_t rows, uint64_t taken);
+int         lora__site_packable(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows);
 int         lora__pack_takes(lora_context *ctx, lora_dtype weight, lora_dtype real); /* 1 when the backend packs such weights */
 void        lora__site_rest(const lora__site *s); /* give the pages of a mapped weight back; they return from the page cache when read */
 void        lora__site_unpack(lora__site *s, lora_context *ctx); /* forget both forms: the weight has changed or goes away */
@@ -133,6 +137,8 @@ int         lora__site_trains(const lora__site *s); /* an attached slot wants gr
 typedef struct lora__stretch { int64_t first, n; const lora_adapter *adapter; int all; } lora__stretch;
 typedef struct lora__runs { const lora__stretch *run; int64_t n; } lora__runs; /* n = 0: every slot on every row */
 
+/* The order of multiplications of a training step here, for one adapter of that rank on every row (order.c). */
+lora__order lora__site_order(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows, int64_t rank, int *fixed);
 size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n);
 size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n);
 /* base: 1 = also the base product and bias (overwrites y); 0 = only add the adapters' share. Where a slot stands for the base, it overwrites y;

@@ -383,6 +383,7 @@ lora_status lora__tokenizer_from_tree(lora_context *ctx, const json_t *root, con
 lora_status lora__tokenizer_encode(const lora_tokenizer *t, const char *text, size_t n, uint32_t flags, int32_t *ids, size_t capacity,
                                    size_t *count);
 lora_status lora__tokenizer_decode(const lora_tokenizer *t, const int32_t *ids, size_t count, char *buf, size_t size, size_t *needed);
+lora_status lora__tokenizer_stream(const lora_tokenizer *t, uint64_t state[2], const int32_t *ids, size_t count, int last, char *buf, size_t size, size_t *needed);
 int32_t     lora__tokenizer_id(const lora_tokenizer *t, const char *token);
 void        lora__tokenizer_destroy(lora_tokenizer *t);
 

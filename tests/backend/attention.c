@@ -76,6 +76,9 @@ static void probabilities(const test_case *t, int v, const int32_t *g, int64_t i
 	r->lse = r->seen ? top + log(sum) : -INFINITY;
 }
 
+/* BF16: probabilities and their gradients may be rounded to BF16, 2^-9 of each; in units of a float's last place. */
+static double halves(lora_dtype real) { return real == LORA_BF16 ? 0x1p15 : 0; }
+
 static void fill_columns(test_case *t, int view, int v)
 {
 	case_view(t, view, LORA_I32, shapes[v].keys, 1, LAYOUT_ROWS, 1, 0);
@@ -121,7 +124,7 @@ static int forward(test_case *t, lora_dtype real, int v)
 						double z = r->p[k] * case_get(t, 3, g[2] + k, kvh * d + e);
 						y += z, mag += fabs(z);
 					}
-					case_want(t, 0, g[0] + i, x * d + e, y, 2 * c * mag);
+					case_want(t, 0, g[0] + i, x * d + e, y, (2 * c + halves(real)) * mag);
 				}
 			}
 	t->call.i[0] = heads, t->call.i[1] = shapes[v].kv, t->call.i[2] = d, t->call.i[3] = shapes[v].causal, t->call.i[4] = shapes[v].window;
@@ -147,7 +150,7 @@ static void row_backward(test_case *t, int v, const int32_t *g, int64_t i, int x
 {
 	int heads = shapes[v].heads, d = shapes[v].d, kvh = x / (heads / shapes[v].kv), kw = shapes[v].kv * d;
 	int64_t qr = g[0] + i;
-	double delta = 0, delta_mag = 0;
+	double delta = 0, delta_mag = 0, half = halves(t->call.v[3].dtype);
 	probabilities(t, v, g, i, x, 3, 4, scale, columns, r);
 	double c = (d + 4) * r->smax + r->seen + 32 + fabs(r->seen ? r->lse : 0);
 	put(t, 7, qr, x, r->lse);
@@ -163,12 +166,12 @@ static void row_backward(test_case *t, int v, const int32_t *g, int64_t i, int x
 			double z = case_get(t, 8, qr, x * d + e) * case_get(t, 5, g[2] + k, kvh * d + e);
 			dp += z, mag += fabs(z);
 		}
-		double ds = r->p[k] * (dp - delta) * r->sp[k], ds_mag = r->p[k] * (mag + delta_mag) * c;
+		double ds = r->p[k] * (dp - delta) * r->sp[k], ds_mag = r->p[k] * (mag + delta_mag) * c + half * fabs(ds);
 		for (int e = 0; e < d; e++) {
 			double q = case_get(t, 3, qr, x * d + e), kk = case_get(t, 4, g[2] + k, kvh * d + e), go = case_get(t, 8, qr, x * d + e);
 			add(dq, qr * heads * d + x * d + e, scale * ds * kk, scale * ds_mag * fabs(kk));
 			add(dk, (g[2] + k) * kw + kvh * d + e, scale * ds * q, scale * ds_mag * fabs(q));
-			add(dv, (g[2] + k) * kw + kvh * d + e, r->p[k] * go, c * r->p[k] * fabs(go));
+			add(dv, (g[2] + k) * kw + kvh * d + e, r->p[k] * go, (c + half) * r->p[k] * fabs(go));
 		}
 	}
 }

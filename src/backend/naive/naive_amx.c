@@ -5,19 +5,15 @@
  * A task owns rows and columns of C and sums in the order of k, so the bits do not depend on the number of threads. Like the tile product,
  * everything here takes subnormals for zero. */
 #include "backend/backend.h"
+#include "backend/naive/naive_amx.h"
 #include "backend/naive/naive_gemm.h"
 
-#if defined(NAIVE_X86) && defined(__linux__)
+#ifdef NAIVE_AMX
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define AMX __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
-
 enum {
-	SIDE = 32,             /* rows and columns of a block, depth of a step */
-	TILE = 512,            /* elements of a BF16 tile, 16 x 32 */
-	BLOCK = SIDE * SIDE,   /* sums of a block */
 	DEPTH = 1536,          /* depth that is packed at once at most ... */
 	GROUP_BYTES = 400 << 10, /* ... and bytes of packed B: they stay in the second-level cache */
 	ROWS = 1024            /* rows whose sums are kept when k takes several packings */
@@ -48,29 +44,6 @@ int lora__amx_ready(void)
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-/* Eight tiles of 16 rows by 64 bytes. */
-static const struct { uint8_t palette, start, zero[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles = { .palette = 1,
-	.bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
-
-/* Transpose 16 x 16 words of 32 bits: row n holds pairs (k, k+1) of column n, row k of the result those of all 16 columns. */
-AMX static inline void turn(const __m512i *row, uint16_t *to)
-{
-	__m512i a[16], b[16];
-#define LOW32(i) a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]), a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1])
-	LOW32(0); LOW32(2); LOW32(4); LOW32(6); LOW32(8); LOW32(10); LOW32(12); LOW32(14);
-#define LOW64(i) b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]), b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]), \
-	b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]), b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3])
-	LOW64(0); LOW64(4); LOW64(8); LOW64(12);
-#define LANES2(i) a[i] = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88), a[i + 4] = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd), \
-	a[i + 8] = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88), a[i + 12] = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd)
-	LANES2(0); LANES2(1); LANES2(2); LANES2(3);
-#define LANES4(i) _mm512_store_si512(to + 32 * (i), _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88)), \
-	_mm512_store_si512(to + 32 * (i + 8), _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd)), \
-	_mm512_store_si512(to + 32 * (i + 4), _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88)), \
-	_mm512_store_si512(to + 32 * (i + 12), _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd))
-	LANES4(0); LANES4(1); LANES4(2); LANES4(3);
-}
 
 /* n elements of any float type and stride as BF16, times scale; zeros up to count. */
 AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t stride, int64_t n, int64_t count, float scale)
@@ -107,14 +80,7 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 			memset(t + nb * SIDE, 0, sizeof *t * (size_t)((SIDE - nb) * SIDE));
 			from = t;
 		}
-		for (int h = 0; h < 2 && h * 16 < nb; h++) {
-			__m512i row[16];
-			for (int x = 0; x < 16; x++) {
-				row[x] = _mm512_loadu_si512(from + (h * 16 + x) * step);
-				if (whole) _mm_prefetch((const char *)(from + (h * 16 + x + SIDE) * step), _MM_HINT_T1); /* the next panel: too many streams for the hardware */
-			}
-			turn(row, to + h * TILE);
-		}
+		turn_step(to, from, step, whole ? SIDE * step : 0);
 		return;
 	}
 	int64_t step = whole && b->stride[1] == 1 ? b->stride[0] : SIDE;
@@ -123,13 +89,7 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 		memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
 		from = t;
 	}
-	const __m512i lower = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-	const __m512i upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
-	for (int x = 0; x < 16; x++) {
-		__m512i even = _mm512_loadu_si512(from + 2 * x * step), odd = _mm512_loadu_si512(from + (2 * x + 1) * step);
-		_mm512_store_si512(to + 32 * x, _mm512_permutex2var_epi16(even, lower, odd));
-		_mm512_store_si512(to + TILE + 32 * x, _mm512_permutex2var_epi16(even, upper, odd));
-	}
+	interleave_step(to, from, step);
 }
 
 /* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
@@ -146,47 +106,12 @@ AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piec
 /* rows <= 32 of A from row and depth along k from k0, [32][width], zeros beyond the edges. */
 AMX static void pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t rows, int64_t k0, int64_t depth, int64_t width)
 {
-	if (a->dtype == LORA_BF16 && a->stride[1] != 1 && a->stride[0] == 1 && rows == SIDE && depth == width) { /* along m: two steps of k at a time */
-		for (int64_t k = 0; k < width; k += SIDE) {
-			_Alignas(64) uint16_t pair[2 * TILE], t[SIDE * SIDE];
-			for (int x = 0; x < SIDE; x++) _mm512_store_si512(t + x * SIDE, _mm512_loadu_si512(lora__at(a, row, k0 + k + x)));
-			for (int x = 0; x < 16; x++) { /* words (k, k+1) of row m, then a transpose of words */
-				__m512i even = _mm512_load_si512(t + 2 * x * SIDE), odd = _mm512_load_si512(t + (2 * x + 1) * SIDE);
-				const __m512i lower = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-				_mm512_store_si512(pair + 32 * x, _mm512_permutex2var_epi16(even, lower, odd));
-				_mm512_store_si512(pair + TILE + 32 * x, _mm512_permutex2var_epi16(even, _mm512_add_epi16(lower, _mm512_set1_epi16(16)), odd));
-			}
-			for (int h = 0; h < 2; h++) {
-				__m512i r[16];
-				_Alignas(64) uint16_t out[TILE];
-				for (int x = 0; x < 16; x++) r[x] = _mm512_load_si512(pair + h * TILE + 32 * x);
-				turn(r, out);
-				for (int x = 0; x < 16; x++) _mm512_storeu_si512(to + (h * 16 + x) * width + k, _mm512_load_si512(out + 32 * x));
-			}
-		}
+	if (a->dtype == LORA_BF16 && a->stride[1] != 1 && a->stride[0] == 1 && rows == SIDE && depth == width) { /* along m */
+		for (int64_t k = 0; k < width; k += SIDE) transpose_block(to + k, width, lora__at(a, row, k0 + k), a->stride[1]);
 		return;
 	}
 	for (int64_t x = 0; x < rows; x++) gather(to + x * width, lora__at(a, row + x, k0), a->dtype, a->stride[1], depth, width, 1);
 	memset(to + rows * width, 0, sizeof *to * (size_t)((SIDE - rows) * width));
-}
-
-/* A run of steps: a has its rows stride bytes apart. */
-typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t steps; } strip;
-
-AMX static inline void add_block(const strip *t)
-{
-	const char *a = t->a, *a2 = a + 16 * t->stride;
-	const uint16_t *b = t->b;
-	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
-		_tile_loadd(6, b, 64);
-		_tile_loadd(7, b + TILE, 64);
-		_tile_loadd(4, a, t->stride);
-		_tile_dpbf16ps(0, 4, 6);
-		_tile_dpbf16ps(1, 4, 7);
-		_tile_loadd(5, a2, t->stride);
-		_tile_dpbf16ps(2, 5, 6);
-		_tile_dpbf16ps(3, 5, 7);
-	}
 }
 
 /* 16 rows only (low), or 16 columns only. */
@@ -211,25 +136,13 @@ AMX static inline void add_part(const strip *t, int low)
 /* s[32][32] (+)= the strips' products. */
 AMX static void multiply(float *s, const strip *t, int n, int first, int64_t rows, int64_t cols)
 {
-	if (first) {
-		_tile_zero(0);
-		_tile_zero(1);
-		_tile_zero(2);
-		_tile_zero(3);
-	} else {
-		_tile_loadd(0, s, 128);
-		_tile_loadd(1, s + 16, 128);
-		_tile_loadd(2, s + 16 * SIDE, 128);
-		_tile_loadd(3, s + 16 * SIDE + 16, 128);
-	}
+	if (first) zero_sums();
+	else load_sums(s, SIDE);
 	for (int i = 0; i < n; i++) {
 		if (rows > 16 && cols > 16) add_block(&t[i]);
 		else add_part(&t[i], rows <= 16);
 	}
-	_tile_stored(0, s, 128);
-	_tile_stored(1, s + 16, 128);
-	_tile_stored(2, s + 16 * SIDE, 128);
-	_tile_stored(3, s + 16 * SIDE + 16, 128);
+	store_sums(s, SIDE);
 }
 
 /* C = alpha s + beta C for rows x cols at (m0, n0). */

@@ -13,7 +13,7 @@
 /* Check the integers of the call; note whether segments share keys. */
 static lora_status prepare(lora__naive *self, const lora_call *c, const lora_view *segments, attn_job *j)
 {
-	int64_t keys_end = 0;
+	int64_t keys_end = 0, most = 0;
 	j->heads = c->i[0], j->kv = c->i[1], j->d = c->i[2], j->causal = c->i[3] != 0, j->window = c->i[4], j->scale = c->f[0], j->cap = c->f[1];
 	if (j->heads < 1 || j->kv < 1 || j->d < 1 || j->window < 0 || j->heads % j->kv || j->d > 65536 || j->heads > 65536 ||
 	    j->heads * j->d != j->q.size[1] || j->kv * j->d != j->k.size[1] || j->lse.size[1] != j->heads)
@@ -21,20 +21,23 @@ static lora_status prepare(lora__naive *self, const lora_call *c, const lora_vie
 	j->n_seg = segments->size[0];
 	for (int64_t i = 0; i < j->n_seg; i++) {
 		const int32_t *s = (const int32_t *)segments->data + i * segments->stride[0];
+		if (s[3] > 0) j->units += ((int64_t)s[3] + 31) / 32;
+		if (s[1] > most) most = s[1];
 		if (s[3] && s[2] < keys_end) j->serial_segments = 1;
 		if (s[3] && s[2] + (int64_t)s[3] > keys_end) keys_end = s[2] + (int64_t)s[3];
 	}
+	j->amx = self->isa >= 3 && j->q.dtype == LORA_BF16 && most > ATTN_FEW && j->units < 1 << 24;
 	return LORA_OK;
 }
 
 /* Check the segments and read them. */
 static lora_status read_segments(lora__naive *self, const lora_view *segments, attn_job *j, attn_seg *seg)
 {
-	int64_t rows = j->q.size[0], keys = j->k.size[0], task = 0, queries_end = 0;
+	int64_t rows = j->q.size[0], keys = j->k.size[0], task = 0, unit = 0, queries_end = 0;
 	j->seg = seg;
 	for (int64_t i = 0; i < j->n_seg; i++) {
 		const int32_t *s = (const int32_t *)segments->data + i * segments->stride[0];
-		seg[i] = (attn_seg){ s[0], s[1], s[2], s[3], task };
+		seg[i] = (attn_seg){ s[0], s[1], s[2], s[3], task, unit };
 		if (s[0] < 0 || s[1] < 0 || s[2] < 0 || s[3] < 0 || s[0] + (int64_t)s[1] > rows || s[2] + (int64_t)s[3] > keys ||
 		    (s[1] > s[3] && (j->causal || j->window)))
 			return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: segment %lld is outside the rows, or has more queries than keys", (long long)i);
@@ -42,7 +45,7 @@ static lora_status read_segments(lora__naive *self, const lora_view *segments, a
 			if (s[0] < seg[o].q0 + seg[o].queries && seg[o].q0 < s[0] + (int64_t)s[1])
 				return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: query rows of segments %lld and %lld overlap", (long long)o, (long long)i);
 		if (s[1] && s[0] + (int64_t)s[1] > queries_end) queries_end = s[0] + (int64_t)s[1];
-		task += (s[1] + ATTN_TQ - 1) / ATTN_TQ * j->heads;
+		task += (s[1] + ATTN_TQ - 1) / ATTN_TQ * j->heads, unit += (s[3] + 31) / 32;
 	}
 	return LORA_OK;
 }
@@ -62,18 +65,23 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	int64_t keys = j->k.size[0], enough = 12, pieces = sv->size[0] * c->i[1];
 	lora_status st = prepare(self, c, sv, j);
 	if (st) return st;
-	PICK(self, real, attn_layout)(j, backward);
 	const lora_view *bias = c->n_views > segments + 2 && c->v[segments + 2].data ? &c->v[segments + 2] : NULL;
+	if (bias) j->amx = 0;
+	if (j->amx) lora__attn_amx_layout(j, backward);
+	else PICK(self, real, attn_layout)(j, backward);
+	size_t packed = j->amx ? (lora__attn_amx_bytes(j, j->units) + 63) & ~(size_t)63 : 0;
 	j->columns = cv ? cv->data : NULL;
 	if (bias && (bias->size[1] % 2 == 0 || bias->stride[0] != bias->size[1]))
 		return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: the bias must be dense, with an odd number of columns");
 	if (bias) j->bias = bias->data, j->reach = bias->size[1] / 2;
 	j->parts = !j->serial_segments && pieces && pieces < enough ? (enough + pieces - 1) / pieces : 1; /* from sizes only: the same bits for any threads */
 	if (backward) sums = (size_t)(j->kv * j->parts * keys * 2 * j->dp) * lora__dtype_size(lora__wide(real));
-	char *scratch = lora__naive_scratch(self, seg_bytes + j->per_thread * (size_t)self->host.threads + sums);
+	char *scratch = lora__naive_scratch(self, seg_bytes + packed + j->per_thread * (size_t)self->host.threads + sums);
 	if (!scratch) return LORA_E_MEMORY;
 	st = read_segments(self, sv, j, (attn_seg *)(void *)scratch);
-	j->scratch = scratch + seg_bytes, j->sums = j->scratch + j->per_thread * (size_t)self->host.threads;
+	j->packed = scratch + seg_bytes;
+	if (st == LORA_OK && j->amx) lora__naive_parallel(self, j->kv * j->units, 64.0 * (double)(j->kv * j->units * j->dp), lora__attn_amx_pack(), j);
+	j->scratch = j->packed + packed, j->sums = j->scratch + j->per_thread * (size_t)self->host.threads;
 	if (st == LORA_OK && backward) {
 		int64_t blocks = (keys + ATTN_ROWS - 1) / ATTN_ROWS;
 		double size = 2.0 * (double)(j->kv * keys * j->dp);

@@ -12,7 +12,7 @@ enum {
 };
 
 /* One segment, read from v5 and checked. */
-typedef struct attn_seg { int64_t q0, queries, k0, keys, task0; } attn_seg;
+typedef struct attn_seg { int64_t q0, queries, k0, keys, task0, unit0; } attn_seg; /* unit0: of 32 keys, counted over segments */
 
 typedef struct attn_job {
 	lora_view q, k, v, out, lse, dq, dk, dv, dout;
@@ -28,6 +28,9 @@ typedef struct attn_job {
 	char   *sums;            /* [kv][parts][key row][dk, dv][dp] */
 	char   *scratch;
 	size_t  per_thread;
+	int     amx;             /* on AMX tiles: naive_attention_amx.c */
+	int64_t packings, units; /* packed forms of a key head's keys and values, each of this many units of 32 keys */
+	char   *packed;
 	size_t  at[12];          /* arrays of a thread's scratch, in bytes, see attn_layout() */
 } attn_job;
 
@@ -76,5 +79,12 @@ static inline int64_t attn_cost(const attn_job *j, const attn_seg *g, int64_t ti
 	int64_t end = (tile + 1) * ATTN_TQ < g->queries ? (tile + 1) * ATTN_TQ : g->queries;
 	return j->causal ? g->keys - g->queries + end : g->keys;
 }
+
+/* naive_attention_amx.c: sizes, packing (a task per key head and unit), and tiles of ATTN_TQ queries. */
+void         lora__attn_amx_layout(attn_job *j, int backward);
+size_t       lora__attn_amx_bytes(const attn_job *j, int64_t units);
+lora_task_fn lora__attn_amx_pack(void);
+void         lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch);
+void         lora__attn_amx_tile_bwd(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, float *sums, char *scratch);
 
 #endif

@@ -1,0 +1,125 @@
+/* What code on AMX tiles shares: blocks of 32 x 32 sums in tiles 0 to 3, operands of 32 x 32 BF16 in tiles 4 to 7, and the packings that the
+ * tile product wants. Internal to this folder; for processors that lora__amx_ready() has approved. */
+#ifndef LORA_BACKEND_NAIVE_AMX_H
+#define LORA_BACKEND_NAIVE_AMX_H
+
+#include "backend/naive/naive.h"
+
+#if defined(NAIVE_X86) && defined(__linux__)
+#define NAIVE_AMX 1
+#define AMX __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
+
+enum {
+	SIDE = 32,          /* rows and columns of a block, depth of a step */
+	TILE = 512,         /* elements of a BF16 tile, 16 x 32 */
+	BLOCK = SIDE * SIDE /* sums of a block */
+};
+
+/* Eight tiles of 16 rows by 64 bytes. */
+static const struct { uint8_t palette, start, zero[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles = { .palette = 1,
+	.bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
+
+/* Transpose 16 x 16 words of 32 bits: row n holds pairs (k, k+1) of column n, row k of the result those of all 16 columns. */
+AMX static inline void turn(const __m512i *row, uint16_t *to)
+{
+	__m512i a[16], b[16];
+#define LOW32(i) a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]), a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1])
+	LOW32(0); LOW32(2); LOW32(4); LOW32(6); LOW32(8); LOW32(10); LOW32(12); LOW32(14);
+#define LOW64(i) b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]), b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]), \
+	b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]), b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3])
+	LOW64(0); LOW64(4); LOW64(8); LOW64(12);
+#define LANES2(i) a[i] = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88), a[i + 4] = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd), \
+	a[i + 8] = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88), a[i + 12] = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd)
+	LANES2(0); LANES2(1); LANES2(2); LANES2(3);
+#define LANES4(i) _mm512_store_si512(to + 32 * (i), _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88)), \
+	_mm512_store_si512(to + 32 * (i + 8), _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd)), \
+	_mm512_store_si512(to + 32 * (i + 4), _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88)), \
+	_mm512_store_si512(to + 32 * (i + 12), _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd))
+	LANES4(0); LANES4(1); LANES4(2); LANES4(3);
+}
+
+/* One step of B that lies along k: 32 rows of 32 elements, step apart, as two tiles. ahead: distance of what is fetched meanwhile, 0 = nothing. */
+AMX static inline void turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead)
+{
+	for (int h = 0; h < 2; h++) {
+		__m512i row[16];
+		for (int x = 0; x < 16; x++) {
+			row[x] = _mm512_loadu_si512(from + (h * 16 + x) * step);
+			if (ahead) _mm_prefetch((const char *)(from + (h * 16 + x) * step + ahead), _MM_HINT_T1); /* too many streams for the hardware */
+		}
+		turn(row, to + h * TILE);
+	}
+}
+
+AMX static inline __m512i lower_pairs(void)
+{
+	return _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+}
+
+/* One step of B that lies along n: 32 rows (k) of 32 elements, step apart, as two tiles. */
+AMX static inline void interleave_step(uint16_t *to, const uint16_t *from, int64_t step)
+{
+	const __m512i lower = lower_pairs(), upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
+	for (int x = 0; x < 16; x++) {
+		__m512i even = _mm512_loadu_si512(from + 2 * x * step), odd = _mm512_loadu_si512(from + (2 * x + 1) * step);
+		_mm512_store_si512(to + 32 * x, _mm512_permutex2var_epi16(even, lower, odd));
+		_mm512_store_si512(to + TILE + 32 * x, _mm512_permutex2var_epi16(even, upper, odd));
+	}
+}
+
+/* Transpose 32 x 32 elements: rows step apart to rows to_step apart. */
+AMX static inline void transpose_block(uint16_t *to, int64_t to_step, const uint16_t *from, int64_t step)
+{
+	_Alignas(64) uint16_t pair[2 * TILE], out[TILE];
+	interleave_step(pair, from, step);
+	for (int h = 0; h < 2; h++) {
+		__m512i row[16];
+		for (int x = 0; x < 16; x++) row[x] = _mm512_load_si512(pair + h * TILE + 32 * x);
+		turn(row, out);
+		for (int x = 0; x < 16; x++) _mm512_storeu_si512(to + (h * 16 + x) * to_step, _mm512_load_si512(out + 32 * x));
+	}
+}
+
+AMX static inline void zero_sums(void)
+{
+	_tile_zero(0);
+	_tile_zero(1);
+	_tile_zero(2);
+	_tile_zero(3);
+}
+/* s[32][step] */
+AMX static inline void load_sums(const float *s, int64_t step)
+{
+	_tile_loadd(0, s, step * 4);
+	_tile_loadd(1, s + 16, step * 4);
+	_tile_loadd(2, s + 16 * step, step * 4);
+	_tile_loadd(3, s + 16 * step + 16, step * 4);
+}
+AMX static inline void store_sums(float *s, int64_t step)
+{
+	_tile_stored(0, s, step * 4);
+	_tile_stored(1, s + 16, step * 4);
+	_tile_stored(2, s + 16 * step, step * 4);
+	_tile_stored(3, s + 16 * step + 16, step * 4);
+}
+
+/* A run of steps: a has its rows stride bytes apart. */
+typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t steps; } strip;
+
+AMX static inline void add_block(const strip *t)
+{
+	const char *a = t->a, *a2 = a + 16 * t->stride;
+	const uint16_t *b = t->b;
+	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+		_tile_loadd(6, b, 64);
+		_tile_loadd(7, b + TILE, 64);
+		_tile_loadd(4, a, t->stride);
+		_tile_dpbf16ps(0, 4, 6);
+		_tile_dpbf16ps(1, 4, 7);
+		_tile_loadd(5, a2, t->stride);
+		_tile_dpbf16ps(2, 5, 6);
+		_tile_dpbf16ps(3, 5, 7);
+	}
+}
+#endif
+#endif

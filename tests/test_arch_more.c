@@ -495,6 +495,75 @@ START_TEST(bad_batches)
 }
 END_TEST
 
+/* Everything that allocates, from building to generating, with memory from ctx; stops at the first failure and releases what there is. */
+static lora_status whole_life(lora_context *ctx, const struct row *r, const char *dir)
+{
+	lora_settings *s = NULL, *t = NULL;
+	lora_model *m = NULL;
+	lora_adapter *a = NULL, *b = NULL;
+	lora_generator *g = NULL;
+	char text[1024], where[80];
+	double loss;
+	int32_t next;
+	snprintf(text, sizeof text, "{%s,\"initializer_range\":0.25}", r->settings);
+	lora_status st = lora_settings_create(ctx, &s);
+	if (st == LORA_OK) st = lora_settings_from_json(s, text, strlen(text));
+	if (st == LORA_OK) st = lora_model_build(ctx, r->arch, s, &m);
+	snprintf(text, sizeof text, "{\"r\":2,%s}", r->adapter);
+	if (st == LORA_OK) st = lora_settings_create(ctx, &t);
+	if (st == LORA_OK) st = lora_settings_from_json(t, text, strlen(text));
+	if (st == LORA_OK) st = lora_adapter_create(m, "lora", t, &a);
+	if (st == LORA_OK) st = lora_adapter_attach(a, 1.0);
+	if (st == LORA_OK) st = lora_model_backward(m, &batch, NULL, 0, &loss, NULL);
+	snprintf(where, sizeof where, "%s-adapter", dir);
+	if (st == LORA_OK) st = lora_adapter_save(a, where, NULL);
+	if (st == LORA_OK) st = lora_adapter_open(m, where, NULL, &b);
+	if (st == LORA_OK) st = lora_adapter_merge(a, NULL);
+	if (st == LORA_OK && strcmp(r->arch, "bert")) st = lora_generator_create(m, NULL, &g);
+	if (st == LORA_OK && g) st = lora_generator_feed(g, 0, NULL, ids, 5);
+	for (int i = 0; i < 3 && st == LORA_OK && g; i++) st = lora_generator_next(g, &next, NULL);
+	lora_generator_destroy(g);
+	lora_adapter_destroy(b);
+	lora_adapter_destroy(a);
+	lora_model_destroy(m);
+	lora_settings_destroy(t);
+	lora_settings_destroy(s);
+	return st;
+}
+
+/* Out of memory anywhere: said so, and nothing is left behind. */
+START_TEST(out_of_memory)
+{
+	static const int which[] = { 8, 4, 7 };
+	const struct row *r = &rows[which[_i]];
+	char dir[64];
+	snprintf(dir, sizeof dir, "build/tmp-memory-%d", (int)getpid());
+	golden_context("naive", 1);
+	lora_model *m = build(r, "f32");
+	make_batch(m);
+	lora_model_destroy(m);
+	lora_context_destroy(golden_ctx);
+	long total = 1, tried = 0;
+	for (long n = 0; n <= total; n += n < 40 ? 1 : 1 + total / 150) {
+		check_alloc ca;
+		check_alloc_init(&ca);
+		golden_ctx = check_context(&ca);
+		check_alloc_arm(&ca, n, 0);
+		lora_status st = whole_life(golden_ctx, r, dir);
+		if (!n) total = ca.calls;
+		if (!n) ck_ok(st);
+		else if (ca.failures) ck_assert_msg(st == LORA_E_MEMORY || st == LORA_OK, "%s, allocation %ld: %s: %s", r->arch, n, lora_status_name(st), lora_context_last_error(golden_ctx));
+		check_alloc_arm(&ca, 0, 0);
+		lora_context_destroy(golden_ctx);
+		check_alloc_done(&ca);
+		tried++;
+	}
+	ck_assert_int_gt(tried, 100);
+	snprintf(dir + strlen(dir), sizeof dir - strlen(dir), "-adapter");
+	clean(dir);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("arch_more");
@@ -509,6 +578,7 @@ int main(void)
 	tcase_add_loop_test(t, headless, 0, 2);
 	tcase_add_loop_test(t, refusals, 0, N_WRONG);
 	tcase_add_test(t, bad_batches);
+	tcase_add_loop_test(t, out_of_memory, 0, 3);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);

@@ -71,8 +71,8 @@ static lora_status allocate(lora_generator *g)
 	g->order = lora__calloc(ctx, vocab, sizeof *g->order);
 	g->logits = lora__calloc(ctx, cells, sizeof *g->logits);
 	g->fresh = lora__calloc(ctx, cells, sizeof *g->fresh);
-	if (g->how.penalty != 1 && !(g->seen = lora__calloc(ctx, cells, 1))) return LORA_E_MEMORY;
 	if (!g->seq || !g->feeds || !g->chosen || !g->logprob || !g->order || !g->logits || !g->fresh) return LORA_E_MEMORY;
+	if (g->how.penalty != 1 && !(g->seen = lora__calloc(ctx, cells, 1))) return LORA_E_MEMORY;
 	lora_status st = make_cache(g, &g->cache);
 	if (st == LORA_OK && g->m->form == LORA__FORM_SEQ2SEQ) st = make_cache(g, &g->cross), g->cache.source = &g->cross;
 	if (st) return st;
@@ -104,7 +104,8 @@ lora_status lora__generator_create(lora_model *m, const lora_settings *settings,
 void lora__generator_free(lora_generator *g)
 {
 	lora_context *ctx = g->ctx;
-	void *all[] = { g->seq, g->feeds, g->chosen, g->logprob, g->order, g->seen, g->logits, g->fresh, g->cache.k, g->cache.v, g->block, g->cross.k, g->cross.v, g->cross_block };
+	void *all[] = { g->seq, g->feeds, g->chosen, g->logprob, g->order, g->seen, g->logits, g->fresh, g->cache.k, g->cache.v, g->block, g->cross.k, g->cross.v,
+		g->cross_block };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++) lora__free(ctx, all[i]);
 	lora__sites_release(&g->m->s);
 	lora__free(ctx, g);
@@ -137,6 +138,7 @@ static lora_status feed_source(lora_generator *g, int64_t s, const int32_t *toke
 	if ((st = lora__model_decode(g->m, &g->cache, &f, 1, g->fresh))) return st;
 	memcpy(g->logits + s * g->m->vocab, g->fresh, sizeof(float) * (size_t)g->m->vocab);
 	q->length = q->past = 1, q->source = n, q->pending = -1;
+	if (g->seen) g->seen[s * g->m->vocab + start] = 1;
 	return LORA_OK;
 }
 

@@ -161,7 +161,11 @@ static lora_status base_and_pair(lora__site *s, const lora__site_call *c, lora__
 	if (s->n_chain && !s->chain[0]->merged && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)))) {
 		lora__site_call d = narrow(c, c->saved, s->chain[0]->ops->saved_bytes(s->chain[0], c->real, 1), 0, c->n);
 		st = s->chain[0]->ops->pair(s->chain[0], &d, which, &pair);
-		if (pair.a.data) *done = 0;
+		if (pair.a.data) {
+			*done = 0;
+			st = base_product(s, c, which, &pair);
+			return st || !which ? st : s->chain[0]->ops->gradients(s->chain[0], &d); /* last, so that a failure before it leaves them alone */
+		}
 	}
 	return st ? st : base_product(s, c, which, &pair);
 }

@@ -49,9 +49,10 @@ typedef struct lora__slot_ops {
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
 	/* Rank of a share that is s B A and takes x as it is, so that W + s B A may stand for both; 0 = not so (dropout). NULL = never. */
 	int64_t (*rank)(const lora__slot *s, int train);
-	/* Everything of forward (backward 0) or backward (1) but the last product: what is left is y, or dx, += f a b, which the site adds in the same
-	 * pass as the base product. out->a.data NULL and nothing done: not for this call. NULL = never. */
-	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int backward, lora__pair *out);
+	/* The part of forward (back 0) or backward (1) that comes before its last product: what is left is y, or dx, += f a b, which the site adds in the
+	 * same pass as the base product. out->a.data NULL and nothing done: not for this call. NULL = never. */
+	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int back, lora__pair *out);
+	lora_status (*gradients)(lora__slot *s, const lora__site_call *c); /* after a pair of backward, whose scratch is still there: gradients += ... */
 	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);

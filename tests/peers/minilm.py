@@ -90,6 +90,7 @@ def train(folder, paths, steps):
     model.save_pretrained(path("theirs"))
     for s in list(range(0, steps, max(1, steps // 10))) + [steps - 1]:
         print(f"step {s + 1:4d}  liblora {losses[s]:.6f}  PEFT {theirs[s]:.6f}  difference {losses[s] - theirs[s]:+.1e}")
+    print(f"largest difference of {steps} losses: {max(abs(a - b) for a, b in zip(losses, theirs)):.1e}")
     with torch.no_grad():
         at = slice(steps * size, None)
         guess = model(input_ids=torch.tensor(rows["input_ids"][at]), attention_mask=torch.tensor(rows["attention_mask"][at])).logits.argmax(-1).numpy()

@@ -1,7 +1,7 @@
 /* The tokenizer of a Hugging Face directory as GGUF's keys, made of tokenizer.json (and tokenizer_config.json, chat_template.jinja).
  * Byte-level BPE becomes "gpt2" with llama.cpp's name of the pre-tokenizer; BPE with byte fallback becomes "llama", whose scores are the ranks of
  * the merges: llama.cpp joins the pair of the highest score, tokenizers the pair of the first rule, so both join the same.
- * Anything else is refused: never a tokenizer that cuts differently without a word. Source: convert_hf_to_gguf.py, gguf-py/gguf/vocab.py. */
+ * Anything else is left out with a warning: never a tokenizer that cuts differently. Source: convert_hf_to_gguf.py, gguf-py/gguf/vocab.py. */
 #include <stdio.h>
 #include <string.h>
 
@@ -291,6 +291,8 @@ static lora_status put_spm(vocab *v, const lora__blob *file)
 lora_status lora__gguf_put_vocab(lora_model *m, lora__gguf_out *o)
 {
 	vocab v = { .m = m, .ctx = m->s.ctx, .o = o, .known = { -1, -1, -1 } };
+	size_t at = o->kv.n;
+	uint64_t keys = o->n_kv;
 	lora_status st = read_json(&v, "tokenizer.json", &v.root);
 	if (!st) st = read_json(&v, "tokenizer_config.json", &v.config);
 	lora__blob spm = { 0 };
@@ -299,6 +301,10 @@ lora_status lora__gguf_put_vocab(lora_model *m, lora__gguf_out *o)
 	else if (!st && spm.n) st = put_spm(&v, &spm);
 	else if (!st) lora__log(v.ctx, LORA_LOG_WARN, "model", "no tokenizer.json and no tokenizer.model beside the model: the GGUF file has no tokenizer");
 	lora__blob_close(v.ctx, &spm);
+	if (st == LORA_E_UNSUPPORTED) { /* the weights are worth having without it */
+		lora__log(v.ctx, LORA_LOG_WARN, "model", "%s: the GGUF file is written without a tokenizer", v.ctx->error.message);
+		o->kv.n = at, o->n_kv = keys, st = LORA_OK;
+	}
 	lora__free(v.ctx, v.list);
 	lora__free(v.ctx, v.names);
 	json_decref(v.root);

@@ -145,6 +145,9 @@ int session_tokenizer(session *s, const char *path)
 		path = dir;
 	}
 	if (lora_tokenizer_open(s->ctx, path, &s->tokenizer)) status = fail_library(s->ctx, path);
+	else if (s->model && s->info.vocab_size > 0 && lora_tokenizer_size(s->tokenizer) > s->info.vocab_size)
+		status = fail(FAILED, path, "the tokenizer has %lld ids, the model rows for %lld: they do not belong together",
+			(long long)lora_tokenizer_size(s->tokenizer), (long long)s->info.vocab_size);
 	free(dir);
 	return status;
 }

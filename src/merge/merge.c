@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <zlib.h>
 
-enum { TILE_BYTES = 1 << 20, MAX_MERGED = 1024 };
+enum { TILE_BYTES = 1 << 18, MAX_MERGED = 1024 };
 
 /* What a site keeps while adapters are merged into it. */
 typedef struct lora__merged {
@@ -43,6 +43,14 @@ static void free_merged(lora_context *ctx, struct lora__merged *m)
 	lora__free(ctx, m->own);
 	lora__free(ctx, m->record);
 	lora__free(ctx, m);
+}
+
+/* Fresh pages are dear: the memory of a merge waits for the next one. */
+static void keep_own(lora__site *s, struct lora__merged *m)
+{
+	if (!m || !m->own || s->spare) return;
+	s->spare = m->own;
+	m->own = NULL;
 }
 
 static int by_host(const lora__site *s) { return (s->flags & LORA_SITE_HOST) != 0; }
@@ -168,15 +176,38 @@ static lora_status check_finite(lora_context *ctx, const lora__site *s, const ch
 		lora__dtype_name(s->dtype));
 }
 
+/* All tiles of a weight, dealt out to the threads. A tile is small enough to stay near its core from the first read to the last write. */
+typedef struct fill_job {
+	lora_context *ctx;
+	const lora__site *site;
+	const struct lora__merged *m;
+	const char *base;
+	char *out;
+	float *sum; /* one tile for each thread */
+	int64_t rows;
+	atomic_int status, special;
+} fill_job;
+
+static void fill_tile(void *arg, int64_t tile, int32_t thread)
+{
+	fill_job *j = arg;
+	const lora__site *s = j->site;
+	int64_t first = tile * j->rows, n = s->out - first < j->rows ? s->out - first : j->rows;
+	lora_status st = merge_tile(j->ctx, s, j->m, first, n, j->base, j->out, j->sum + (int64_t)thread * j->rows * s->in);
+	size_t at = (size_t)(first * s->in) * lora__dtype_size(s->dtype);
+	if (st) atomic_store(&j->status, (int)st);
+	else if (!(s->flags & LORA_SITE_TRANSPOSED) && !lora__all_finite(j->out + at, s->dtype, (size_t)(n * s->in))) atomic_store(&j->special, 1);
+}
+
 static lora_status fill(lora_context *ctx, const lora__site *s, const struct lora__merged *m, const char *base, char *out)
 {
-	int64_t rows = tile_rows(s);
-	float *sum = lora__alloc(ctx, sizeof(float) * (size_t)(rows * s->in));
-	lora_status st = sum ? LORA_OK : LORA_E_MEMORY;
-	for (int64_t first = 0; first < s->out && st == LORA_OK; first += rows)
-		st = merge_tile(ctx, s, m, first, s->out - first < rows ? s->out - first : rows, base, out, sum);
-	lora__free(ctx, sum);
-	return st ? st : check_finite(ctx, s, base, out);
+	fill_job j = { .ctx = ctx, .site = s, .m = m, .base = base, .out = out, .rows = tile_rows(s) };
+	int32_t threads = ctx->threads > 0 ? ctx->threads : 1;
+	if (!(j.sum = lora__alloc(ctx, sizeof(float) * (size_t)(threads * j.rows * s->in)))) return LORA_E_MEMORY;
+	lora__parallel(ctx, (s->out + j.rows - 1) / j.rows, fill_tile, &j);
+	lora__free(ctx, j.sum);
+	lora_status st = (lora_status)atomic_load(&j.status);
+	return st || (!atomic_load(&j.special) && !(s->flags & LORA_SITE_TRANSPOSED)) ? st : check_finite(ctx, s, base, out);
 }
 
 static char *huge_block(lora_context *ctx, size_t bytes)
@@ -277,7 +308,8 @@ static lora_status prepare(lora_context *ctx, change *c)
 		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "merge", c->site->name, -1, "%s is %s, which this library reads and does not write: no merge into it",
 			c->site->name, lora__dtype_name(c->site->dtype));
 	if (lora__site_is_quant(c->site)) c->site->all->merged_rows = merged_rows;
-	if (!(c->next->own = huge_block(ctx, lora__site_bytes(c->site)))) return LORA_E_MEMORY;
+	c->next->own = c->site->spare, c->site->spare = NULL;
+	if (!c->next->own && !(c->next->own = huge_block(ctx, lora__site_bytes(c->site)))) return LORA_E_MEMORY;
 	return fill(ctx, c->site, c->next, c->site->base, c->next->own);
 }
 
@@ -293,6 +325,7 @@ static void commit(lora_context *ctx, change *c)
 		lora__site_unpack(s, ctx); /* the packed forms are of the old bytes */
 		s->data = c->next ? c->next->own : (void *)(uintptr_t)s->base;
 	}
+	keep_own(s, s->merged);
 	free_merged(ctx, s->merged);
 	s->merged = c->next;
 	c->next = NULL;
@@ -302,6 +335,7 @@ static void end_change(lora_context *ctx, change *c)
 {
 	if (c->has_undo) inflateEnd(&c->undo);
 	if (c->has_redo) inflateEnd(&c->redo);
+	keep_own(c->site, c->next);
 	free_merged(ctx, c->next);
 }
 

@@ -82,6 +82,7 @@ typedef struct lora__site {
 	uint64_t     packed_bytes[2];
 	int          pack_refused;
 	int          pack_wanted; /* bits 1 << which of the forms that a trainer will ask for: they are made together */
+	void        *spare;       /* memory of an undone merge, kept warm for the next one; as large as the weight */
 	struct lora__merged *merged; /* merge layer: undo record and set of merged slots; NULL = nothing merged */
 } lora__site;
 

@@ -1,11 +1,12 @@
 /* Everything that is timed, on random Llama shapes with LoRA r = 16 on all linears: training, forward, decoding, merging and its undoing, attaching; with the
  * GEMM peak measured in the same rounds. CSV first, then the same as a table.
  *
- *     bench_suite [--shapes 15m,135m] [--dtypes f32,bf16] [--cases train,forward,decode,merge,files] [--rounds 5] [--threads 2] [--backend auto]
+ *     bench_suite [--shapes 15m,135m] [--dtypes f32,bf16] [--cases train,forward,decode,merge,files] (and host) [--rounds 5] [--threads 2] [--backend auto]
  *                 [--batch 4] [--length 256] [--dir build/bench] [--format both|csv|table]
  *
  * Rounds take turns (peak, train, forward, peak, train, ...) after one that is not counted. Median and best of the rounds are told: on a machine that
  * others use the best says what the code can do, the median what one gets; cpu is processor seconds per wall second of the median round.
+ * host, a part of merge, merges into weights that a host owns and reads; it makes an undo record and takes long.
  * The peak is that of the fastest backend that is there, weights packed where it packs, on the products of the model with the rows of the batch. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -413,7 +414,7 @@ static void bench_merge(void)
 	lora_adapter_destroy(a);
 	lora_model *h = host_model(m, to);
 	a = adapter(h, 1);
-	for (int i = -1; i < (opt.rounds < 3 ? opt.rounds : 3); i++) {
+	for (int i = -1; i < (opt.rounds < 3 ? opt.rounds : 3) && wanted(opt.cases, "host"); i++) {
 		watch w = start();
 		must(lora_adapter_merge(a, NULL));
 		stop(&host_in, w, i, 2e-9 * (double)total);

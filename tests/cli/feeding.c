@@ -123,6 +123,17 @@ START_TEST(files_without_good_lines)
 }
 END_TEST
 
+/* T20: a tokenizer of another model. */
+START_TEST(tokenizer_of_another_model)
+{
+	run_shell("mkdir -p '%s' && cp " MODEL "/config.json " MODEL "/model.safetensors " GOLDEN "tokenizers/fam-gpt2/tokenizer.json '%s'", in_scratch("mixed"),
+		in_scratch("mixed"));
+	write_text(in_scratch("one.jsonl"), GOOD);
+	expect_error(run_lora("eval -m '%s' -d '%s'", in_scratch("mixed"), in_scratch("one.jsonl")), 1, "the tokenizer has 600 ids, the model rows for 131");
+	expect_error(run_lora("generate -m '%s' -p a", in_scratch("mixed")), 1, "the tokenizer has 600 ids");
+}
+END_TEST
+
 START_TEST(held_back)
 {
 	write_examples(in_scratch("held.jsonl"), 40);
@@ -195,6 +206,7 @@ Suite *suite_data(void)
 	tcase_add_test(c, conversations);
 	tcase_add_loop_test(c, bad_lines_are_told, 0, (int)(sizeof bad_lines / sizeof bad_lines[0]));
 	tcase_add_test(c, files_without_good_lines);
+	tcase_add_test(c, tokenizer_of_another_model);
 	tcase_add_test(c, held_back);
 	tcase_add_test(c, larger_than_memory);
 	tcase_add_test(c, long_texts);

@@ -30,7 +30,7 @@ static int bad_byte(const lora__tok_entry *e) { return e->type == LORA__TOK_BYTE
 static int ends_text(const lora__tok_entry *e)
 {
 	static const char *const texts[] = { "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>",
-		"<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>" };
+		"<｜end▁of▁sentence｜>" };
 	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
 		if (strlen(texts[i]) == e->n && memcmp(texts[i], e->s, e->n) == 0) return 1;
 	return 0;
@@ -137,13 +137,12 @@ static lora_status bpe(reader *r)
 /* llama.cpp spells words with U+2581 in front and the rest of a word without "##". */
 static lora_status wordpiece(reader *r)
 {
-	size_t total = 0, at = 0;
+	size_t at = 0;
 	int64_t cls, sep;
 	lora_status st = read_rules(r, 1, 1);
 	if (!st) st = read_id(r, "tokenizer.ggml.cls_token_id", r->bos, &cls);
 	if (!st) st = read_id(r, "tokenizer.ggml.seperator_token_id", r->eos, &sep); /* the key is spelled so */
 	if (st) return st;
-	for (size_t i = 0; i < r->s.n; i++) total += r->entries[i].n + 2;
 	lora__text_init(&r->words, r->ctx);
 	for (size_t i = 0; i < r->s.n; i++) {
 		const lora__tok_entry *e = &r->entries[i];

@@ -204,6 +204,7 @@ void session_close(session *s);
 int is_gguf(const char *path);
 /* lora_gguf_describe() as a tree, or NULL after a message. */
 json_t *gguf_description(lora_context *ctx, const char *path);
+int gguf_has_tokenizer(lora_context *ctx, const char *path);
 /* Where a model is written: what is there may be replaced when it is of the same form, or with --force. *replace is what has to go first. */
 int check_output(const args *a, int gguf);
 int save_model(session *s, const args *a, int gguf, const char *weight_dtype);

@@ -272,10 +272,11 @@ static int report(generation *g)
 }
 
 /* With --tokens a model without tokenizer will do. */
-static int wants_tokenizer(const args *a)
+static int wants_tokenizer(const session *s, const args *a)
 {
 	static const char *const names[] = { "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt" };
-	int yes = a->prompts.n > 0 || a->stops.n > 0 || path_has_suffix(a->model, ".gguf");
+	int yes = a->prompts.n > 0 || a->stops.n > 0;
+	if (!yes && is_gguf(a->model)) return gguf_has_tokenizer(s->ctx, a->model);
 	char *dir = path_is_dir(a->model) ? new_string(a->model) : path_dir(a->model);
 	for (size_t i = 0; i < 5 && dir && !yes; i++) {
 		char *file = path_join(dir, names[i]);
@@ -321,7 +322,7 @@ static int run(const args *a)
 	if (!status) status = session_model(&g.s, a);
 	if (!status && (!g.s.info.has_head || g.s.info.n_labels)) status = fail(FAILED, a->model, "is an encoder (%s): it does not generate", g.s.info.architecture);
 	if (!status) status = session_adapters(&g.s, a, 1);
-	if (!status && wants_tokenizer(a)) status = session_tokenizer(&g.s, a->model);
+	if (!status && wants_tokenizer(&g.s, a)) status = session_tokenizer(&g.s, a->model);
 	if (!status && !a->tokens) status = read_prompts(&g);
 	if (!status) status = read_rows(&g);
 	for (size_t i = 0; i < a->stops.n; i++)

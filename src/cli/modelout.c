@@ -29,6 +29,14 @@ json_t *gguf_description(lora_context *ctx, const char *path)
 	return out;
 }
 
+int gguf_has_tokenizer(lora_context *ctx, const char *path)
+{
+	json_t *d = gguf_description(ctx, path);
+	int yes = json_object_get(json_object_get(d, "metadata"), "tokenizer.ggml.model") != NULL;
+	json_decref(d);
+	return yes;
+}
+
 static int is_model_dir(const char *path)
 {
 	char *config = path_join(path, "config.json");

@@ -1,17 +1,18 @@
 /* The tokenizer of a Hugging Face directory as GGUF's keys, made of tokenizer.json (and tokenizer_config.json, chat_template.jinja).
  * Byte-level BPE becomes "gpt2" with llama.cpp's name of the pre-tokenizer; BPE with byte fallback becomes "llama", whose scores are the ranks of
  * the merges: llama.cpp joins the pair of the highest score, tokenizers the pair of the first rule, so both join the same.
- * Anything else is refused: never a tokenizer that cuts differently without a word. Source: convert_hf_to_gguf.py, gguf-py/gguf/vocab.py. */
+ * Anything else is left out with a warning: never a tokenizer that cuts differently. Source: convert_hf_to_gguf.py, gguf-py/gguf/vocab.py. */
 #include <stdio.h>
 #include <string.h>
 
 #include "format/gguf_pre.h"
 #include "model/gguf_save.h"
+#include "tokenizer/sentencepiece.h"
 
 enum { NORMAL = 1, UNKNOWN, CONTROL, USER, UNUSED, BYTE };
 
 typedef struct token { const char *s; size_t n; uint8_t type; float score; } token;
-typedef struct vocab { lora_model *m; lora_context *ctx; lora__gguf_out *o; json_t *root, *config; token *list; size_t n; char *names; } vocab;
+typedef struct vocab { lora_model *m; lora_context *ctx; lora__gguf_out *o; json_t *root, *config; token *list; size_t n; char *names; int64_t known[3]; /* BOS, EOS and unknown when no config says them; -1 */ } vocab;
 
 static lora_status fail(vocab *v, lora_status st, const char *key, const char *why)
 {
@@ -184,7 +185,8 @@ static int in_template(const json_t *post, const char *text, size_t n, int behin
 	return 0;
 }
 
-static lora_status put_specials(vocab *v)
+/* bos, eos: whether they are put around a text; -1 = as the post-processor's template says. */
+static lora_status put_specials(vocab *v, int bos, int eos)
 {
 	static const struct { const char *name, *config, *key; } ids[] = { { "bos_token", "bos_token_id", "tokenizer.ggml.bos_token_id" },
 		{ "eos_token", "eos_token_id", "tokenizer.ggml.eos_token_id" }, { "unk_token", "unk_token_id", "tokenizer.ggml.unknown_token_id" },
@@ -192,10 +194,12 @@ static lora_status put_specials(vocab *v)
 	static const char *const adds[] = { "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token" };
 	for (int i = 0; i < 4; i++) {
 		int64_t id = special_id(v, ids[i].name, ids[i].config);
+		if (id < 0 && i < 3) id = v->known[i];
 		if (id >= 0 && id < (int64_t)v->n) lora__gguf_put_int(v->o, ids[i].key, LORA__GGUF_U32, id);
 		if (i < 2) {
 			int add = id >= 0 && id < (int64_t)v->n && in_template(json_object_get(v->root, "post_processor"), v->list[id].s, v->list[id].n, i);
-			lora__gguf_put_int(v->o, adds[i], LORA__GGUF_BOOL, add);
+			int given = i ? eos : bos;
+			lora__gguf_put_int(v->o, adds[i], LORA__GGUF_BOOL, given < 0 ? add : given && id >= 0);
 		}
 	}
 	const char *template = json_string_value(json_object_get(v->config, "chat_template"));
@@ -247,15 +251,60 @@ static lora_status put_all(vocab *v)
 		put_tokens(v, 0);
 		st = put_merges(v);
 	}
-	return st ? st : put_specials(v);
+	return st ? st : put_specials(v, -1, -1);
+}
+
+/* A directory with tokenizer.model only: SentencePiece's own scores and types. */
+static lora_status put_spm(vocab *v, const lora__blob *file)
+{
+	lora__spm spm;
+	const json_t *bos = json_object_get(v->config, "add_bos_token"), *eos = json_object_get(v->config, "add_eos_token");
+	lora_status st = lora__sentencepiece_read(v->ctx, file->data, file->n, "tokenizer.model", &spm);
+	if (st) return st;
+	v->n = (size_t)v->m->vocab;
+	v->list = lora__calloc(v->ctx, v->n, sizeof *v->list);
+	v->names = lora__calloc(v->ctx, v->n, 16);
+	if (!v->list || !v->names) st = LORA_E_MEMORY;
+	else if (spm.source.kind != LORA__TOK_BPE_SCORES) st = fail(v, LORA_E_UNSUPPORTED, "tokenizer.model", "only BPE has a place in GGUF here");
+	else if (spm.source.n > v->n) st = fail(v, LORA_E_SHAPE, "tokenizer.model", "it has more tokens than the model's vocabulary");
+	for (size_t i = 0; i < v->n && !st; i++) {
+		if (i < spm.source.n) v->list[i] = (token){ spm.source.entries[i].s, spm.source.entries[i].n, spm.source.entries[i].type, spm.source.entries[i].score };
+		else {
+			snprintf(v->names + 16 * i, 16, "[PAD%u]", (unsigned)i);
+			v->list[i] = (token){ v->names + 16 * i, strlen(v->names + 16 * i), UNUSED, 0 };
+		}
+	}
+	v->known[0] = spm.source.bos, v->known[1] = spm.eos_id;
+	for (size_t i = 0; i < v->n && !st && v->known[2] < 0; i++)
+		if (v->list[i].type == UNKNOWN) v->known[2] = (int64_t)i;
+	if (!st) {
+		put_text(v, "tokenizer.ggml.model", "llama");
+		put_text(v, "tokenizer.ggml.pre", "default");
+		put_tokens(v, 1);
+		lora__gguf_put_int(v->o, "tokenizer.ggml.add_space_prefix", LORA__GGUF_BOOL, spm.source.dummy_prefix);
+		st = put_specials(v, !json_is_false(bos), json_is_true(eos));
+	}
+	lora__sentencepiece_free(v->ctx, &spm);
+	return st;
 }
 
 lora_status lora__gguf_put_vocab(lora_model *m, lora__gguf_out *o)
 {
-	vocab v = { .m = m, .ctx = m->s.ctx, .o = o };
+	vocab v = { .m = m, .ctx = m->s.ctx, .o = o, .known = { -1, -1, -1 } };
+	size_t at = o->kv.n;
+	uint64_t keys = o->n_kv;
 	lora_status st = read_json(&v, "tokenizer.json", &v.root);
 	if (!st) st = read_json(&v, "tokenizer_config.json", &v.config);
+	lora__blob spm = { 0 };
+	if (!st && !v.root) st = read_file(&v, "tokenizer.model", &spm);
 	if (!st && v.root) st = put_all(&v);
+	else if (!st && spm.n) st = put_spm(&v, &spm);
+	else if (!st) lora__log(v.ctx, LORA_LOG_WARN, "model", "no tokenizer.json and no tokenizer.model beside the model: the GGUF file has no tokenizer");
+	lora__blob_close(v.ctx, &spm);
+	if (st == LORA_E_UNSUPPORTED) { /* the weights are worth having without it */
+		lora__log(v.ctx, LORA_LOG_WARN, "model", "%s: the GGUF file is written without a tokenizer", v.ctx->error.message);
+		o->kv.n = at, o->n_kv = keys, st = LORA_OK;
+	}
 	lora__free(v.ctx, v.list);
 	lora__free(v.ctx, v.names);
 	json_decref(v.root);

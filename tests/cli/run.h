@@ -61,5 +61,6 @@ Suite *suite_score(void);
 Suite *suite_train(void);
 Suite *suite_data(void);
 Suite *suite_plot(void);
+Suite *suite_gguf(void);
 
 #endif

@@ -54,7 +54,7 @@ typedef struct word_list {
 struct args {
 	const command *cmd;
 	const char *model, *input, *output, *data, *config, *init, *text, *tokens, *decode, *adapter_rows;
-	const char *backend, *dtype, *dtype_out, *chat_template, *system;
+	const char *backend, *dtype, *dtype_out, *chat_template, *system, *to;
 	word_list prompts, stops; /* all -p and --stop; the lists are owned */
 	int64_t count, threads, seed, top_k; /* UNSET when not given */
 	double temperature, top_p, repetition_penalty; /* NAN when not given */
@@ -200,6 +200,13 @@ int session_adapters(session *s, const args *a, int attach);
 int session_tokenizer(session *s, const char *path);
 void session_close(session *s);
 /* Member of a family as JSON, or NULL when there is none. */
+/* A GGUF file: 1 by its name or its first bytes. */
+int is_gguf(const char *path);
+/* lora_gguf_describe() as a tree, or NULL after a message. */
+json_t *gguf_description(lora_context *ctx, const char *path);
+/* Where a model is written: what is there may be replaced when it is of the same form, or with --force. *replace is what has to go first. */
+int check_output(const args *a, int gguf);
+int save_model(session *s, const args *a, int gguf, const char *weight_dtype);
 json_t *family_member(lora_context *ctx, const char *family, const char *member);
 int64_t peak_memory(void);
 

@@ -23,8 +23,8 @@ typedef struct option {
 #define AT(field) offsetof(args, field)
 
 static const option options[] = {
-	{ "model", 'm', TEXT, AT(model), "MODEL", "Hugging Face directory, or a .safetensors file with config.json beside it" },
-	{ "adapter", 'a', ADAPTER, 0, "ADAPTER[=SCALE]", "PEFT directory; SCALE multiplies its own scale (1); may repeat" },
+	{ "model", 'm', TEXT, AT(model), "MODEL", "Hugging Face directory, .gguf file, or .safetensors file with config.json beside it" },
+	{ "adapter", 'a', ADAPTER, 0, "ADAPTER[=SCALE]", "PEFT directory or .gguf file; SCALE multiplies its own scale (1); may repeat" },
 	{ "set", 's', SETTING, 0, "NAME=VALUE", "a setting ('lora methods' explains them); may repeat" },
 	{ "input", 'i', TEXT, AT(input), "FILE", "input tensors (.safetensors)" },
 	{ "output", 'o', TEXT, AT(output), "PATH", "what to write" },
@@ -54,6 +54,7 @@ static const option options[] = {
 	{ "hidden", 0, FLAG, AT(hidden), NULL, "also write hidden states" },
 	{ "grad", 0, FLAG, AT(grad), NULL, "also compute gradients of the adapters' tensors" },
 	{ "dtype-out", 0, TEXT, AT(dtype_out), "D", "type of the written weights: keep (default), f32, f16, bf16" },
+	{ "to", 0, TEXT, AT(to), "TYPE", "q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k" },
 	{ "force", 0, FLAG, AT(force), NULL, "replace an output that is something else" },
 	{ "backend", 0, TEXT, AT(backend), "NAME", "auto (default), naive, blis, ..." },
 	{ "threads", 0, INTEGER, AT(threads), "N", "threads; default all cores" },

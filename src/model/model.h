@@ -172,6 +172,7 @@ void    lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_k
 /* A GGUF file as if it were a Hugging Face directory: m->config and m->file with its tensors under Hugging Face's names (gguf_open.c). */
 lora_status lora__model_open_gguf(lora_model *m, const char *path);
 lora_status lora__gguf_config(const lora__gguf *g, const lora__gguf_arch *a, json_t **out); /* metadata to config.json (gguf_config.c) */
+lora_status lora__model_save_gguf(lora_model *m, const char *path, lora_dtype want, int force); /* want NONE: keep (gguf_save.c) */
 void        lora__model_gguf_names(lora_model *m); /* set m->s.gguf and heads from the config */
 
 lora_status lora__model_new(lora_context *ctx, lora_model **out);

@@ -233,12 +233,20 @@ static lora_status keep_the_rest(lora_model *m)
 	return st;
 }
 
+/* The type that most elements have. */
 static lora_dtype main_dtype(const lora_model *m)
 {
-	uint64_t best = 0;
+	enum { TYPES = 128 };
+	double count[TYPES] = { 0 }, most = 0;
 	lora_dtype d = LORA_F32;
-	for (size_t i = 0; i < m->n_weights; i++)
-		if (m->weights[i].bytes > best) best = m->weights[i].bytes, d = m->weights[i].dtype;
+	for (size_t i = 0; i < m->n_weights; i++) {
+		const lora__weight *w = &m->weights[i];
+		double n = 1;
+		for (int32_t k = 0; k < w->rank; k++) n *= (double)w->shape[k];
+		if (w->dtype <= 0 || w->dtype >= TYPES) continue;
+		count[w->dtype] += n;
+		if (count[w->dtype] > most) most = count[w->dtype], d = w->dtype;
+	}
 	return d;
 }
 

@@ -157,6 +157,7 @@ static lora_status base_and_pair(lora__site *s, const lora__site_call *c, lora__
 	lora__pair pair = { .f = 0 };
 	lora_status st = LORA_OK;
 	*done = -1;
+	if (lora__site_is_quant(s)) return base_product(s, c, which, &pair); /* its tiles lie where the pair would */
 	if (s->n_chain && !s->chain[0]->merged && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)))) {
 		lora__site_call d = narrow(c, c->saved, s->chain[0]->ops->saved_bytes(s->chain[0], c->real, 1), 0, c->n);
 		st = s->chain[0]->ops->pair(s->chain[0], &d, which, &pair);

@@ -140,6 +140,7 @@ typedef struct lora__tok_source {
 	int                    prefix_once; /* the dummy prefix only at the beginning of the text, not behind every added token */
 	const char            *unk_surface; /* what the unknown token decodes to; NULL = its text */
 	int                    show_control; /* control tokens decode to their texts, not to nothing */
+	int                    keep_prefix;  /* decoding leaves the dummy prefix, as llama.cpp does */
 } lora__tok_source;
 
 /* ---- reading tokenizer.json (tok_json.c) ---- */

@@ -76,6 +76,10 @@ static void count_weights(const lora_trainer *t, int64_t rows, const unsigned ch
 			const lora__site *s = m->s.list[k];
 			if (s->bias.data == w->data) used = 1;
 			if (s->base != w->data) continue;
+			if (lora__site_is_quant(s)) { /* never packed */
+				used |= products[k] != 0;
+				continue;
+			}
 			signed char *known = &takes[s->dtype % LORA__DTYPES];
 			if (!*known) *known = lora__pack_takes(t->ctx, s->dtype, m->s.real) ? 1 : -1;
 			*packed += site_packed(t, s, rows, products[k], *known > 0, *packed, &all);

@@ -66,7 +66,7 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	lora_status st = prepare(self, c, sv, j);
 	if (st) return st;
 	const lora_view *bias = c->n_views > segments + 2 && c->v[segments + 2].data ? &c->v[segments + 2] : NULL;
-	if (bias) j->amx = 0;
+	j->amx = j->amx && !bias;
 	if (j->amx) lora__attn_amx_layout(j, backward);
 	else PICK(self, real, attn_layout)(j, backward);
 	size_t packed = j->amx ? (lora__attn_amx_bytes(j, j->units) + 63) & ~(size_t)63 : 0;

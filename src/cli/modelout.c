@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int is_gguf(const char *path)
@@ -10,7 +11,8 @@ int is_gguf(const char *path)
 	char magic[4] = "";
 	if (path_is_dir(path)) return 0;
 	if (path_has_suffix(path, ".gguf")) return 1;
-	FILE *f = fopen(path, "rb");
+	struct stat info;
+	FILE *f = !stat(path, &info) && S_ISREG(info.st_mode) ? fopen(path, "rb") : NULL; /* a FIFO would hold us up */
 	size_t n = f ? fread(magic, 1, 4, f) : 0;
 	if (f) fclose(f);
 	return n == 4 && !memcmp(magic, "GGUF", 4);

@@ -71,7 +71,8 @@ $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$
 # What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
 ifeq ($(FLAVOR),release)
 $(OBJ): CFLAGS += -fno-asynchronous-unwind-tables # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
-$(addprefix $(B)/,$(addsuffix /%.o,adapter api graph model ops optim site train)) $(B)/format/gguf_%.o $(B)/format/peft%.o $(B)/format/safetensors%.o: CFLAGS += -Os
+$(addprefix $(B)/,$(addsuffix /%.o,adapter api graph model ops optim site train)) $(B)/format/gguf_%.o $(B)/format/peft%.o $(B)/format/safetensors%.o \
+  $(patsubst %,$(B)/combine/%.o,combine combinations extract lowrank registry): CFLAGS += -Os
 endif
 $(L)/liblora.a: $(OBJ) $(B)/objects
 	$(call step,AR)

@@ -71,15 +71,19 @@ $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$
 # What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
 ifeq ($(FLAVOR),release)
 $(OBJ): CFLAGS += -fno-asynchronous-unwind-tables # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
-$(addprefix $(B)/,$(addsuffix /%.o,adapter api graph model ops optim site train)) $(B)/format/gguf_%.o $(B)/format/peft%.o $(B)/format/safetensors%.o \
-  $(patsubst %,$(B)/combine/%.o,combine combinations extract lowrank registry): CFLAGS += -Os
+cold := $(addsuffix /%,adapter api graph merge model ops optim site train) format/gguf% format/peft% format/safetensors% combine/combin% combine/e% combine/lowrank quant/quant_grid quant/quant_k_encode \
+  $(addprefix tokenizer/,chat% sentencepiece tok_build tok_class tok_json tok_post tok_source tok_vocab)
+$(cold:%=$(B)/%.o): CFLAGS += -Os
+# Relative relocations take 80 kB, or 2 where the C library reads the packed form (glibc 2.36): asked of this system by running a program.
+relr := $(shell mkdir -p build; test -f build/relr || { printf 'int main(void) { return 0; }' | $(CC) -x c - -pie -fPIE -o build/relr.out -Wl,-z,pack-relative-relocs 2>/dev/null \
+  && build/relr.out && echo -Wl,-z,pack-relative-relocs; } >build/relr 2>/dev/null; cat build/relr; rm -f build/relr.out)
 endif
 $(L)/liblora.a: $(OBJ) $(B)/objects
 	$(call step,AR)
 	$(Q)rm -f $@ && $(AR) crsD $@ $(OBJ)
 $(L)/liblora.so.$(VERSION): $(OBJ) $(B)/objects src/lora.map
 	$(call step,LD)
-	$(Q)$(ld) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=src/lora.map -Wl,--no-undefined-version \
+	$(Q)$(ld) -shared $(relr) -Wl,-soname,$(SONAME) -Wl,--version-script=src/lora.map -Wl,--no-undefined-version \
 	  $(if $(filter release,$(FLAVOR)),-Wl$(comma)-z$(comma)defs) -o $@ $(OBJ) $(libs)
 $(L)/liblora.so: $(L)/liblora.so.$(VERSION)
 	$(Q)ln -sf $(<F) $(L)/$(SONAME) && ln -sf $(SONAME) $@
@@ -175,12 +179,17 @@ docs:                                                    ## the reference, extra
 	@mkdir -p build/docs; $(PYTHON) docs/reference.py >build/docs/reference.md && echo build/docs/reference.md
 docs-check: docs
 	@$(PYTHON) tests/lint/docs.py
-bench: all $(BENCH)                                      ## timings as CSV (BENCH_ARGS="--shape 135m --dtype BF16"); docs/building.md
-	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_model $(BENCH_ARGS)
+bench: all $(BENCH)                                      ## timings as CSV and table (BENCH_ARGS="--shapes 135m --dtypes bf16"); docs/building.md
+	@LORA_COMMIT=$$(git describe --always --dirty 2>/dev/null) LORA_PLUGIN_DIR=$(L)/lora $(B)/tests/bench/bench_suite --dir build/bench $(BENCH_ARGS)
 BENCH_SHAPE ?= 15m
 BENCH_DTYPE ?= f32
-bench-peft: all $(B)/tests/bench/bench_train             ## in turns with PEFT (PYTHON with torch, peft; BENCH_SHAPE, BENCH_DTYPE)
-	@LORA_PLUGIN_DIR=$(L)/lora $(PYTHON) tests/bench/peft.py $(B)/tests/bench/bench_train $(BENCH_SHAPE) $(BENCH_DTYPE) $(BENCH_ARGS)
+# Without a PYTHON of the user's, a virtual environment of its own, made once.
+peer_python = $(if $(filter file default,$(origin PYTHON)),build/peers/bin/python,$(PYTHON))
+build/peers/bin/python:
+	$(PYTHON) -m venv build/peers.new && build/peers.new/bin/pip install -q torch --index-url https://download.pytorch.org/whl/cpu || build/peers.new/bin/pip install -q torch
+	build/peers.new/bin/pip install -q transformers peft && rm -rf build/peers.new/bin/pip* && mv build/peers.new build/peers
+bench-peft: all $(B)/tests/bench/bench_train $(filter build/%,$(peer_python))  ## in turns with PEFT (PYTHON=, BENCH_SHAPE, BENCH_DTYPE, BENCH_ARGS="5 --cases train,padded")
+	@LORA_PLUGIN_DIR=$(L)/lora $(peer_python) tests/bench/peft.py $(B)/tests/bench/bench_train $(BENCH_SHAPE) $(BENCH_DTYPE) --lora $(BIN)/lora $(BENCH_ARGS)
 dist:                                                    ## source tarball of HEAD
 	@mkdir -p build; git archive --format=tar --prefix=liblora-$(VERSION)/ HEAD | gzip -n >build/liblora-$(VERSION).tar.gz; echo build/liblora-$(VERSION).tar.gz
 repro:                                                   ## build twice in two folders and compare, byte for byte

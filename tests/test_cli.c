@@ -9,7 +9,9 @@ int main(void)
 	SRunner *r = srunner_create(suite_words());
 	srunner_add_suite(r, suite_score());
 	srunner_add_suite(r, suite_train());
+	srunner_add_suite(r, suite_data());
 	srunner_add_suite(r, suite_plot());
+	srunner_add_suite(r, suite_gguf());
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);
 	srunner_free(r);

@@ -279,7 +279,7 @@ START_TEST(frequencies)
 	int32_t order[V], id, rank[V];
 	int64_t count[V] = { 0 };
 	double p[V], total = 0, mass = 0, chi = 0, kept = 0;
-	lora__sampling how = { ways[_i].temperature, ways[_i].top_p, ways[_i].top_k, 77 };
+	lora__sampling how = { ways[_i].temperature, ways[_i].top_p, ways[_i].top_k, 77, 1 };
 	golden_context("naive", 1);
 	random_logits(x, 5);
 	x[4] = x[9]; /* a tie */
@@ -318,7 +318,7 @@ START_TEST(draws_are_keyed)
 {
 	float x[V], lp;
 	int32_t order[V], a, b;
-	lora__sampling how = { 1, 1, 0, 1 }, other = { 1, 1, 0, 2 };
+	lora__sampling how = { 1, 1, 0, 1, 1 }, other = { 1, 1, 0, 2, 1 };
 	int differ[3] = { 0 };
 	golden_context("naive", 1);
 	random_logits(x, 6);
@@ -385,7 +385,55 @@ END_TEST
 
 /* ---- misuse ---- */
 
-static const struct { const char *settings, *key; } bad_settings[] = { { "{\"temperature\":-1}", "temperature" }, { "{\"top_p\":0}", "top_p" },
+/* Repetition penalty: greedy choices are those of the formula over all tokens so far, of each sequence by itself, and again after a reset. */
+START_TEST(repetition)
+{
+	enum { STEPS = 24 };
+	static const double penalty = 1.7;
+	golden_context("naive", 1);
+	lora_model *m = open_model("llama/model", "f32");
+	lora_generator *g = generator(m, "{\"batch_size\":2,\"repetition_penalty\":1.7,\"max_length\":64}"), *plain = generator(m, "{\"batch_size\":2,\"max_length\":64}");
+	int64_t vocab = vocab_of(m);
+	float *logits = malloc(sizeof *logits * (size_t)vocab);
+	int32_t seq[2][64] = { { 5, 9, 5, 70 }, { 33, 2 } }, got[2], other[2];
+	int64_t n[2] = { 4, 2 };
+	int differ = 0;
+	for (int round = 0; round < 2; round++) {
+		ck_ok(lora_generator_reset(g, -1));
+		for (int s = 0; s < 2; s++) ck_ok(lora_generator_feed(g, s, NULL, seq[s], s ? 2 : 4));
+		if (!round) for (int s = 0; s < 2; s++) ck_ok(lora_generator_feed(plain, s, NULL, seq[s], n[s]));
+		for (int k = 0; k < STEPS; k++) {
+			ck_ok(lora_generator_next(g, got, NULL));
+			if (!round) ck_ok(lora_generator_next(plain, other, NULL));
+			for (int s = 0; s < 2; s++) {
+				int64_t at = (s ? 2 : 4) + k;
+				if (round) {
+					ck_assert_int_eq(got[s], seq[s][at]);
+					continue;
+				}
+				full(m, seq[s], at, NULL, logits);
+				float *x = logits;
+				for (int32_t id = 0; id < vocab; id++) {
+					int seen = 0;
+					for (int64_t i = 0; i < at; i++) seen |= seq[s][i] == id;
+					if (seen) x[id] = x[id] < 0 ? x[id] * (float)penalty : x[id] / (float)penalty;
+				}
+				ck_assert_int_eq(got[s], best_of(x, vocab));
+				differ += got[s] != other[s];
+				seq[s][at] = got[s], n[s] = at + 1;
+			}
+		}
+	}
+	ck_assert_int_gt(differ, 0);
+	free(logits);
+	lora_generator_destroy(g);
+	lora_generator_destroy(plain);
+	lora_model_destroy(m);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+static const struct { const char *settings, *key; } bad_settings[] = { { "{\"repetition_penalty\":0}", "repetition_penalty" }, { "{\"temperature\":-1}", "temperature" }, { "{\"top_p\":0}", "top_p" },
 	{ "{\"top_p\":1.5}", "top_p" }, { "{\"top_k\":-2}", "top_k" }, { "{\"batch_size\":0}", "batch_size" }, { "{\"max_length\":0}", "max_length" },
 	{ "{\"temprature\":1}", "temprature" }, { "{\"seed\":\"x\"}", "seed" } };
 
@@ -504,6 +552,7 @@ int main(void)
 	tcase_add_test(t, max_length);
 	tcase_add_loop_test(t, frequencies, 0, sizeof ways / sizeof *ways);
 	tcase_add_test(t, draws_are_keyed);
+	tcase_add_test(t, repetition);
 	tcase_add_test(t, same_text);
 	tcase_add_loop_test(t, bad_setting, 0, sizeof bad_settings / sizeof *bad_settings);
 	tcase_add_test(t, misuse);

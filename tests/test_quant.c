@@ -6,7 +6,7 @@
 #include "quant/quant.h"
 
 static const char *const types[] = { "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4",
-	"TQ1_0", "TQ2_0" };
+	"TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M" };
 enum { N_TYPES = sizeof types / sizeof *types };
 
 static lora__tensors open_blocks(const char *type)
@@ -34,6 +34,17 @@ static void decode_equal(const char *type, const lora__tensor *blocks, const lor
 	ck_assert_msg(lora__dtype_row(d, row) * (size_t)values->shape[0] == blocks->bytes, "%s: row bytes", type);
 	lora__dequant(got, LORA_F32, blocks->data, d, n);
 	lora__dequant(half, LORA_BF16, blocks->data, d, n);
+	const lora__quant *q = lora__quant_of(d);
+	int64_t each;
+	lora__dtype_block(d, &each, NULL);
+	float *plain = malloc((size_t)n * 4); /* the portable form beside the one that was chosen */
+	q->decode(blocks->data, n / each, plain);
+	for (int64_t i = 0; i < n; i++) ck_assert_msg(memcmp(plain + i, got + i, 4) == 0 || got[i] != got[i], "%s: portable form, element %lld", type, (long long)i);
+	const lora__quant_fast *fast = lora__quant_best(d);
+	double sum = 0, size = 0;
+	for (int64_t i = 0; i < row; i++) sum += (double)got[i] * (double)got[i], size += fabs((double)got[i] * (double)got[i]);
+	if (fast && isfinite(sum)) ck_assert_msg(fabs((double)fast->dot(blocks->data, got, row / each) - sum) <= 3e-6 * size, "%s: dot product", type);
+	free(plain);
 	for (int64_t i = 0; i < n; i++) {
 		float want;
 		memcpy(&want, values->data + 4 * i, 4);
@@ -62,9 +73,10 @@ START_TEST(encoding)
 	golden_context("naive", 1);
 	const lora__quant *q = lora__quant_of(lora__dtype_parse(types[_i]));
 	lora__tensors t = open_blocks(types[_i]);
-	const lora__tensor *src = need(&t, "src"), *blocks = need(&t, "blocks");
+	const lora__tensor *blocks = need(&t, "blocks");
 	ck_assert_ptr_nonnull(q);
 	if (q->encode) {
+		const lora__tensor *src = need(&t, "src");
 		int64_t n = (int64_t)(src->bytes / 4), each;
 		size_t size, same = 0, total;
 		uint8_t *got = malloc(blocks->bytes);

@@ -11,6 +11,7 @@ int main(void)
 	suite_add_tcase(s, tok_api_case());
 	suite_add_tcase(s, tok_files_case());
 	suite_add_tcase(s, tok_spm_case());
+	suite_add_tcase(s, tok_chat_case());
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);

@@ -59,10 +59,12 @@ enum {
 	 * i0 h, i1 kv, i2 d, i3 causal (0 = sees all keys of the segment), i4 window (0 = none; counted in v6); v6 columns[m] I32 or data NULL;
 	 * f0 scale; f1 soft cap (0 = none). Never stores a T x T matrix. arXiv:2205.14135. A query sees the keys less than window behind it in columns
 	 * (index in the segment without v6); not causal: less than window away on either side. Query rows of segments must not overlap, key rows
-	 * may. Query rows in no segment are left alone. BF16: probabilities and their gradients
-	 * may be rounded to BF16 before they are multiplied. */
+	 * may. Query rows in no segment are left alone. v7 bias[h,2r+1] wide, dense, or absent: bias[head][r + distance] is added to the scaled score, distance
+	 * being the key's column (index in the segment without v6) minus the query's, cut to -r .. r. arXiv:1910.10683 section 2.1.
+	 * BF16: probabilities and their gradients may be rounded to BF16 before they are multiplied. */
 	LORA_PRIM_ATTENTION = 9,
-	/* v0 dq, v1 dk, v2 dv (overwritten, zero where no segment reaches); v3 q, v4 k, v5 v, v6 out, v7 lse wide, v8 dout, v9 segments, v10 columns;
+	/* v0 dq, v1 dk, v2 dv (overwritten, zero where no segment reaches); v3 q, v4 k, v5 v, v6 out, v7 lse wide, v8 dout, v9 segments, v10 columns,
+	 * v11 bias (no gradient);
 	 * integers and reals as forward */
 	LORA_PRIM_ATTENTION_BWD = 10,
 	/* v0 h[n,d] = act(v1 gate) * v2 up; i0 activation (LORA_ACT_*); v2 data NULL: plain act(gate). arXiv:2002.05202 */

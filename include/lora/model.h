@@ -115,14 +115,27 @@ LORA_API lora_status lora_model_open(lora_context *ctx, const char *path, const 
  * Since    0.1 */
 LORA_API lora_status lora_model_build(lora_context *ctx, const char *architecture, const lora_settings *settings, lora_model **out);
 
-/* Save the model as it is now (with merged adapters) as an HF directory; written beside, synced, renamed.
- * Tokenizer and other small files are carried over from where the model was opened, byte for byte.
- * settings max_shard_bytes (0 = one file), weight_dtype ("keep", "F32", "F16", "BF16"), force (replace an existing model); may be NULL
+/* Save the model as it is now (with merged adapters) as an HF directory, or as a GGUF file when path ends in .gguf; written beside, synced,
+ * renamed. Tokenizer and other small files are carried over from where the model was opened, byte for byte; between the two forms they are
+ * translated. In a directory weights in blocks become F32 (or weight_dtype).
+ * settings max_shard_bytes (0 = one file), weight_dtype ("keep", "F32", "F16", "BF16"; in GGUF also "Q8_0", "Q4_K", ...), format ("auto", "hf",
+ *          "gguf"), force (replace an existing model); may be NULL
  * Errors   LORA_E_EXISTS path is there and is no model, or force is not set; LORA_E_IO; LORA_E_NUMERIC out of range for F16;
  *          LORA_E_UNSUPPORTED a host-owned model; LORA_E_MEMORY
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_model_save(lora_model *m, const char *path, const lora_settings *settings);
+
+/* What a GGUF file holds, as JSON: kind ("model", "adapter"), format, version, architecture, parameters, dtype (of most bytes), metadata (all
+ * keys with one value; of an array its type and length), tensors (name, dtype, shape); of an adapter also method and alpha. The file is read and
+ * checked, whatever its architecture; vocabulary files without tensors are models with none.
+ * path     UTF-8, borrowed for the call
+ * buf      room for size bytes with the NUL; may be NULL when size is 0
+ * needed   bytes with the NUL
+ * Errors   LORA_E_IO, LORA_E_NOTFOUND, LORA_E_FORMAT, LORA_E_LIMIT (also size too small), LORA_E_UNSUPPORTED, LORA_E_SHAPE; LORA_E_MEMORY
+ * Thread   exclusive(context)
+ * Since    0.1 */
+LORA_API lora_status lora_gguf_describe(lora_context *ctx, const char *path, char *buf, size_t size, size_t *needed);
 
 /* Facts about a model.
  * out      caller's memory with struct_size set
@@ -142,6 +155,35 @@ LORA_API int64_t lora_model_site_count(const lora_model *m);
  * Thread   any while nobody changes the model
  * Since    0.1 */
 LORA_API lora_status lora_model_site_info(const lora_model *m, int64_t index, lora_site_info *out);
+
+/* Order of multiplications at a site in a training step, M = W + s B A: forward 1: y = x W^T + s (x A^T) B^T, 2: y = x M^T;
+ * backward 1: dx = dy W + s dy B A, 5: dx = dy M (numbers of RunLoRA, arXiv:2312.03415). */
+typedef struct lora_site_order {
+	uint32_t struct_size;
+	int32_t  forward;           /* 1 or 2 */
+	int32_t  backward;          /* 1 or 5 */
+	int32_t  fixed;             /* LORA_ORDER_*: why forms with M do not come into question; 0 = the cheaper one was taken */
+	double   flops_forward[2];  /* of forms 1 and 2 */
+	double   flops_backward[2]; /* of forms 1 and 5, with the gradients of A and B */
+} lora_site_order;
+
+enum {
+	LORA_ORDER_DROPOUT   = 1, /* the adapter sees another x */
+	LORA_ORDER_PACKED    = 2, /* the backend keeps W packed */
+	LORA_ORDER_PRECISION = 3, /* M would be rounded to halves */
+	LORA_ORDER_HEAD      = 4,
+	LORA_ORDER_HOST      = 5, /* the host owns W */
+	LORA_ORDER_QUANT     = 6  /* W is quantised: it is never there as a whole */
+};
+
+/* The order that a training step on so many rows takes at a site, for one low-rank adapter.
+ * rows, rank  at least 1
+ * dropout  1 = the adapter has dropout
+ * out      caller's memory; out->struct_size must be set by the caller
+ * Errors   LORA_E_ARGUMENT
+ * Thread   any while nobody changes the model
+ * Since    0.1 */
+LORA_API lora_status lora_model_site_order(const lora_model *m, int64_t site, int64_t rows, int64_t rank, int32_t dropout, lora_site_order *out);
 
 /* Number of the site with this name.
  * Errors   LORA_E_NOTFOUND; LORA_E_ARGUMENT

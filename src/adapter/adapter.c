@@ -133,6 +133,11 @@ static void copy_base(lora_adapter *a)
 		lora__part *p = &a->parts[i];
 		const lora__site *s = p->slot.site;
 		if (p->how != LORA__WHOLE) continue;
+		if (lora__site_is_quant(s)) {
+			lora__site_rows(s, s->data, 0, s->out, LORA_F32, p->param[0]);
+			if (p->tensor[1] >= 0) lora__convert(p->param[1], LORA_F32, s->bias.data, s->bias.dtype, (size_t)s->out);
+			continue;
+		}
 		lora_view from = lora__site_weight(s);
 		for (int64_t r = 0; r < s->out; r++)
 			for (int64_t c = 0; from.stride[1] != 1 && c < s->in; c++)

@@ -89,8 +89,9 @@ lora_status lora__target_sites(lora_context *ctx, const lora__sites *sites, cons
 lora_status lora__target_module(const lora__sites *sites, const char *chosen, size_t i, lora__text *out);
 /* What rank_pattern and alpha_pattern are held against. */
 static inline const char *lora__part_key(const lora__part *p) { return p->how == LORA__PARAMETER ? p->slot.site->param : p->slot.site->name; }
-/* With task_type SEQ_CLS, PEFT adds the classifier's usual names to modules_to_save; so does this. */
-lora_status lora__target_complete(lora_context *ctx, lora_settings *s);
+/* What PEFT makes of settings before it uses them: with task_type SEQ_CLS the classifier's usual names join modules_to_save; "all-linear" on a
+ * mixture of experts becomes names and, where the kind has target_parameters, the experts and the router, gate and up together with twice the rank. */
+lora_status lora__target_complete(lora_context *ctx, const lora__sites *sites, const lora__kind *kind, lora_settings *s);
 /* PEFT's pattern lookup for rank_pattern and alpha_pattern: the first key k with name ~ (.*\.)?(k)$; NULL when none. */
 lora_status lora__pattern_value(lora_context *ctx, const json_t *map, const char *name, const json_t **out);
 /* Full match of a regular expression (PCRE2, with limits against exponential patterns). */

@@ -312,6 +312,10 @@ lora_status lora__adapter_save_gguf(lora_adapter *a, const char *path, lora_dtyp
 	writer w = { .a = a, .ctx = a->ctx, .dtype = dtype };
 	if (!a->sites->gguf) return lora__fail(a->ctx, LORA_E_UNSUPPORTED, "adapter", "adapters of this model's architecture can't be written to GGUF");
 	if (strcmp(a->kind->peft_type, "LORA")) return lora__fail(a->ctx, LORA_E_UNSUPPORTED, "adapter", "GGUF can't carry adapters of kind %s", a->kind->m.name);
+	for (size_t i = 0; i < a->n_parts; i++)
+		if (a->parts[i].how != LORA__CHOSEN)
+			return lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", a->parts[i].slot.site->name, -1, "GGUF can't carry %s of %s",
+				a->parts[i].how == LORA__WHOLE ? "the whole weight (modules_to_save)" : "an adapted parameter (target_parameters)", a->parts[i].slot.site->name);
 	w.alpha = file_alpha(a);
 	w.list = lora__calloc(a->ctx, a->n_tensors, sizeof *w.list);
 	w.names = lora__calloc(a->ctx, a->n_tensors, NAME);
@@ -319,14 +323,17 @@ lora_status lora__adapter_save_gguf(lora_adapter *a, const char *path, lora_dtyp
 	lora_status st = w.list && w.names && w.data ? LORA_OK : LORA_E_MEMORY;
 	for (size_t i = 0; i < a->n_tensors && !st; i++) st = put_tensor(&w, &a->tensors[i]);
 	if (!st) {
-		const char *arch = a->sites->gguf->name;
+		const char *arch = a->sites->gguf->name, *base = strrchr(path, '/');
+		base = base ? base + 1 : path;
+		size_t n = strlen(base);
+		if (n > 5 && strcmp(base + n - 5, ".gguf") == 0) n -= 5;
 		lora__gguf_out o;
 		lora__gguf_begin(&o, a->ctx);
 		lora__gguf_put_string(&o, "general.architecture", arch, strlen(arch));
 		lora__gguf_put_string(&o, "general.type", "adapter", 7);
 		lora__gguf_put_string(&o, "adapter.type", "lora", 4);
 		lora__gguf_put_float(&o, "adapter.lora.alpha", w.alpha);
-		lora__gguf_put_string(&o, "general.name", a->name, strlen(a->name));
+		lora__gguf_put_string(&o, "general.name", base, n);
 		lora__gguf_put_int(&o, "general.file_type", LORA__GGUF_U32, dtype == LORA_F32 ? 0 : dtype == LORA_F16 ? 1 : 32);
 		st = lora__gguf_write(&o, path, w.list, a->n_tensors);
 	}

@@ -167,16 +167,21 @@ static lora_status read_wanted(loader *l)
 {
 	size_t n;
 	lora__text module;
+	lora__map seen; /* parameters, which have many sites each */
 	lora_error kept = l->ctx->error;
 	lora_status st = lora__target_sites(l->ctx, l->sites, l->settings, l->wanted, &n);
 	if (st == LORA_E_NOTFOUND) st = LORA_OK, l->ctx->error = kept; /* the tensors are still to be heard */
+	lora__map_init(&seen, l->ctx);
 	for (size_t i = 0; i < l->sites->n && st == LORA_OK; i++) {
-		if (l->wanted[i] != LORA__PARAMETER) continue;
+		const char *param = l->sites->list[i]->param;
+		if (l->wanted[i] != LORA__PARAMETER || lora__map_find(&seen, param, strlen(param)) >= 0) continue;
 		lora__text_init(&module, l->ctx);
-		st = lora__target_module(l->sites, l->wanted, i, &module);
-		if (st == LORA_OK && lora__map_find(&l->modules, module.data, module.n) < 0) st = map_text(l, &l->modules, &module, (int64_t)i);
+		st = lora__map_add(&seen, param, strlen(param), (int64_t)i, NULL);
+		if (st == LORA_OK) st = lora__target_module(l->sites, l->wanted, i, &module);
+		if (st == LORA_OK) st = map_text(l, &l->modules, &module, (int64_t)i);
 		else lora__text_free(&module);
 	}
+	lora__map_free(&seen);
 	return st;
 }
 

@@ -167,32 +167,30 @@ static lora_status shrink(const lora__slot *s, const lora__site_call *c, const p
 
 static lora_status prepare(lora__slot *s) { return lora__adapter_need_grads(s->adapter); }
 
-/* z = s dy B, and the gradients of A and B. */
-static lora_status gradients(lora__slot *s, const lora__site_call *c, const pieces *p)
+/* z = s dy B */
+static lora_status expand_back(const lora__slot *s, const lora__site_call *c, const pieces *p) { return lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p->z); }
+
+/* dB += s dy^T t, dA += z^T xd */
+static lora_status gradients(lora__slot *s, const lora__site_call *c)
 {
+	pieces p = cut(s, c);
 	int64_t r = part(s)->rank, in = s->site->in, out = s->site->out;
-	lora_status st = lora__gemm(c->ctx, scale(s), c->dy, view_b(s), 0.0, p->z);
-	if (st || !s->trainable) return st;
+	lora_status st = LORA_OK;
+	if (!s->trainable) return LORA_OK;
 	lora_view da = strided(s, A, part(s)->grad[A], lora__wide(c->real), r, in), db = strided(s, B, part(s)->grad[B], lora__wide(c->real), out, r);
-	if (!c->saved) st = shrink(s, c, p);
-	else if (drops(s, c)) st = dropout(s, c, c->x, p->xd, 0.0);
-	if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p->t, 1.0, db);
-	return st ? st : lora__gemm(c->ctx, 1.0, lora__view_t(p->z), p->xd, 1.0, da);
+	if (!c->saved) st = shrink(s, c, &p);
+	else if (drops(s, c)) st = dropout(s, c, c->x, p.xd, 0.0);
+	if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p.t, 1.0, db);
+	return st ? st : lora__gemm(c->ctx, 1.0, lora__view_t(p.z), p.xd, 1.0, da);
 }
 
 static lora_status pair(lora__slot *s, const lora__site_call *c, int back, lora__pair *out)
 {
 	pieces p = cut(s, c);
-	lora_status st;
-	if (back) {
-		if (drops(s, c)) return LORA_OK; /* the mask comes between */
-		if ((st = gradients(s, c, &p))) return st;
-		*out = (lora__pair){ p.z, view_a(s), 1.0 };
-	} else {
-		if ((st = shrink(s, c, &p))) return st;
-		*out = (lora__pair){ p.t, lora__view_t(view_b(s)), scale(s) };
-	}
-	return LORA_OK;
+	if (back && drops(s, c)) return LORA_OK; /* the mask comes between */
+	lora_status st = back ? expand_back(s, c, &p) : shrink(s, c, &p);
+	if (st == LORA_OK) *out = back ? (lora__pair){ p.z, view_a(s), 1.0 } : (lora__pair){ p.t, lora__view_t(view_b(s)), scale(s) };
+	return st;
 }
 
 static lora_status forward(lora__slot *s, const lora__site_call *c)
@@ -205,7 +203,8 @@ static lora_status forward(lora__slot *s, const lora__site_call *c)
 static lora_status backward(lora__slot *s, const lora__site_call *c)
 {
 	pieces p = cut(s, c);
-	lora_status st = gradients(s, c, &p);
+	lora_status st = expand_back(s, c, &p);
+	if (st == LORA_OK) st = gradients(s, c);
 	if (st || !c->dx.data) return st;
 	if (!drops(s, c)) return lora__gemm(c->ctx, 1.0, p.z, view_a(s), 1.0, c->dx);
 	st = lora__gemm(c->ctx, 1.0, p.z, view_a(s), 0.0, p.xd);
@@ -220,7 +219,9 @@ static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, 
 	return lora__gemm(ctx, factor * part(s)->scaling, b, view_a(s), 1.0, lora__view2(d, LORA_F32, n, in, in));
 }
 
-static const lora__slot_ops ops = { .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .delta = delta };
+static int64_t rank(const lora__slot *s, int train) { return train && part(s)->dropout > 0 ? 0 : part(s)->rank; }
+
+static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .gradients = gradients, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
 	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops,

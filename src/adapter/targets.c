@@ -208,19 +208,68 @@ lora_status lora__target_module(const lora__sites *sites, const char *chosen, si
 	return out->status;
 }
 
-lora_status lora__target_complete(lora_context *ctx, lora_settings *s)
+static int add_name(json_t *list, const char *name)
 {
-	const json_t *task = lora__get_json(s, "task_type"), *v = lora__get_json(s, "modules_to_save");
-	if (!json_is_string(task) || strcmp(json_string_value(task), "SEQ_CLS")) return LORA_OK;
-	json_t *list = json_is_array(v) ? json_deep_copy(v) : json_array();
-	int bad = !list || (json_is_string(v) && json_array_append_new(list, json_string(json_string_value(v))));
-	for (int i = 0; i < 2 && !bad; i++) {
-		int there = 0;
-		for (size_t k = 0; k < json_array_size(list); k++) there |= strcmp(json_string_value(json_array_get(list, k)), classifier_names[i]) == 0;
-		if (!there) bad = json_array_append_new(list, json_string(classifier_names[i]));
+	for (size_t k = 0; k < json_array_size(list); k++)
+		if (strcmp(json_string_value(json_array_get(list, k)), name) == 0) return 0;
+	return json_array_append_new(list, json_string(name));
+}
+
+static int has_param(const lora__kind *kind, const char *key)
+{
+	for (const lora__param *p = kind->m.params; p->name; p++)
+		if (strcmp(p->name, key) == 0) return 1;
+	return 0;
+}
+
+/* key of map becomes value, unless it is there */
+static int set_pattern(lora_settings *s, const char *map, const char *key, json_t *value)
+{
+	json_t *o = json_object_get(s->object, map);
+	if (!json_is_object(o) && (json_object_set_new(s->object, map, json_object()) || !(o = json_object_get(s->object, map)))) return json_decref(value), 1;
+	if (json_object_get(o, key)) return json_decref(value), 0;
+	return json_object_set_new(o, key, value);
+}
+
+/* Source: PEFT 0.21, utils/transformers_weight_conversion.py, _convert_peft_config_moe. */
+static int spread_all_linear(const lora__sites *sites, const lora__kind *kind, lora_settings *s)
+{
+	static const char *const leaves[] = { "gate_up_proj", "down_proj", "gate.weight" };
+	json_t *names = json_array(), *given = json_deep_copy(lora__get_json(s, "target_parameters")), *parameters = json_is_array(given) ? given : json_array();
+	int bad = !names || !parameters, fused = 0;
+	if (parameters != given) json_decref(given);
+	for (size_t i = 0; i < sites->n && !bad; i++) {
+		const lora__site *t = sites->list[i];
+		const char *dot = strrchr(t->name, '.');
+		if (!t->param && !t->is_head) bad = add_name(names, dot ? dot + 1 : t->name);
+		for (int k = 0; k < 3 && t->param && !bad; k++)
+			if (ends_with(t->param, leaves[k])) fused |= k == 0, bad = add_name(parameters, leaves[k]);
 	}
-	if (bad || json_object_set_new(s->object, "modules_to_save", list)) return lora__fail(ctx, LORA_E_MEMORY, "adapter", "out of memory");
-	return LORA_OK;
+	if (!bad) bad = json_object_set(s->object, "target_modules", names);
+	if (!bad && has_param(kind, "target_parameters")) {
+		bad = json_object_set(s->object, "target_parameters", parameters);
+		if (!bad && fused) bad = set_pattern(s, "rank_pattern", ".*\\.gate_up_proj", json_integer(2 * lora__get_int(s, kind->m.params, "r")));
+		if (!bad && fused) bad = set_pattern(s, "alpha_pattern", ".*\\.gate_up_proj", json_real(2 * lora__get_float(s, kind->m.params, "lora_alpha")));
+	}
+	json_decref(names);
+	json_decref(parameters);
+	return bad;
+}
+
+lora_status lora__target_complete(lora_context *ctx, const lora__sites *sites, const lora__kind *kind, lora_settings *s)
+{
+	const json_t *task = lora__get_json(s, "task_type"), *v = lora__get_json(s, "modules_to_save"), *modules = lora__get_json(s, "target_modules");
+	int bad = 0, mixture = 0;
+	for (size_t i = 0; i < sites->n; i++) mixture |= sites->list[i]->param != NULL;
+	if (mixture && json_is_string(modules) && is_all_linear(json_string_value(modules))) bad = spread_all_linear(sites, kind, s);
+	if (!bad && json_is_string(task) && strcmp(json_string_value(task), "SEQ_CLS") == 0) {
+		json_t *list = json_is_array(v) ? json_deep_copy(v) : json_array();
+		bad = !list || (json_is_string(v) && json_array_append_new(list, json_string(json_string_value(v))));
+		for (int i = 0; i < 2 && !bad; i++) bad = add_name(list, classifier_names[i]);
+		bad = bad || json_object_set(s->object, "modules_to_save", list);
+		json_decref(list);
+	}
+	return bad ? lora__fail(ctx, LORA_E_MEMORY, "adapter", "out of memory") : LORA_OK;
 }
 
 lora_status lora__pattern_value(lora_context *ctx, const json_t *map, const char *name, const json_t **out)

@@ -46,6 +46,14 @@ static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, 
 	from.data = (char *)(uintptr_t)s->site->base + (size_t)(first * row) * lora__dtype_size(from.dtype);
 	from.size[0] = n;
 	lora_status st = lora__axpby(ctx, 1.0, lora__view2(part(s)->param[WEIGHT] + first * in, LORA_F32, n, in, in), 1.0, to);
+	if (st == LORA_OK && lora__site_is_quant(s->site)) {
+		float *w = lora__alloc(ctx, (size_t)(n * in) * sizeof *w);
+		if (!w) return LORA_E_MEMORY;
+		lora__site_rows(s->site, s->site->base, first, n, LORA_F32, w);
+		for (int64_t i = 0; i < n * in; i++) d[i] -= w[i];
+		lora__free(ctx, w);
+		return LORA_OK;
+	}
 	for (int64_t r = 0; r < n && st == LORA_OK; r++)
 		for (int64_t c = 0; c < in; c++) {
 			float w;

@@ -56,7 +56,7 @@ lora_status lora_adapter_create(lora_model *m, const char *kind, const lora_sett
 	lora_status st = k->refuse ? k->refuse(ctx, settings, 0) : LORA_OK;
 	if (st == LORA_OK) st = lora__settings_check(ctx, settings, kind, k->m.params, NULL, NULL);
 	if (st == LORA_OK) st = lora__settings_copy(ctx, settings, &own);
-	if (st == LORA_OK) st = lora__target_complete(ctx, own);
+	if (st == LORA_OK) st = lora__target_complete(ctx, &m->s, k, own);
 	if (st == LORA_OK) st = create(m, k, own, out);
 	if (st) lora_settings_destroy(own);
 	return st;

@@ -7,6 +7,7 @@
 #include "lora/settings.h"
 #include "model/model.h"
 #include "optim/optim.h"
+#include "tokenizer/chat.h"
 #include "quant/quant.h"
 #include "train/train.h"
 
@@ -51,7 +52,8 @@ static const struct family {
 } families[] = {
 	{ "backend", lora__backend_count, backend_at }, { "architecture", count_archs, arch_at }, { "adapter", count_kinds, kind_at },
 	{ "optimizer", count_optims, optim_at }, { "schedule", count_schedules, schedule_at }, { "trainer", count_one, trainer_at }, { "op", count_ops, op_at },
-	{ "quant", count_quants, quant_at }, { "combination", count_combinations, combination_at }, { "call", count_fixed, fixed_at }, /* settings that single calls take */
+	{ "chat_template", lora__chat_count, lora__chat_member }, { "quant", count_quants, quant_at }, { "combination", count_combinations, combination_at },
+	{ "call", count_fixed, fixed_at }, /* settings that single calls take */
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

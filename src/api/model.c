@@ -70,6 +70,21 @@ lora_status lora_model_site_info(const lora_model *m, int64_t index, lora_site_i
 	return LORA_OK;
 }
 
+lora_status lora_model_site_order(const lora_model *m, int64_t site, int64_t rows, int64_t rank, int32_t dropout, lora_site_order *out)
+{
+	if (!m) return LORA_E_ARGUMENT;
+	const char *bad = site < 0 || site >= (int64_t)m->s.n ? "site" : rows < 1 || rows > INT32_MAX ? "rows" : rank < 1 || rank > INT32_MAX ? "rank" :
+		!out || out->struct_size < offsetof(lora_site_order, flops_forward) ? "out" : NULL;
+	if (bad) return lora__fail_at(m->s.ctx, LORA_E_ARGUMENT, "model", bad, -1, "lora_model_site_order: %s is out of range", bad);
+	int fixed = 0;
+	lora__order o = lora__site_order(m->s.list[site], m->s.ctx, m->s.real, rows, rank, &fixed);
+	if (dropout && !fixed) fixed = LORA_ORDER_DROPOUT;
+	lora_site_order r = { .struct_size = out->struct_size, .forward = fixed ? 1 : o.forward, .backward = fixed ? 1 : o.backward, .fixed = fixed,
+		.flops_forward = { o.flops_forward[0], o.flops_forward[1] }, .flops_backward = { o.flops_backward[0], o.flops_backward[1] } };
+	memcpy(out, &r, r.struct_size < sizeof r ? r.struct_size : sizeof r);
+	return LORA_OK;
+}
+
 lora_status lora_model_find_site(const lora_model *m, const char *name, int64_t *index)
 {
 	if (!m) return LORA_E_ARGUMENT;

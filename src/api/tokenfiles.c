@@ -106,8 +106,19 @@ static lora_status open_file(const files *f, lora_tokenizer **out)
 	return st;
 }
 
+static lora_status open_gguf(lora_context *ctx, const char *path, lora_tokenizer **out)
+{
+	lora__gguf g;
+	lora_status st = lora__gguf_open(ctx, path, &g);
+	if (st) return st;
+	st = lora__tokenizer_from_gguf(ctx, &g, out);
+	lora__gguf_close(&g);
+	return st;
+}
+
 lora_status lora__tokenizer_open(lora_context *ctx, const char *path, lora_tokenizer **out)
 {
+	if (lora__gguf_is(path)) return open_gguf(ctx, path, out);
 	files f = { .ctx = ctx };
 	int found;
 	lora_status st = find(&f, path);

@@ -37,6 +37,21 @@ lora_status lora_tokenizer_decode(const lora_tokenizer *t, const int32_t *ids, s
 	return st;
 }
 
+lora_status lora_tokenizer_stream(const lora_tokenizer *t, uint64_t state[2], const int32_t *ids, size_t count, int32_t last, char *buf, size_t size,
+                                  size_t *needed)
+{
+	size_t found = SIZE_MAX;
+	if (!t) return LORA_E_ARGUMENT;
+	if (!state || state[0] > state[1] || state[1] > count)
+		return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "state", -1, "state is NULL or is none of a stream of these %zu ids", count);
+	if (!ids && count) return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "ids", -1, "ids is NULL, count is %zu", count);
+	if (!buf && size) return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "buf", -1, "buf is NULL, size is %zu", size);
+	if (!needed) return lora__fail_at(t->ctx, LORA_E_ARGUMENT, "tokenizer", "needed", -1, "needed is NULL");
+	lora_status st = lora__tokenizer_stream(t, state, ids, count, last != 0, buf, size, &found);
+	if (found != SIZE_MAX) *needed = found;
+	return st;
+}
+
 int64_t lora_tokenizer_size(const lora_tokenizer *t) { return t ? t->size : 0; }
 
 int32_t lora_tokenizer_id(const lora_tokenizer *t, const char *token) { return t && token ? lora__tokenizer_id(t, token) : -1; }

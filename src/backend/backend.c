@@ -129,7 +129,8 @@ lora_status lora__run(lora_context *ctx, const lora_call *call)
 {
 	const char *reason = NULL;
 	lora_call part[2];
-	if (ctx->backend != ctx->naive) {
+	/* In a task naive runs everything: it needs no state of the context, and the bits do not depend on what else is there. */
+	if (ctx->backend != ctx->naive && !(ctx->backend_host_memory && lora__nested())) {
 		if (ctx->backend->supports(ctx->backend_self, call, &reason)) {
 			lora_status before = ctx->error.status;
 			ctx->error.status = LORA_OK;

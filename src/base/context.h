@@ -85,6 +85,7 @@ int lora__utf8_valid(const char *s, size_t n, size_t *bad);
 /* Parallel loop over n tasks, split statically over the context's threads: thread t gets tasks t*n/T .. (t+1)*n/T.
  * Which thread runs a task must not change the result. Nested calls run serially. */
 void lora__parallel(lora_context *ctx, int64_t n_tasks, lora_task_fn fn, void *arg);
+int  lora__nested(void); /* this thread is running a task */
 
 /* Thread pool behind lora__parallel (base/threads.c). */
 lora_status lora__pool_create(lora_context *ctx, int32_t threads);

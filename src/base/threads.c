@@ -26,6 +26,8 @@ struct lora__pool {
 
 static _Thread_local int inside; /* this thread is running a task: nested loops go serially */
 
+int lora__nested(void) { return inside > 0; }
+
 static void run_share(struct lora__pool *p, int32_t t)
 {
 	int64_t first = p->n_tasks * t / p->n_threads, last = p->n_tasks * (t + 1) / p->n_threads;
@@ -75,7 +77,9 @@ void lora__parallel(lora_context *ctx, int64_t n_tasks, lora_task_fn fn, void *a
 	struct lora__pool *p = ctx->pool;
 	if (n_tasks <= 0) return;
 	if (!p || inside || n_tasks == 1) {
+		inside++;
 		for (int64_t i = 0; i < n_tasks; i++) fn(arg, i, 0);
+		inside--;
 		return;
 	}
 	p->n_tasks = n_tasks, p->fn = fn, p->arg = arg;

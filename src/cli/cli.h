@@ -45,14 +45,20 @@ typedef struct setting_arg {
 	char *text;
 } setting_arg;
 
+typedef struct word_list {
+	const char **list;
+	size_t n;
+} word_list;
+
 /* A parsed command line. Strings point into argv unless said otherwise. */
 struct args {
 	const command *cmd;
-	const char *model, *input, *output, *data, *config, *init, *prompt, *text, *tokens, *decode;
-	const char *backend, *dtype, *dtype_out;
+	const char *model, *input, *output, *data, *config, *init, *text, *tokens, *decode, *adapter_rows;
+	const char *backend, *dtype, *dtype_out, *chat_template, *system, *to;
+	word_list prompts, stops; /* all -p and --stop; the lists are owned */
 	int64_t count, threads, seed, top_k; /* UNSET when not given */
-	double temperature, top_p;           /* NAN when not given */
-	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, help;
+	double temperature, top_p, repetition_penalty; /* NAN when not given */
+	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, plan, skip_bad, chat, help;
 	adapter_arg *adapters; /* owned */
 	size_t n_adapters;
 	setting_arg *settings; /* owned */
@@ -138,6 +144,8 @@ int make_dir(const char *path);
 /* All bytes of a regular file, NUL added; *out is new. limit 0 = none. */
 int read_file(const char *path, uint64_t limit, char **out, size_t *n);
 
+int open_regular(const char *path, FILE **out); /* for reading */
+
 /* A file that appears whole or not at all. */
 typedef struct outfile {
 	FILE *f;
@@ -186,10 +194,20 @@ typedef struct session {
 } session;
 int session_context(session *s, const args *a);
 int session_model(session *s, const args *a);
+/* The same with a fresh classifier of n_labels classes on a base without a head; 0 = as -s num_labels, -a or --init say. */
+int session_model_as(session *s, const args *a, int64_t n_labels);
 int session_adapters(session *s, const args *a, int attach);
 int session_tokenizer(session *s, const char *path);
 void session_close(session *s);
 /* Member of a family as JSON, or NULL when there is none. */
+/* A GGUF file: 1 by its name or its first bytes. */
+int is_gguf(const char *path);
+/* lora_gguf_describe() as a tree, or NULL after a message. */
+json_t *gguf_description(lora_context *ctx, const char *path);
+int gguf_has_tokenizer(lora_context *ctx, const char *path);
+/* Where a model is written: what is there may be replaced when it is of the same form, or with --force. *replace is what has to go first. */
+int check_output(const args *a, int gguf);
+int save_model(session *s, const args *a, int gguf, const char *weight_dtype);
 json_t *family_member(lora_context *ctx, const char *family, const char *member);
 int64_t peak_memory(void);
 

@@ -99,6 +99,7 @@ static int report(const evaluation *e, const args *a, double seconds)
 			json_object_set_new(root, "ece", json_number(ece));
 			json_object_set_new(root, "brier", json_number(e->brier / (double)n));
 		}
+		json_object_set_new(root, "bad_lines", json_integer(e->data.bad));
 		json_object_set_new(root, "seconds", json_number(seconds));
 		return print_json(root);
 	}
@@ -114,8 +115,8 @@ static int report(const evaluation *e, const args *a, double seconds)
 /* The few settings that say how to read the data. */
 static int read_settings(const args *a, const session *s, data_options *o)
 {
-	static const char *const names[] = { "batch_size", "sequence_length", "loss_on", "packing" };
-	*o = (data_options){ .batch_size = 8, .sequence_length = 512, .completion_only = 1 };
+	static const char *const names[] = { "batch_size", "sequence_length", "loss_on", "packing", "num_labels" };
+	*o = (data_options){ .batch_size = 8, .sequence_length = 512, .completion_only = 1, .skip_bad = a->skip_bad, .chat_template = a->chat_template };
 	if (s->info.max_positions >= 2 && s->info.max_positions < 512) o->sequence_length = s->info.max_positions;
 	for (size_t i = 0; i < a->n_settings; i++) {
 		const char *name = a->settings[i].name, *text = a->settings[i].text;
@@ -133,8 +134,8 @@ static int read_settings(const args *a, const session *s, data_options *o)
 		} else if (!strcmp(name, "packing")) {
 			if (strcmp(text, "true") && strcmp(text, "false")) return fail(USAGE, name, "must be true or false");
 			o->packing = !strcmp(text, "true");
-		} else {
-			const char *near = nearest_name(name, names, 4);
+		} else if (strcmp(name, "num_labels")) { /* session_model() has read it */
+			const char *near = nearest_name(name, names, 5);
 			return fail(USAGE, name, "no such setting of eval%s%s", near ? "; did you mean " : "", near ? near : "");
 		}
 	}
@@ -153,6 +154,8 @@ static int run(const args *a)
 	if (!status) status = session_model(&e.s, a);
 	if (!status) status = read_settings(a, &e.s, &o);
 	if (!status) status = session_adapters(&e.s, a, 1);
+	if (!status && !e.s.info.has_head)
+		status = fail(FAILED, a->model, "has no head to evaluate: it gives hidden states (lora score), or needs an adapter with a classifier");
 	if (!status) status = data_open(&e.data, &e.s, a->data, a->model, &o);
 	if (!status) {
 		double start = seconds_now();
@@ -168,6 +171,6 @@ const command command_eval = { "eval", "-m MODEL [-a ADAPTER[=SCALE]]... -d DATA
 	"loss and perplexity over data",
 	"DATA as for train, in its own order. Settings: sequence_length (512, or the model's positions), batch_size (8),\n"
 	"loss_on (completion), packing (false).\n"
-	"JSON: loss (mean over all counted tokens), perplexity, tokens (counted ones), seconds; for classifiers also accuracy, nll,\n"
+	"JSON: loss (mean over all counted tokens), perplexity, tokens (counted ones), bad_lines, seconds; for classifiers also accuracy, nll,\n"
 	"ece (15 equal bins), brier, and tokens counts the rows.\n",
-	"model adapter data set", 0, 0, run };
+	"model adapter data skip-bad chat-template set", 0, 0, run };

@@ -1,5 +1,6 @@
 /* lora info PATH: what a model or adapter is. An adapter is read by itself: its base model need not be there. */
 #include "cli/commands.h"
+#include "cli/planout.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -125,7 +126,10 @@ static int show_model(const session *s, const args *a, const sites *list)
 			(json_int_t)m->vocab_size, "hidden_size", (json_int_t)m->hidden_size, "max_positions", (json_int_t)m->max_positions,
 			"labels", (json_int_t)m->n_labels);
 		json_object_set_new(root, "sites", sites_json(list));
-		return print_json(root);
+		int status = a->plan ? plan_show(s, a, layer_pattern, root) : OK;
+		if (!status) return print_json(root);
+		json_decref(root);
+		return status;
 	}
 	field("kind", "model");
 	field("format", m->format);
@@ -141,7 +145,7 @@ static int show_model(const session *s, const args *a, const sites *list)
 	if (m->n_labels) field_count("labels", m->n_labels);
 	field_count("sites", (int64_t)list->n);
 	show_sites(list);
-	return OK;
+	return a->plan ? plan_show(s, a, layer_pattern, NULL) : OK;
 }
 
 static int info_model(const args *a, const char *path)
@@ -320,23 +324,119 @@ done:
 	return status;
 }
 
+/* ---- GGUF files without their model ---- */
+
+/* Sites of a description: the pairs of an adapter under the names of their weights. */
+static int described_sites(const json_t *tensors, sites *out)
+{
+	size_t i;
+	json_t *t;
+	out->list = new_array(json_array_size(tensors), sizeof *out->list);
+	if (!out->list) return FAILED;
+	json_array_foreach(tensors, i, t)
+	{
+		const char *name = json_string_value(json_object_get(t, "name"));
+		const json_t *shape = json_object_get(t, "shape");
+		size_t n = strlen(name);
+		if (n < 8 || (strcmp(name + n - 7, ".lora_a") && strcmp(name + n - 7, ".lora_b")) || json_array_size(shape) != 2) continue;
+		size_t module = n - 7, j = 0;
+		if (module > 7 && !strncmp(name + module - 7, ".weight", 7)) module -= 7;
+		while (j < out->n && (strlen(out->list[j].name) != module || strncmp(out->list[j].name, name, module))) j++;
+		if (j == out->n) {
+			out->list[j] = (site){ .name = new_format("%.*s", (int)module, name), .dtype = json_string_value(json_object_get(t, "dtype")) };
+			if (!out->list[j].name) return FAILED;
+			out->n++;
+		}
+		if (name[n - 1] == 'a') out->list[j].in = json_integer_value(json_array_get(shape, 1));
+		else out->list[j].out = json_integer_value(json_array_get(shape, 0));
+	}
+	return OK;
+}
+
+static int show_description(const args *a, json_t *d, const sites *list)
+{
+	const char *kind = json_string_value(json_object_get(d, "kind")), *arch = json_string_value(json_object_get(d, "architecture")), *key;
+	const char *dtype = json_string_value(json_object_get(d, "dtype"));
+	const json_t *tokens = json_object_get(json_object_get(json_object_get(d, "metadata"), "tokenizer.ggml.tokens"), "length");
+	int adapter = !strcmp(kind, "adapter");
+	json_t *value;
+	if (a->json) {
+		json_t *root = json_copy(d);
+		if (adapter) json_object_set_new(root, "settings", json_pack("{s:O}", "lora_alpha", json_object_get(d, "alpha")));
+		json_object_set_new(root, "sites", sites_json(list));
+		if (tokens) json_object_set(root, "vocab_size", (json_t *)tokens);
+		return print_json(root);
+	}
+	field("kind", kind);
+	field("format", "GGUF");
+	field("architecture", arch ? arch : "-");
+	if (adapter) {
+		const char *method = json_string_value(json_object_get(d, "method"));
+		field("method", method ? method : "-");
+	}
+	field_count("parameters", json_integer_value(json_object_get(d, "parameters")));
+	field("dtype", dtype ? dtype : "-");
+	field_count("tensors", (int64_t)json_array_size(json_object_get(d, "tensors")));
+	if (tokens) field_count("vocabulary", json_integer_value(tokens));
+	if (list->n) field_count("sites", (int64_t)list->n);
+	say("\nmetadata\n");
+	json_object_foreach(json_object_get(d, "metadata"), key, value)
+	{
+		char *text = json_dumps(value, JSON_ENCODE_ANY);
+		if (text) say("  %-42s %.80s%s\n", key, text, strlen(text) > 80 ? "..." : "");
+		free(text);
+	}
+	if (list->n) show_sites(list);
+	return OK;
+}
+
+/* A GGUF adapter, a vocabulary, or a model of an architecture that this library has no graph for. *done 0: an ordinary model. */
+static int info_gguf(const args *a, const char *path, int *done)
+{
+	session s;
+	sites list = { 0 };
+	json_t *d = NULL;
+	int status = session_context(&s, a);
+	if (!status && !(d = gguf_description(s.ctx, path))) status = FAILED;
+	const char *kind = json_string_value(json_object_get(d, "kind"));
+	*done = 1;
+	if (!status && !strcmp(kind, "model") && json_array_size(json_object_get(d, "tensors")))
+		*done = lora_model_open(s.ctx, path, NULL, &s.model) == LORA_E_UNSUPPORTED;
+	if (!status && *done) status = described_sites(json_object_get(d, "tensors"), &list);
+	if (!status && *done) status = show_description(a, d, &list);
+	free_sites(&list);
+	json_decref(d);
+	session_close(&s);
+	return status;
+}
+
 static int run(const args *a)
 {
-	const char *path = a->positional[0];
+	const char *path = a->n_positional ? a->positional[0] : a->model;
+	if (!path) return fail(USAGE, "info", "usage: lora info %s", command_info.usage);
+	if (a->n_positional && a->model) return fail(USAGE, "-m", "a path is given already: %s", path);
+	if (!a->plan && a->n_settings) return fail(USAGE, a->settings[0].name, "settings go with --plan");
+	if (a->plan && plan_check(a)) return USAGE;
 	char *dir = path_is_dir(path) ? new_string(path) : path_dir(path);
 	char *config = dir ? path_join(dir, "adapter_config.json") : NULL;
-	int status;
+	int status, done = 0;
 	if (!config) status = FAILED;
-	else if (!path_exists(path)) status = fail(FAILED, path, "no such file or directory");
+	else if (path_exists(path) && is_gguf(path)) {
+		status = info_gguf(a, path, &done);
+		if (!status && !done) status = info_model(a, path);
+	} else if (!path_exists(path)) status = fail(FAILED, path, "no such file or directory");
 	else if (path_exists(config) && (path_is_dir(path) || !strncmp(path_base(path), "adapter_", 8)))
-		status = info_adapter(a, dir);
+		status = a->plan ? fail(USAGE, "--plan", "is of models; %s is an adapter", path) : info_adapter(a, dir);
 	else status = info_model(a, path);
 	free(config);
 	free(dir);
 	return status;
 }
 
-const command command_info = { "info", "PATH", "tell what a model or an adapter is",
-	"PATH is a model or a PEFT directory; the base model of an adapter need not be there.\n"
-	"JSON: kind, format, architecture, parameters, dtype, sites; of an adapter also method, settings, tensors.\n",
-	"", 1, 1, run };
+const command command_info = { "info", "PATH|-m MODEL [--plan [-s rows=N,...] [-s r=N] [-s lora_dropout=P]]", "tell what a model or an adapter is",
+	"PATH is a model, a PEFT directory or a .gguf file; the base model of an adapter need not be there.\n"
+	"--plan shows for a model, site by site, the order of multiplications that a training step takes with an adapter of rank r (8) on\n"
+	"so many rows (16,256,1024,4096), and its floating-point operations.\n"
+	"JSON: kind, format, architecture, parameters, dtype, sites; of an adapter also method, settings, tensors; with --plan also plan:\n"
+	"site, out, in, rows, choice, flops, flops_of (F1, F2, B1, B5), reason.\n",
+	"model plan set", 0, 1, run };

@@ -77,7 +77,8 @@ static int open_data(training *t)
 {
 	train_plan *p = &t->plan;
 	data_options o = {
-		.batch_size = p->batch_size, .packing = p->packing, .completion_only = p->completion_only, .shuffle = 1, .seed = p->seed
+		.batch_size = p->batch_size, .packing = p->packing, .by_length = p->by_length, .completion_only = p->completion_only, .shuffle = 1,
+		.seed = p->seed, .skip_bad = t->a->skip_bad, .chat_template = p->chat_template, .memory = p->data_memory << 20
 	};
 	int status;
 
@@ -91,9 +92,10 @@ static int open_data(training *t)
 	o.sequence_length = p->sequence_length;
 	status = data_open(&t->data, &t->s, t->a->data, t->a->model, &o);
 	if (!status && p->validation) {
-		o.shuffle = 0;
-		o.packing = 0;
+		o.shuffle = o.packing = o.by_length = 0;
 		status = data_open(&t->validation, &t->s, p->validation, t->a->model, &o);
+	} else if (!status && p->validation_split > 0) {
+		status = data_split(&t->data, p->validation_split, &t->validation);
 	}
 	if (status) return status;
 	/* as they came out, so that a resumed run can be compared with */
@@ -101,6 +103,8 @@ static int open_data(training *t)
 	json_object_set_new(p->given, "sequence_length", json_integer(p->sequence_length));
 	json_object_set_new(p->given, "gradient_accumulation_steps", json_integer(p->accumulation));
 	json_object_set_new(p->given, "packing", json_boolean(p->packing));
+	json_object_set_new(p->given, "group_by_length", json_boolean(p->by_length));
+	if (p->validation_split > 0) json_object_set_new(p->given, "validation_split", json_real(p->validation_split));
 	json_object_set_new(p->given, "loss_on", json_string(p->completion_only ? "completion" : "all"));
 	if (p->max_steps == UNSET) {
 		double epochs = isnan(p->epochs) ? t->data.slabs ? 1 : 3 : p->epochs;
@@ -158,7 +162,7 @@ static int evaluate(training *t)
 		double loss = 0;
 		int64_t count = 0;
 		if (data_batch(&t->validation, i, &batch)) return FAILED;
-		if (lora_trainer_evaluate(t->trainer, &batch, 1, &loss, &count)) return fail_library(t->s.ctx, t->plan.validation);
+		if (lora_trainer_evaluate(t->trainer, &batch, 1, &loss, &count)) return fail_library(t->s.ctx, t->validation.path);
 		sum += loss * (double)count;
 		tokens += count;
 	}
@@ -249,6 +253,8 @@ static int totals(training *t, int stopped)
 		json_object_set_new(line, "tokens_per_second", json_number(seconds > 0 ? (double)t->tokens / seconds : 0));
 		json_object_set_new(line, "final_loss", t->step > t->first_step ? json_number(t->loss) : json_null());
 		json_object_set_new(line, "skipped", json_integer(t->skipped));
+		json_object_set_new(line, "examples", json_integer(t->data.slabs ? t->data.n : t->data.n_pick));
+		json_object_set_new(line, "bad_lines", json_integer(t->data.bad));
 		json_object_set_new(line, "parameters", json_integer(info.n_parameters));
 		json_object_set_new(line, "peak_memory_bytes", json_integer(peak));
 		json_object_set_new(line, "output", json_text(t->out.dir, strlen(t->out.dir)));
@@ -270,7 +276,8 @@ static int totals(training *t, int stopped)
 /* The order of the data hangs on these; the rest is the library's to compare. */
 static int same_data_settings(const training *t)
 {
-	static const char *const names[] = { "batch_size", "sequence_length", "packing", "loss_on", "gradient_accumulation_steps" };
+	static const char *const names[] = { "batch_size", "sequence_length", "packing", "group_by_length", "validation_split", "loss_on",
+		"gradient_accumulation_steps" };
 	json_t *was = json_object_get(t->before, "settings");
 	for (size_t i = 0; was && i < sizeof names / sizeof names[0]; i++) {
 		json_t *now = json_object_get(t->plan.given, names[i]), *then = json_object_get(was, names[i]);
@@ -297,7 +304,9 @@ static int prepare(training *t)
 	if (!status) status = session_context(&t->s, a);
 	if (t->before) settings = json_object_get(t->before, "settings");
 	if (!status) status = plan_read(&t->plan, &t->s, a, settings);
-	if (!status) status = session_model(&t->s, a);
+	if (!status) status = session_model_as(&t->s, a, json_integer_value(json_object_get(t->plan.given, "num_labels")));
+	if (!status && !t->s.info.has_head) status = fail(USAGE, a->model, "has no head to train: -s num_labels=N makes it a classifier of N classes");
+	if (!status) plan_task(&t->plan, &t->s);
 	if (!status) status = open_data(t);
 	if (!status) status = same_data_settings(t);
 	if (!status) status = make_adapter(t);
@@ -329,7 +338,7 @@ static int run(const args *a)
 		t.start = seconds_now();
 		status = train(&t);
 		int stopped = t.step < t.plan.max_steps ? stop_asked() : 0;
-		if (!status && !stopped && t.plan.validation) status = evaluate(&t);
+		if (!status && !stopped && t.validation.n) status = evaluate(&t);
 		/* a reader of our lines that went away stops the run, but costs no work */
 		if (!status || t.step > t.first_step) {
 			int saved = save(&t);
@@ -354,8 +363,9 @@ static int run(const args *a)
 const command command_train = { "train",
 	"-m MODEL -d DATA -o OUT [-c adapter_config.json] [--init ADAPTER] [--resume] [--dry-run] [-s NAME=VALUE]...", "train an adapter",
 	"DATA  .txt: one text, cut into blocks of sequence_length tokens; .jsonl: one example per line with text, or prompt and\n"
-	"      completion, for classifiers text and label; .safetensors: input_ids [S,B,T], optional labels and attention_mask:\n"
-	"      step s takes slab s (k slabs when accumulating k).\n"
+	"      completion, or messages (a list of role and content, written by the model's chat template), for classifiers text and\n"
+	"      label; .safetensors: input_ids [S,B,T], optional labels and attention_mask: step s takes slab s (k slabs when\n"
+	"      accumulating k). A bad line ends the run; with --skip-bad it is left out and counted.\n"
 	"OUT   becomes a PEFT directory when the run has come to its end; OUT/checkpoint holds the state for --resume, written every\n"
 	"      save_steps, at the end and on Ctrl-C; OUT/log.jsonl one line per step ('lora plot OUT' draws it); OUT/train.json the\n"
 	"      settings, so that --resume needs only -m, -d and -o.\n"
@@ -369,16 +379,22 @@ const command command_train = { "train",
 	"  num_train_epochs  3 as in transformers; 1 for .safetensors\n"
 	"  batch_size        8 sequences per step (.txt, .jsonl)\n"
 	"  sequence_length   512, or the model's positions when those are fewer\n"
-	"  packing           false; true joins the examples of a .jsonl and cuts them into full blocks\n"
-	"  loss_on           completion (the prompt of an example does not count), or all\n"
+	"  packing           false; true: a batch has batch_size blocks, each of as many examples as fit into sequence_length tokens;\n"
+	"                    no example attends to another\n"
+	"  group_by_length   false; true: examples of about the same length come together\n"
+	"  loss_on           completion (a prompt, and of messages all but the assistant's, does not count), or all\n"
+	"  chat_template     as --chat-template; 'lora methods chat_template' lists the names\n"
+	"  data_memory       256 MiB of examples in memory; more go to a temporary file (TMPDIR)\n"
 	"  save_steps        500; 0 = only at the end\n"
 	"  validation        a file like DATA to evaluate on, every eval_steps (0 = only at the end)\n"
+	"  validation_split  instead: a share of DATA, such as 0.1, held back for that; chosen by the seed\n"
+	"  num_labels        makes a BERT or RoBERTa without a head a classifier with a fresh one\n"
 	"  seed              0; of the adapter's start, dropout and the order of the examples\n"
 	"\n"
 	"JSON  per step: step, loss (before the update), lr, grad_norm, tokens, tokens_per_second; per evaluation: step, eval_loss,\n"
 	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, startup_seconds, tokens_per_second, final_loss,\n"
-	"      skipped, parameters, peak_memory_bytes, output.\n"
+	"      skipped, examples, bad_lines, parameters, peak_memory_bytes, output.\n"
 	"--dry-run needs no -o. It prints the memory of the largest batch in bytes: weights, packed, adapter, optimizer, activations, scratch,\n"
 	"      other, backend, program, peak.\n"
 	"Ctrl-C finishes the step, writes a checkpoint and exits with 130; a second Ctrl-C ends at once.\n",
-	"model data output config init resume dry-run set force", 0, 0, run };
+	"model data output config init resume dry-run skip-bad chat-template set force", 0, 0, run };

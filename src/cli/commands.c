@@ -12,6 +12,8 @@ const command *const commands[] = {
 	&command_generate,
 	&command_tokenize,
 	&command_merge,
+	&command_convert,
+	&command_quantize,
 	&command_plot,
 	&command_help,
 	&command_version,

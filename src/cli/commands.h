@@ -5,6 +5,6 @@
 #include "cli/cli.h"
 
 extern const command command_info, command_methods, command_score, command_train, command_eval, command_generate,
-	command_tokenize, command_merge, command_plot, command_help, command_version;
+	command_tokenize, command_merge, command_convert, command_quantize, command_plot, command_help, command_version;
 
 #endif

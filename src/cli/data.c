@@ -1,30 +1,10 @@
-/* lora: batches from examples or slabs. The order of an epoch is a Fisher-Yates shuffle whose draws are a hash of (seed, epoch, counter) with the
- * finaliser of SplitMix64 (Steele, Lea, Flood 2014), so it needs no state. */
+/* lora: batches from examples or slabs. */
 #include "cli/data.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t mix(uint64_t x)
-{
-	x += UINT64_C(0x9E3779B97F4A7C15);
-	x = (x ^ x >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-	x = (x ^ x >> 27) * UINT64_C(0x94D049BB133111EB);
-	return x ^ x >> 31;
-}
-
-static void shuffle(uint32_t *order, int64_t n, uint64_t seed, int64_t epoch)
-{
-	uint64_t key = mix(mix(seed) ^ (uint64_t)epoch);
-	for (int64_t i = 0; i < n; i++) order[i] = (uint32_t)i;
-	for (int64_t i = n - 1; i > 0; i--) {
-		/* the bias of the remainder is below 2^-31 */
-		int64_t j = (int64_t)(mix(key + (uint64_t)i) % (uint64_t)(i + 1));
-		uint32_t t = order[i];
-		order[i] = order[j];
-		order[j] = t;
-	}
-}
+#define MEMORY (INT64_C(256) << 20)
 
 int data_needs_tokenizer(const char *path) { return !path_has_suffix(path, ".safetensors"); }
 
@@ -32,6 +12,14 @@ int64_t data_batches(const dataset *d)
 {
 	if (d->slabs) return d->n;
 	return (d->n + d->options.batch_size - 1) / d->options.batch_size;
+}
+
+static void report_left_out(const dataset *d)
+{
+	if (d->bad) warn(d->path, "%lld bad lines left out", (long long)d->bad);
+	if (d->dropped)
+		warn(d->path, "%lld examples left out: too short, or nothing of the completion left at this sequence_length",
+			(long long)d->dropped);
 }
 
 int data_open(dataset *d, session *s, const char *path, const char *tokenizer, const data_options *options)
@@ -42,9 +30,12 @@ int data_open(dataset *d, session *s, const char *path, const char *tokenizer, c
 	d->path = path;
 	d->epoch = -1;
 	d->n_labels = s->info.n_labels;
+	d->has_decoder = s->info.has_decoder;
+	if (d->has_decoder) d->options.completion_only = 1;
 	d->vocab_size = s->info.vocab_size;
 	d->pad_id = s->info.pad_token_id >= 0 ? s->info.pad_token_id : s->info.eos_token_id >= 0 ? s->info.eos_token_id : 0;
 	if (d->pad_id >= d->vocab_size) d->pad_id = 0;
+	d->ids.limit = d->labels.limit = d->start.limit = d->classes.limit = (size_t)(options->memory > 0 ? options->memory : MEMORY) / 4;
 	if (!path_exists(path)) return fail(FAILED, path, "no such file");
 	if (data_needs_tokenizer(path) && !s->tokenizer) {
 		status = session_tokenizer(s, tokenizer);
@@ -55,31 +46,25 @@ int data_open(dataset *d, session *s, const char *path, const char *tokenizer, c
 	else if (path_has_suffix(path, ".txt")) status = data_read_text(d, s);
 	else return fail(USAGE, path, "data must be a .txt, .jsonl or .safetensors file");
 	if (status) return status;
-	if (!d->n)
-		return fail(FAILED, path, "holds nothing to learn from%s",
-			d->dropped ? " (every example was too short, or had no completion left)" : "");
-	if (d->n > UINT32_MAX) return fail(FAILED, path, "more than 4,294,967,295 examples");
-	if (d->dropped)
-		warn(path, "%lld examples left out: too short, or nothing of the completion left at this sequence_length",
-			(long long)d->dropped);
-	if (d->slabs) return OK;
-	d->order = new_array((size_t)d->n, sizeof *d->order);
-	return d->order ? OK : FAILED;
+	if (!d->slabs && !d->n_examples)
+		return fail(FAILED, path, "holds nothing to learn from%s%s",
+			d->dropped ? " (every example was too short, or had no completion left)" : "", d->bad ? " (bad lines were left out)" : "");
+	if (d->n_examples > UINT32_MAX) return fail(FAILED, path, "more than 4,294,967,295 examples");
+	report_left_out(d);
+	return d->slabs ? OK : data_lay_out(d);
 }
 
 void data_close(dataset *d)
 {
-	free(d->ids);
-	free(d->labels);
-	free(d->start);
-	free(d->classes);
-	free(d->mask);
-	free(d->positions);
-	free(d->order);
-	free(d->batch_ids);
-	free(d->batch_labels);
-	free(d->batch_mask);
-	free(d->batch_classes);
+	if (!d->borrowed) {
+		store_free(&d->ids);
+		store_free(&d->labels);
+		store_free(&d->start);
+		store_free(&d->classes);
+	}
+	void *all[] = { d->pick, d->item, d->block, d->slab_ids, d->slab_labels, d->slab_classes, d->mask, d->positions, d->order, d->batch_ids,
+		d->batch_labels, d->batch_mask, d->batch_classes };
+	for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 	memset(d, 0, sizeof *d);
 }
 
@@ -102,15 +87,18 @@ static int slab_batch(dataset *d, int64_t n, lora_batch *out)
 	if (room_for_batch(d, (size_t)size)) return FAILED;
 	out->n_sequences = d->rows;
 	out->length = d->length;
-	out->input_ids = d->ids + at;
+	out->input_ids = d->slab_ids + at;
 	out->attention_mask = d->mask ? d->mask + at : NULL;
 	out->position_ids = d->positions ? d->positions + at : NULL;
-	if (d->classes) {
-		out->labels = d->classes + n % d->n * d->rows;
-	} else if (d->labels) {
-		out->labels = d->labels + at;
+	if (d->has_decoder) {
+		out->labels = d->slab_labels + n % d->n * d->rows * d->target_length;
+		out->decoder_length = d->target_length;
+	} else if (d->slab_classes) {
+		out->labels = d->slab_classes + n % d->n * d->rows;
+	} else if (d->slab_labels) {
+		out->labels = d->slab_labels + at;
 	} else {
-		for (int64_t i = 0; i < size; i++) d->batch_labels[i] = d->mask && !d->mask[at + i] ? -100 : d->ids[at + i];
+		for (int64_t i = 0; i < size; i++) d->batch_labels[i] = d->mask && !d->mask[at + i] ? -100 : d->slab_ids[at + i];
 		out->labels = d->batch_labels;
 	}
 	return OK;
@@ -118,40 +106,68 @@ static int slab_batch(dataset *d, int64_t n, lora_batch *out)
 
 static void fill_row(dataset *d, int64_t row, int64_t length, size_t example)
 {
-	size_t from = d->start[example], n = d->start[example + 1] - from;
+	const int32_t *ids = d->ids.p, *labels = d->labels.p;
+	size_t from = ((const size_t *)d->start.p)[example], n = data_length(d, example);
 	for (int64_t j = 0; j < length; j++) {
 		size_t at = (size_t)(row * length + j);
 		int real = (size_t)j < n;
-		d->batch_ids[at] = real ? d->ids[from + (size_t)j] : (int32_t)d->pad_id;
+		d->batch_ids[at] = real ? ids[from + (size_t)j] : (int32_t)d->pad_id;
 		d->batch_mask[at] = real;
-		d->batch_labels[at] = !real ? -100 : d->labels ? d->labels[from + (size_t)j] : d->batch_ids[at];
+		d->batch_labels[at] = real ? labels[from + (size_t)j] : -100;
 	}
-	if (d->classes) d->batch_classes[row] = d->classes[example];
+	if (d->n_labels) d->batch_classes[row] = ((const int32_t *)d->classes.p)[example];
 }
 
+/* Tokens of an example that are its source. */
+static size_t source_length(const dataset *d, size_t example)
+{
+	const int32_t *labels = (const int32_t *)d->labels.p + ((const size_t *)d->start.p)[example];
+	size_t n = data_length(d, example), k = 0;
+	while (k < n && labels[k] == -100) k++;
+	return k;
+}
+
+/* A row of an encoder-decoder batch: the source among the ids, the target among the labels. */
+static void fill_pair(dataset *d, int64_t row, int64_t length, int64_t target, size_t example)
+{
+	const int32_t *ids = (const int32_t *)d->ids.p + ((const size_t *)d->start.p)[example];
+	int64_t source = (int64_t)source_length(d, example), n = (int64_t)data_length(d, example) - source;
+	for (int64_t j = 0; j < length; j++) {
+		d->batch_ids[row * length + j] = j < source ? ids[j] : (int32_t)d->pad_id;
+		d->batch_mask[row * length + j] = j < source;
+	}
+	for (int64_t j = 0; j < target; j++) d->batch_labels[row * target + j] = j < n ? ids[source + j] : -100;
+}
+
+/* The examples of units first .. first+units-1 in the epoch's order, one after the other: pass 0 counts, pass 1 fills the rows. */
 static int example_batch(dataset *d, int64_t n, lora_batch *out)
 {
 	int64_t per_epoch = data_batches(d), epoch = n / per_epoch, first = n % per_epoch * d->options.batch_size;
-	int64_t rows = d->n - first < d->options.batch_size ? d->n - first : d->options.batch_size;
-	size_t length = 0;
+	int64_t units = d->n - first < d->options.batch_size ? d->n - first : d->options.batch_size, rows = 0, row = 0;
+	size_t length = 0, target = 0;
 
-	if (epoch != d->epoch) {
-		if (d->options.shuffle) shuffle(d->order, d->n, (uint64_t)d->options.seed, epoch);
-		else
-			for (int64_t i = 0; i < d->n; i++) d->order[i] = (uint32_t)i;
-		d->epoch = epoch;
+	if (data_order(d, epoch)) return FAILED;
+	for (int pass = 0; pass < 2; pass++) {
+		for (int64_t k = 0; k < units; k++) {
+			size_t u = d->order[first + k], from = d->block ? d->block[u] : u, to = d->block ? d->block[u + 1] : u + 1;
+			for (size_t i = from; i < to; i++) {
+				size_t e = data_example(d, d->block ? d->item[i] : i), m = data_length(d, e);
+				size_t source = d->has_decoder ? source_length(d, e) : m;
+				if (pass && d->has_decoder) fill_pair(d, row++, (int64_t)length, (int64_t)target, e);
+				else if (pass) fill_row(d, row++, (int64_t)length, e);
+				else rows++;
+				if (source > length) length = source;
+				if (m - source > target) target = m - source;
+			}
+		}
+		if (!pass && room_for_batch(d, (size_t)rows * (length > target ? length : target))) return FAILED;
 	}
-	for (int64_t i = 0; i < rows; i++) {
-		size_t e = d->order[first + i], m = d->start[e + 1] - d->start[e];
-		if (m > length) length = m;
-	}
-	if (room_for_batch(d, (size_t)rows * length)) return FAILED;
-	for (int64_t i = 0; i < rows; i++) fill_row(d, i, (int64_t)length, d->order[first + i]);
 	out->n_sequences = rows;
 	out->length = (int64_t)length;
 	out->input_ids = d->batch_ids;
 	out->attention_mask = d->batch_mask;
-	out->labels = d->classes ? d->batch_classes : d->batch_labels;
+	out->labels = d->n_labels ? d->batch_classes : d->batch_labels;
+	if (d->has_decoder) out->decoder_length = (int64_t)target;
 	return OK;
 }
 
@@ -162,28 +178,46 @@ int data_batch(dataset *d, int64_t n, lora_batch *out)
 	return d->slabs ? slab_batch(d, n, out) : example_batch(d, n, out);
 }
 
-/* Longest first. */
-static int by_length(const void *a, const void *b)
+/* Largest first. */
+static int descending(const void *a, const void *b)
 {
 	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 	return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Sum of the k largest of n numbers; sorts them. */
+static int64_t largest(uint32_t *list, int64_t n, int64_t k)
+{
+	int64_t sum = 0;
+	qsort(list, (size_t)n, sizeof *list, descending);
+	for (int64_t i = 0; i < k && i < n; i++) sum += list[i];
+	return sum;
 }
 
 data_shape data_largest(const dataset *d)
 {
 	data_shape s = { d->rows, d->length, d->rows * d->length };
 	if (d->slabs) return s;
-	/* the order is shuffled, so the longest examples may meet */
-	uint32_t *lengths = new_array((size_t)d->n, sizeof *lengths);
-	s.sequences = d->n < d->options.batch_size ? d->n : d->options.batch_size;
-	s.length = d->options.sequence_length;
-	s.tokens = s.sequences * s.length;
-	if (!lengths) return s;
-	for (int64_t i = 0; i < d->n; i++) lengths[i] = (uint32_t)(d->start[i + 1] - d->start[i]);
-	qsort(lengths, (size_t)d->n, sizeof *lengths, by_length);
-	s.length = lengths[0];
-	s.tokens = 0;
-	for (int64_t i = 0; i < s.sequences; i++) s.tokens += lengths[i];
-	free(lengths);
+	/* the order is shuffled, so the longest may meet */
+	uint32_t *list = new_array((size_t)d->n, sizeof *list);
+	int64_t units = d->n < d->options.batch_size ? d->n : d->options.batch_size;
+	s = (data_shape){ units, d->options.sequence_length, units * d->options.sequence_length };
+	if (!list) return s;
+	s.length = 0;
+	for (int64_t u = 0; u < d->n; u++) {
+		size_t sum = 0, from = d->block ? d->block[u] : (size_t)u, to = d->block ? d->block[u + 1] : (size_t)u + 1;
+		for (size_t i = from; i < to; i++) {
+			size_t m = data_length(d, data_example(d, d->block ? d->item[i] : i));
+			sum += m;
+			if ((int64_t)m > s.length) s.length = (int64_t)m;
+		}
+		list[u] = (uint32_t)sum;
+	}
+	s.tokens = largest(list, d->n, units);
+	if (d->block) {
+		for (int64_t u = 0; u < d->n; u++) list[u] = (uint32_t)(d->block[u + 1] - d->block[u]);
+		s.sequences = largest(list, d->n, units);
+	}
+	free(list);
 	return s;
 }

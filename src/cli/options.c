@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum { TEXT, INTEGER, REAL, FLAG, ADAPTER, SETTING } option_kind;
+typedef enum { TEXT, LIST, INTEGER, REAL, FLAG, ADAPTER, SETTING } option_kind;
 
 typedef struct option {
 	const char *name;
@@ -23,17 +23,24 @@ typedef struct option {
 #define AT(field) offsetof(args, field)
 
 static const option options[] = {
-	{ "model", 'm', TEXT, AT(model), "MODEL", "Hugging Face directory, or a .safetensors file with config.json beside it" },
-	{ "adapter", 'a', ADAPTER, 0, "ADAPTER[=SCALE]", "PEFT directory; SCALE multiplies its own scale (1); may repeat" },
+	{ "model", 'm', TEXT, AT(model), "MODEL", "Hugging Face directory, .gguf file, or .safetensors file with config.json beside it" },
+	{ "adapter", 'a', ADAPTER, 0, "ADAPTER[=SCALE]", "PEFT directory or .gguf file; SCALE multiplies its own scale (1); may repeat" },
 	{ "set", 's', SETTING, 0, "NAME=VALUE", "a setting ('lora methods' explains them); may repeat" },
 	{ "input", 'i', TEXT, AT(input), "FILE", "input tensors (.safetensors)" },
 	{ "output", 'o', TEXT, AT(output), "PATH", "what to write" },
 	{ "data", 'd', TEXT, AT(data), "FILE", "data: .txt, .jsonl or .safetensors" },
 	{ "config", 'c', TEXT, AT(config), "FILE", "adapter_config.json to take settings from; -s wins over it" },
 	{ "init", 0, TEXT, AT(init), "ADAPTER", "start from a saved adapter" },
+	{ "skip-bad", 0, FLAG, AT(skip_bad), NULL, "leave out bad lines of the data and count them" },
+	{ "chat-template", 0, TEXT, AT(chat_template), "NAME", "how conversations are written; default the model's own ('lora methods chat_template')" },
 	{ "resume", 0, FLAG, AT(resume), NULL, "go on from the newest checkpoint below the output" },
 	{ "dry-run", 0, FLAG, AT(dry_run), NULL, "tell the memory that training would take, and do nothing else" },
-	{ "prompt", 'p', TEXT, AT(prompt), "TEXT", "text to go on from" },
+	{ "plan", 0, FLAG, AT(plan), NULL, "show the order of multiplications at every site" },
+	{ "prompt", 'p', LIST, AT(prompts), "TEXT", "text to go on from; may repeat, then all go on side by side" },
+	{ "chat", 0, FLAG, AT(chat), NULL, "prompts are questions of a conversation" },
+	{ "system", 0, TEXT, AT(system), "TEXT", "system message of the conversation" },
+	{ "stop", 0, LIST, AT(stops), "TEXT", "end before this text; may repeat" },
+	{ "adapter-rows", 0, TEXT, AT(adapter_rows), "0,1", "which -a acts on which prompt, counted from 0; without it all act on all" },
 	{ "text", 't', TEXT, AT(text), "TEXT", "the text; without it, standard input" },
 	{ "tokens", 0, TEXT, AT(tokens), "1,2,3", "token ids instead of a text" },
 	{ "decode", 0, TEXT, AT(decode), "1,2,3", "token ids to turn into text" },
@@ -41,11 +48,13 @@ static const option options[] = {
 	{ "temperature", 0, REAL, AT(temperature), "T", "0 (default) takes the likeliest token" },
 	{ "top-k", 0, INTEGER, AT(top_k), "K", "sample from the K likeliest tokens; 0 = all" },
 	{ "top-p", 0, REAL, AT(top_p), "P", "sample from the likeliest tokens that together reach P" },
+	{ "repetition-penalty", 0, REAL, AT(repetition_penalty), "P", "above 1 makes tokens that were there before less likely" },
 	{ "no-special", 0, FLAG, AT(no_special), NULL, "do not add special tokens such as BOS" },
 	{ "ignore-eos", 0, FLAG, AT(ignore_eos), NULL, "go on after an end-of-sequence token" },
 	{ "hidden", 0, FLAG, AT(hidden), NULL, "also write hidden states" },
 	{ "grad", 0, FLAG, AT(grad), NULL, "also compute gradients of the adapters' tensors" },
 	{ "dtype-out", 0, TEXT, AT(dtype_out), "D", "type of the written weights: keep (default), f32, f16, bf16" },
+	{ "to", 0, TEXT, AT(to), "TYPE", "q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k" },
 	{ "force", 0, FLAG, AT(force), NULL, "replace an output that is something else" },
 	{ "backend", 0, TEXT, AT(backend), "NAME", "auto (default), naive, blis, ..." },
 	{ "threads", 0, INTEGER, AT(threads), "N", "threads; default all cores" },
@@ -205,6 +214,15 @@ static int add_setting(args *a, const char *value)
 	return new->name &&new->text ? OK : FAILED;
 }
 
+static int add_word(word_list *l, const char *value)
+{
+	const char **more = grow(l->list, l->n + 1, sizeof *more);
+	if (!more) return FAILED;
+	l->list = more;
+	l->list[l->n++] = value;
+	return OK;
+}
+
 static int store(args *a, const option *o, const char *shown, const char *value)
 {
 	char *base = (char *)a;
@@ -214,6 +232,7 @@ static int store(args *a, const option *o, const char *shown, const char *value)
 		if (*(const char **)(void *)(base + o->at)) return fail(USAGE, shown, "given twice");
 		*(const char **)(void *)(base + o->at) = value;
 		return OK;
+	case LIST: return add_word((word_list *)(void *)(base + o->at), value);
 	case INTEGER:
 		if (!parse_int(value, (int64_t *)(void *)(base + o->at)))
 			return fail(USAGE, shown, "\"%s\" is not a whole number", value);
@@ -272,6 +291,9 @@ static int check_ranges(const args *a)
 	if (a->top_k != UNSET && a->top_k < 0) return fail(USAGE, "--top-k", "must not be negative");
 	if (!isnan(a->temperature) && a->temperature < 0) return fail(USAGE, "--temperature", "must not be negative");
 	if (!isnan(a->top_p) && (a->top_p <= 0 || a->top_p > 1)) return fail(USAGE, "--top-p", "must be above 0 and at most 1");
+	if (!isnan(a->repetition_penalty) && a->repetition_penalty <= 0) return fail(USAGE, "--repetition-penalty", "must be above 0");
+	for (size_t i = 0; i < a->stops.n; i++)
+		if (!a->stops.list[i][0]) return fail(USAGE, "--stop", "the text is empty");
 	return OK;
 }
 
@@ -282,7 +304,7 @@ int options_parse(const command *cmd, int argc, char **argv, args *out)
 	memset(out, 0, sizeof *out);
 	out->cmd = cmd;
 	out->count = out->threads = out->seed = out->top_k = UNSET;
-	out->temperature = out->top_p = NAN;
+	out->temperature = out->top_p = out->repetition_penalty = NAN;
 	out->positional = new_array((size_t)argc + 1, sizeof *out->positional);
 	if (!out->positional) return FAILED;
 	while (i < argc) {
@@ -316,6 +338,8 @@ void options_free(args *a)
 	free(a->adapters);
 	free(a->settings);
 	free(a->positional);
+	free(a->prompts.list);
+	free(a->stops.list);
 }
 
 static void help_option(const option *o, FILE *to)

@@ -183,6 +183,19 @@ done:
 	return status;
 }
 
+int open_regular(const char *path, FILE **out)
+{
+	struct stat s;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
+	if (fd < 0) return fail_system(path, "cannot open");
+	int bad = fstat(fd, &s);
+	if (bad) fail_system(path, "cannot read");
+	else if (!S_ISREG(s.st_mode)) bad = fail(FAILED, path, S_ISDIR(s.st_mode) ? "is a directory, expected a file" : "is not a regular file");
+	if (!bad && !(*out = fdopen(fd, "rb"))) bad = fail_system(path, "cannot read");
+	if (bad) close(fd);
+	return bad ? FAILED : OK;
+}
+
 /* ---- files that appear whole ---- */
 
 int outfile_open(outfile *o, const char *path)

@@ -28,15 +28,48 @@ int session_context(session *s, const args *a)
 	return OK;
 }
 
-int session_model(session *s, const args *a)
+/* Classes of the classifier that an adapter directory carries, 0 = it carries none. */
+static int64_t adapter_classes(const char *path)
+{
+	static const char *const names[] = { "base_model.model.classifier.weight", "base_model.model.classifier.out_proj.weight" };
+	char *file = path_is_dir(path) ? path_join(path, "adapter_model.safetensors") : NULL;
+	int64_t n = 0;
+	st_file f;
+	if (file && path_exists(file) && !st_read(file, 1, &f)) {
+		for (int i = 0; i < 2 && !n; i++) {
+			const st_tensor *t = st_find(&f, names[i]);
+			if (t && t->rank == 2) n = t->shape[0];
+		}
+		st_free(&f);
+	}
+	free(file);
+	return n;
+}
+
+/* For a base without a head: num_labels as set, else as the adapters have it. */
+static int wanted_classes(const args *a, int64_t *n)
+{
+	*n = 0;
+	for (size_t i = 0; i < a->n_settings; i++)
+		if (!strcmp(a->settings[i].name, "num_labels") && (!parse_int(a->settings[i].text, n) || *n < 2))
+			return fail(USAGE, "num_labels", "must be a whole number above 1");
+	for (size_t i = 0; i < a->n_adapters && !*n; i++) *n = adapter_classes(a->adapters[i].path);
+	if (!*n && a->init) *n = adapter_classes(a->init);
+	return OK;
+}
+
+static int open_model(session *s, const args *a, int64_t n_labels)
 {
 	lora_settings *settings = NULL;
 	int status = FAILED;
 
-	if (!a->model) return fail(USAGE, "-m", "a model is needed; usage: lora %s %s", a->cmd->name, a->cmd->usage);
 	if (lora_settings_create(s->ctx, &settings)) return fail_library(s->ctx, a->model);
 	if (a->dtype && lora_settings_set_string(settings, "dtype", a->dtype)) {
 		status = fail_library(s->ctx, "--dtype");
+		goto done;
+	}
+	if (n_labels && lora_settings_set_int(settings, "num_labels", n_labels)) {
+		status = fail_library(s->ctx, "num_labels");
 		goto done;
 	}
 	lora_status result = lora_model_open(s->ctx, a->model, settings, &s->model);
@@ -54,6 +87,22 @@ int session_model(session *s, const args *a)
 done:
 	lora_settings_destroy(settings);
 	return status;
+}
+
+int session_model(session *s, const args *a) { return session_model_as(s, a, 0); }
+
+int session_model_as(session *s, const args *a, int64_t n_labels)
+{
+	int64_t classes;
+	int status;
+
+	if (!a->model) return fail(USAGE, "-m", "a model is needed; usage: lora %s %s", a->cmd->name, a->cmd->usage);
+	if ((status = wanted_classes(a, &classes))) return status;
+	if (n_labels > 0) classes = n_labels;
+	if ((status = open_model(s, a, 0)) || !classes || s->info.n_labels == classes) return status;
+	lora_model_destroy(s->model);
+	s->model = NULL;
+	return open_model(s, a, classes);
 }
 
 static int open_adapter(session *s, const args *a, size_t i, int attach)
@@ -90,12 +139,15 @@ int session_tokenizer(session *s, const char *path)
 	char *dir = NULL;
 	int status = OK;
 	/* the tokenizer lies beside a model that is given as one file */
-	if (!path_is_dir(path) && path_has_suffix(path, ".safetensors")) {
+	if (!path_is_dir(path) && !is_gguf(path) && path_has_suffix(path, ".safetensors")) {
 		dir = path_dir(path);
 		if (!dir) return FAILED;
 		path = dir;
 	}
 	if (lora_tokenizer_open(s->ctx, path, &s->tokenizer)) status = fail_library(s->ctx, path);
+	else if (s->model && s->info.vocab_size > 0 && lora_tokenizer_size(s->tokenizer) > s->info.vocab_size)
+		status = fail(FAILED, path, "the tokenizer has %lld ids, the model rows for %lld: they do not belong together",
+			(long long)lora_tokenizer_size(s->tokenizer), (long long)s->info.vocab_size);
 	free(dir);
 	return status;
 }

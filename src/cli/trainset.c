@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const char *const own_names[] = { "method", "optimizer", "num_train_epochs", "max_steps", "batch_size", "sequence_length",
-	"packing", "loss_on", "save_steps", "eval_steps", "validation", "seed" };
+	"packing", "group_by_length", "loss_on", "save_steps", "eval_steps", "validation", "validation_split", "chat_template", "data_memory", "seed", "num_labels" };
 #define N_OWN (sizeof own_names / sizeof own_names[0])
 
 /* Keys of adapter_config.json that say where an adapter comes from, not what it is; and one that acts only together with use_qalora. */
@@ -89,6 +89,7 @@ static int add_given(json_t *all, const args *a)
 		if (!v) v = json_string(text);
 		if (!v || json_object_set_new(all, a->settings[i].name, v)) return fail(USAGE, a->settings[i].name, "is not UTF-8");
 	}
+	if (a->chat_template && json_object_set_new(all, "chat_template", json_string(a->chat_template))) return fail(USAGE, "--chat-template", "is not UTF-8");
 	if (a->seed != UNSET && !json_object_get(all, "seed")) json_object_set_new(all, "seed", json_integer(a->seed));
 	return OK;
 }
@@ -147,7 +148,8 @@ static int own_settings(train_plan *p, json_t *all)
 	if (own_int(all, "batch_size", 1, 8, &p->batch_size) || own_int(all, "sequence_length", 2, UNSET, &p->sequence_length) ||
 		own_int(all, "save_steps", 0, 500, &p->save_steps) || own_int(all, "eval_steps", 0, 0, &p->eval_steps) ||
 		own_int(all, "seed", 0, 0, &p->seed) || own_int(all, "gradient_accumulation_steps", 1, 1, &p->accumulation) ||
-		own_int(all, "max_steps", -1, UNSET, &p->max_steps) || own_bool(all, "packing", &p->packing))
+		own_int(all, "max_steps", -1, UNSET, &p->max_steps) || own_bool(all, "packing", &p->packing) ||
+		own_bool(all, "group_by_length", &p->by_length) || own_int(all, "data_memory", 1, 256, &p->data_memory))
 		return USAGE;
 	if (p->max_steps == -1) p->max_steps = UNSET; /* transformers' way of saying: not set */
 	if (p->max_steps == 0) return fail(USAGE, "max_steps", "must be at least 1, or -1 for all epochs");
@@ -167,7 +169,15 @@ static int own_settings(train_plan *p, json_t *all)
 		if (!json_is_string(v)) return fail(USAGE, "validation", "must be a file name");
 		p->validation = json_string_value(v);
 	}
-	if (p->eval_steps && !p->validation) return fail(USAGE, "eval_steps", "needs a file to evaluate on: -s validation=FILE");
+	if ((v = json_object_get(all, "validation_split"))) {
+		p->validation_split = json_number_value(v);
+		if (!json_is_number(v) || !(p->validation_split > 0 && p->validation_split < 1))
+			return fail(USAGE, "validation_split", "must be a share above 0 and below 1");
+		if (p->validation) return fail(USAGE, "validation_split", "cannot go with validation");
+	}
+	if ((v = json_object_get(all, "chat_template")) && !(p->chat_template = json_string_value(v)))
+		return fail(USAGE, "chat_template", "must be a name");
+	if (p->eval_steps && !p->validation && !(p->validation_split > 0)) return fail(USAGE, "eval_steps", "needs something to evaluate on: -s validation=FILE or -s validation_split=SHARE");
 	return OK;
 }
 
@@ -277,6 +287,12 @@ int plan_read(train_plan *p, session *s, const args *a, json_t *before)
 	return status ? status : own_settings(p, p->given);
 }
 
+void plan_task(train_plan *p, const session *s)
+{
+	const char *task = s->info.n_labels ? "SEQ_CLS" : s->info.has_decoder ? "SEQ_2_SEQ_LM" : NULL;
+	if (task && !json_object_get(p->adapter, "task_type")) json_object_set_new(p->adapter, "task_type", json_string(task));
+}
+
 void plan_free(train_plan *p)
 {
 	json_decref(p->given);
@@ -331,7 +347,7 @@ int plan_agrees(const train_plan *p, lora_context *ctx, const lora_adapter *a, c
 	json_object_foreach(p->adapter, key, value)
 	{
 		json_t *is = json_object_get(has, key);
-		if (status || !strcmp(key, "seed") || !strcmp(key, "name") || !is || same_value(is, value)) continue;
+		if (status || !strcmp(key, "seed") || !strcmp(key, "name") || !strcmp(key, "task_type") || !is || same_value(is, value)) continue;
 		status = fail(USAGE, key, "differs from what the adapter of --init has (%s)", path);
 	}
 	json_decref(has);

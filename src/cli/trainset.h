@@ -11,12 +11,16 @@ typedef struct train_plan {
 	int64_t max_steps;                 /* UNSET = from epochs */
 	int64_t accumulation, batch_size, sequence_length, save_steps, eval_steps, seed;
 	double epochs; /* NAN = default */
-	int packing, completion_only;
-	const char *validation; /* in given */
+	int packing, by_length, completion_only;
+	int64_t data_memory;                    /* MiB */
+	double validation_split;                /* 0 = none */
+	const char *validation, *chat_template; /* in given */
 } train_plan;
 
 /* before: settings of the run that is taken up again, or NULL. */
 int plan_read(train_plan *p, session *s, const args *a, json_t *before);
+/* What PEFT calls the task decides that a classifier's head is trained and saved: set it by the model. */
+void plan_task(train_plan *p, const session *s);
 void plan_free(train_plan *p);
 /* A settings object of the library from a JSON object. */
 int plan_settings(const session *s, json_t *object, lora_settings **out);

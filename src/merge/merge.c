@@ -7,13 +7,14 @@
  * Host weights: phase 1 makes the XOR of base and new bytes, deflated by zlib, and a hash of the new bytes; phase 2 inflates the old and new
  * records and applies both XORs. The hash tells at the next change whether the host has written to the weight in between. */
 #include "merge/merge.h"
+#include "quant/quant.h"
 
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <zlib.h>
 
-enum { TILE_BYTES = 1 << 20, MAX_MERGED = 1024 };
+enum { TILE_BYTES = 1 << 18, MAX_MERGED = 1024 };
 
 /* What a site keeps while adapters are merged into it. */
 typedef struct lora__merged {
@@ -42,6 +43,14 @@ static void free_merged(lora_context *ctx, struct lora__merged *m)
 	lora__free(ctx, m->own);
 	lora__free(ctx, m->record);
 	lora__free(ctx, m);
+}
+
+/* Fresh pages are dear: the memory of a merge waits for the next one. */
+static void keep_own(lora__site *s, struct lora__merged *m)
+{
+	if (!m || !m->own || s->spare) return;
+	s->spare = m->own;
+	m->own = NULL;
 }
 
 static int by_host(const lora__site *s) { return (s->flags & LORA_SITE_HOST) != 0; }
@@ -97,10 +106,50 @@ static int64_t tile_rows(const lora__site *s)
 	return rows < 1 ? 1 : rows > s->out ? s->out : rows;
 }
 
+/* Rows of a weight in blocks: sum[n,in] = decoded base rows + deltas. */
+static lora_status sum_quant(lora_context *ctx, const lora__site *s, const struct lora__merged *m, int64_t first, int64_t n, float *sum)
+{
+	lora_status st = LORA_OK;
+	lora__site_rows(s, s->base, first, n, LORA_F32, sum);
+	for (size_t k = 0; k < m->n && st == LORA_OK; k++) {
+		const lora__slot *slot = &m->set[k]->slot;
+		st = slot->ops->delta(slot, ctx, m->scale[k], first, n, sum);
+	}
+	return st;
+}
+
+static lora_status merged_rows(lora__site *s, int64_t first, int64_t n, float *out) { return sum_quant(s->all->ctx, s, s->merged, first, n, out); }
+
+typedef struct encode_job { const lora__site *s; const float *sum; char *out; int64_t n; } encode_job;
+
+static void encode_task(void *arg, int64_t task, int32_t thread)
+{
+	const encode_job *j = arg;
+	(void)thread;
+	int64_t first = 8 * task, n = j->n - first < 8 ? j->n - first : 8;
+	lora__enquant(j->out + (size_t)first * lora__dtype_row(j->s->dtype, j->s->in), j->s->dtype, j->sum + first * j->s->in, n * j->s->in);
+}
+
+/* A weight in blocks is merged into the same blocks: decoded, added to, encoded again. Host weights are never of this kind. */
+static lora_status merge_quant(lora_context *ctx, const lora__site *s, const struct lora__merged *m, int64_t first, int64_t n, char *out, float *sum)
+{
+	lora_status st = sum_quant(ctx, s, m, first, n, sum);
+	if (st) return st;
+	int bad = 0;
+	for (int64_t i = 0; i < n * s->in; i++) bad |= !(fabs((double)sum[i]) <= 65504); /* the largest F16: block scales are halves */
+	if (bad)
+		return lora__fail_at(ctx, LORA_E_NUMERIC, "merge", s->name, -1, "merging into %s gives values out of range for %s; nothing was changed", s->name,
+			lora__dtype_name(s->dtype));
+	encode_job j = { s, sum, out + (size_t)first * lora__dtype_row(s->dtype, s->in), n };
+	lora__parallel(ctx, (n + 7) / 8, encode_task, &j);
+	return LORA_OK;
+}
+
 /* sum[n,in] = base rows + deltas; written to out rows in the site's type. stored: pointers to row 0 of base and out, as stored. */
 static lora_status merge_tile(lora_context *ctx, const lora__site *s, const struct lora__merged *m, int64_t first, int64_t n, const char *base,
                               char *out, float *sum)
 {
+	if (lora__site_is_quant(s)) return merge_quant(ctx, s, m, first, n, out, sum);
 	size_t each = lora__dtype_size(s->dtype);
 	int turned = (s->flags & LORA_SITE_TRANSPOSED) != 0;
 	int64_t row = turned ? 1 : s->in, col = turned ? s->out : 1;
@@ -121,20 +170,44 @@ static lora_status merge_tile(lora_context *ctx, const lora__site *s, const stru
 static lora_status check_finite(lora_context *ctx, const lora__site *s, const char *base, const char *out)
 {
 	size_t n = (size_t)(s->out * s->in);
+	if (lora__site_is_quant(s)) return LORA_OK; /* looked at tile by tile */
 	if (lora__all_finite(out, s->dtype, n) || !lora__all_finite(base, s->dtype, n)) return LORA_OK;
 	return lora__fail_at(ctx, LORA_E_NUMERIC, "merge", s->name, -1, "merging into %s gives values that are not finite in %s; nothing was changed", s->name,
 		lora__dtype_name(s->dtype));
 }
 
+/* All tiles of a weight, dealt out to the threads. A tile is small enough to stay near its core from the first read to the last write. */
+typedef struct fill_job {
+	lora_context *ctx;
+	const lora__site *site;
+	const struct lora__merged *m;
+	const char *base;
+	char *out;
+	float *sum; /* one tile for each thread */
+	int64_t rows;
+	atomic_int status, special;
+} fill_job;
+
+static void fill_tile(void *arg, int64_t tile, int32_t thread)
+{
+	fill_job *j = arg;
+	const lora__site *s = j->site;
+	int64_t first = tile * j->rows, n = s->out - first < j->rows ? s->out - first : j->rows;
+	lora_status st = merge_tile(j->ctx, s, j->m, first, n, j->base, j->out, j->sum + (int64_t)thread * j->rows * s->in);
+	size_t at = (size_t)(first * s->in) * lora__dtype_size(s->dtype);
+	if (st) atomic_store(&j->status, (int)st);
+	else if (!(s->flags & LORA_SITE_TRANSPOSED) && !lora__all_finite(j->out + at, s->dtype, (size_t)(n * s->in))) atomic_store(&j->special, 1);
+}
+
 static lora_status fill(lora_context *ctx, const lora__site *s, const struct lora__merged *m, const char *base, char *out)
 {
-	int64_t rows = tile_rows(s);
-	float *sum = lora__alloc(ctx, sizeof(float) * (size_t)(rows * s->in));
-	lora_status st = sum ? LORA_OK : LORA_E_MEMORY;
-	for (int64_t first = 0; first < s->out && st == LORA_OK; first += rows)
-		st = merge_tile(ctx, s, m, first, s->out - first < rows ? s->out - first : rows, base, out, sum);
-	lora__free(ctx, sum);
-	return st ? st : check_finite(ctx, s, base, out);
+	fill_job j = { .ctx = ctx, .site = s, .m = m, .base = base, .out = out, .rows = tile_rows(s) };
+	int32_t threads = ctx->threads > 0 ? ctx->threads : 1;
+	if (!(j.sum = lora__alloc(ctx, sizeof(float) * (size_t)(threads * j.rows * s->in)))) return LORA_E_MEMORY;
+	lora__parallel(ctx, (s->out + j.rows - 1) / j.rows, fill_tile, &j);
+	lora__free(ctx, j.sum);
+	lora_status st = (lora_status)atomic_load(&j.status);
+	return st || (!atomic_load(&j.special) && !(s->flags & LORA_SITE_TRANSPOSED)) ? st : check_finite(ctx, s, base, out);
 }
 
 static char *huge_block(lora_context *ctx, size_t bytes)
@@ -231,7 +304,12 @@ static lora_status prepare(lora_context *ctx, change *c)
 {
 	if (by_host(c->site)) return prepare_host(ctx, c);
 	if (!c->next) return LORA_OK;
-	if (!(c->next->own = huge_block(ctx, lora__site_bytes(c->site)))) return LORA_E_MEMORY;
+	if (lora__site_is_quant(c->site) && !lora__quant_of(c->site->dtype)->encode)
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "merge", c->site->name, -1, "%s is %s, which this library reads and does not write: no merge into it",
+			c->site->name, lora__dtype_name(c->site->dtype));
+	if (lora__site_is_quant(c->site)) c->site->all->merged_rows = merged_rows;
+	c->next->own = c->site->spare, c->site->spare = NULL;
+	if (!c->next->own && !(c->next->own = huge_block(ctx, lora__site_bytes(c->site)))) return LORA_E_MEMORY;
 	return fill(ctx, c->site, c->next, c->site->base, c->next->own);
 }
 
@@ -247,6 +325,7 @@ static void commit(lora_context *ctx, change *c)
 		lora__site_unpack(s, ctx); /* the packed forms are of the old bytes */
 		s->data = c->next ? c->next->own : (void *)(uintptr_t)s->base;
 	}
+	keep_own(s, s->merged);
 	free_merged(ctx, s->merged);
 	s->merged = c->next;
 	c->next = NULL;
@@ -256,6 +335,7 @@ static void end_change(lora_context *ctx, change *c)
 {
 	if (c->has_undo) inflateEnd(&c->undo);
 	if (c->has_redo) inflateEnd(&c->redo);
+	keep_own(c->site, c->next);
 	free_merged(ctx, c->next);
 }
 

@@ -76,7 +76,7 @@ static lora_view view(const lora__weight *w)
 static lora__node *append(lora__builder *b, const lora__op *op, int32_t n_in, const int32_t *in, int32_t n_out, int64_t cols)
 {
 	if (b->status) return NULL;
-	lora__node *n = lora__graph_add(&b->m->graph, op, b->layer, n_in, in, n_out, &cols);
+	lora__node *n = lora__graph_add(&b->m->graph, op, b->layer < 0 ? b->layer : b->layer + b->layer_base, n_in, in, n_out, &cols);
 	if (!n) b->status = LORA_E_MEMORY;
 	return n;
 }
@@ -166,7 +166,10 @@ static int32_t linear(lora__builder *b, int32_t x, const char *name, int64_t out
 }
 
 int32_t lora__b_linear(lora__builder *b, int32_t x, const char *name, int64_t out, int bias) { return linear(b, x, name, out, bias, 0); }
-int32_t lora__b_linear_turned(lora__builder *b, int32_t x, const char *name, int64_t out) { return linear(b, x, name, out, 1, 1); }
+int32_t lora__b_linear_turned(lora__builder *b, int32_t x, const char *name, int64_t out)
+{
+	return linear(b, x, name, out, 1, b->m->gguf == NULL); /* GGUF stores it [out,in] */
+}
 
 void lora__b_split(lora__builder *b, int32_t x, int64_t groups, int32_t n_out, const int64_t *widths, int32_t *out)
 {

@@ -10,6 +10,7 @@ static const lora__param params[] = {
 	{ "temperature", LORA__FLOAT, "0.0", 0, 1e6, NULL, "0 = greedy" },
 	{ "top_k", LORA__INT, "0", 0, 1e9, NULL, "draw from this many most likely tokens only; 0 = off" },
 	{ "top_p", LORA__FLOAT, "1.0", 1e-9, 1, NULL, "draw from the smallest set with this probability; 1 = off" },
+	{ "repetition_penalty", LORA__FLOAT, "1.0", 1e-3, 1e3, NULL, "above 1: tokens that the sequence has already become less likely; 1 = off" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of the draws" },
 	{ .name = NULL }
 };
@@ -17,14 +18,16 @@ const lora__member lora__generator_member = { "generator", "generation with a ke
 
 /* ---- the cache ---- */
 
-/* Room for at least need tokens per sequence. What is cached moves along. */
-static lora_status reserve(lora_generator *g, int64_t need)
+/* Tokens of sequence s that are in a cache. */
+static int64_t held(const lora_generator *g, const lora__cache *c, int64_t s) { return c == &g->cross ? g->seq[s].source : g->seq[s].past; }
+
+/* Room for at least need tokens per sequence, at most limit. What is cached moves along. */
+static lora_status reserve(lora_generator *g, lora__cache *c, char **memory, int64_t need, int64_t limit)
 {
-	lora__cache *c = &g->cache;
 	if (need <= c->capacity) return LORA_OK;
 	int64_t capacity = c->capacity ? c->capacity : FIRST_CAPACITY;
 	while (capacity < need) capacity *= 2;
-	if (capacity > g->max_length) capacity = g->max_length;
+	if (capacity > limit) capacity = limit;
 	size_t row = (size_t)c->width * lora__dtype_size(g->m->s.real), piece, bytes;
 	if (g->slots * capacity > INT32_MAX)
 		return lora__fail(g->ctx, LORA_E_LIMIT, "generate", "%lld sequences of %lld tokens are too many", (long long)g->slots, (long long)capacity);
@@ -35,13 +38,23 @@ static lora_status reserve(lora_generator *g, int64_t need)
 	for (int64_t l = 0; l < 2 * c->n_layers; l++) {
 		char **at = l < c->n_layers ? &c->k[l] : &c->v[l - c->n_layers], *to = block + (size_t)l * piece;
 		for (int64_t s = 0; *at && s < g->slots; s++)
-			memcpy(to + (size_t)(s * capacity) * row, *at + (size_t)(s * c->capacity) * row, (size_t)g->seq[s].past * row);
+			memcpy(to + (size_t)(s * capacity) * row, *at + (size_t)(s * c->capacity) * row, (size_t)held(g, c, s) * row);
 		*at = to;
 	}
-	lora__free(g->ctx, g->block);
-	g->block = block;
+	lora__free(g->ctx, *memory);
+	*memory = block;
 	c->capacity = capacity;
 	return LORA_OK;
+}
+
+static lora_status reserve_own(lora_generator *g, int64_t need) { return reserve(g, &g->cache, &g->block, need, g->max_length); }
+
+static lora_status make_cache(lora_generator *g, lora__cache *c)
+{
+	c->k = lora__calloc(g->ctx, (size_t)g->m->layers, sizeof *c->k);
+	c->v = lora__calloc(g->ctx, (size_t)g->m->layers, sizeof *c->v);
+	c->n_layers = g->m->layers, c->slots = g->slots, c->width = g->m->kv_width;
+	return c->k && c->v ? LORA_OK : LORA_E_MEMORY;
 }
 
 /* ---- creation ---- */
@@ -58,10 +71,11 @@ static lora_status allocate(lora_generator *g)
 	g->order = lora__calloc(ctx, vocab, sizeof *g->order);
 	g->logits = lora__calloc(ctx, cells, sizeof *g->logits);
 	g->fresh = lora__calloc(ctx, cells, sizeof *g->fresh);
-	g->cache.k = lora__calloc(ctx, (size_t)g->m->layers, sizeof *g->cache.k);
-	g->cache.v = lora__calloc(ctx, (size_t)g->m->layers, sizeof *g->cache.v);
-	if (!g->seq || !g->feeds || !g->chosen || !g->logprob || !g->order || !g->logits || !g->fresh || !g->cache.k || !g->cache.v) return LORA_E_MEMORY;
-	g->cache.n_layers = g->m->layers, g->cache.slots = g->slots, g->cache.width = g->m->kv_width;
+	if (!g->seq || !g->feeds || !g->chosen || !g->logprob || !g->order || !g->logits || !g->fresh) return LORA_E_MEMORY;
+	if (g->how.penalty != 1 && !(g->seen = lora__calloc(ctx, cells, 1))) return LORA_E_MEMORY;
+	lora_status st = make_cache(g, &g->cache);
+	if (st == LORA_OK && g->m->form == LORA__FORM_SEQ2SEQ) st = make_cache(g, &g->cross), g->cache.source = &g->cross;
+	if (st) return st;
 	for (int64_t s = 0; s < g->slots; s++) g->seq[s].pending = -1;
 	return LORA_OK;
 }
@@ -70,6 +84,7 @@ lora_status lora__generator_create(lora_model *m, const lora_settings *settings,
 {
 	lora_context *ctx = m->s.ctx;
 	if (!m->arch) return lora__fail(ctx, LORA_E_STATE, "generate", "this model has host-owned sites and no graph to generate with");
+	if (m->form == LORA__FORM_ENCODER) return lora__fail(ctx, LORA_E_UNSUPPORTED, "generate", "%s is an encoder: it does not generate", m->arch->m.name);
 	lora_status st = lora__settings_check(ctx, settings, "generator", params, NULL, NULL);
 	if (st) return st;
 	lora_generator *g = lora__zalloc(ctx, sizeof *g);
@@ -80,7 +95,7 @@ lora_status lora__generator_create(lora_model *m, const lora_settings *settings,
 	g->max_length = lora__has(settings, "max_length") ? lora__get_int(settings, params, "max_length") : m->max_positions > 0 ? m->max_positions : 2048;
 	g->slots = lora__get_int(settings, params, "batch_size");
 	g->how = (lora__sampling){ .temperature = lora__get_float(settings, params, "temperature"), .top_p = lora__get_float(settings, params, "top_p"),
-		.top_k = lora__get_int(settings, params, "top_k"), .seed = (uint64_t)lora__get_int(settings, params, "seed") };
+		.penalty = lora__get_float(settings, params, "repetition_penalty"), .top_k = lora__get_int(settings, params, "top_k"), .seed = (uint64_t)lora__get_int(settings, params, "seed") };
 	if ((st = allocate(g))) lora__generator_free(g);
 	else *out = g;
 	return st;
@@ -89,7 +104,8 @@ lora_status lora__generator_create(lora_model *m, const lora_settings *settings,
 void lora__generator_free(lora_generator *g)
 {
 	lora_context *ctx = g->ctx;
-	void *all[] = { g->seq, g->feeds, g->chosen, g->logprob, g->order, g->logits, g->fresh, g->cache.k, g->cache.v, g->block };
+	void *all[] = { g->seq, g->feeds, g->chosen, g->logprob, g->order, g->seen, g->logits, g->fresh, g->cache.k, g->cache.v, g->block, g->cross.k, g->cross.v,
+		g->cross_block };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++) lora__free(ctx, all[i]);
 	lora__sites_release(&g->m->s);
 	lora__free(ctx, g);
@@ -110,24 +126,42 @@ static lora_status check_tokens(lora_generator *g, int64_t s, const int32_t *tok
 	return LORA_OK;
 }
 
+/* The first tokens of an encoder-decoder model: the source as a whole, and the decoder's start token. */
+static lora_status feed_source(lora_generator *g, int64_t s, const int32_t *tokens, int64_t n)
+{
+	lora__sequence *q = &g->seq[s];
+	int32_t start = (int32_t)g->m->decoder_start;
+	lora_status st = reserve_own(g, 1);
+	if (st == LORA_OK) st = reserve(g, &g->cross, &g->cross_block, n, INT32_MAX);
+	if (st) return st;
+	lora__feed f = { .slot = s, .tokens = &start, .n = 1, .adapter = q->adapter, .source = tokens, .n_source = n };
+	if ((st = lora__model_decode(g->m, &g->cache, &f, 1, g->fresh))) return st;
+	memcpy(g->logits + s * g->m->vocab, g->fresh, sizeof(float) * (size_t)g->m->vocab);
+	q->length = q->past = 1, q->source = n, q->pending = -1;
+	if (g->seen) g->seen[s * g->m->vocab + start] = 1;
+	return LORA_OK;
+}
+
 lora_status lora__generator_feed(lora_generator *g, int64_t s, const int32_t *tokens, int64_t n)
 {
 	lora__sequence *q = &g->seq[s];
 	int64_t past = q->past, at = 0;
+	if (g->m->form == LORA__FORM_SEQ2SEQ && !q->length) return feed_source(g, s, tokens, n);
 	lora_status st = check_tokens(g, s, tokens, n);
-	if (st == LORA_OK) st = reserve(g, q->length + n);
+	if (st == LORA_OK) st = reserve_own(g, q->length + n);
 	if (st) return st;
 	if (q->pending >= 0) { /* chosen before, and not computed yet */
-		lora__feed f = { .slot = s, .past = past, .tokens = &q->pending, .n = 1, .adapter = q->adapter };
+		lora__feed f = { .slot = s, .past = past, .tokens = &q->pending, .n = 1, .adapter = q->adapter, .n_source = q->source };
 		st = lora__model_decode(g->m, &g->cache, &f, 1, g->fresh);
 		past++;
 	}
 	for (; at < n && st == LORA_OK; at += PIECE, past += PIECE) {
-		lora__feed f = { .slot = s, .past = past, .tokens = tokens + at, .n = n - at < PIECE ? n - at : PIECE, .adapter = q->adapter };
+		lora__feed f = { .slot = s, .past = past, .tokens = tokens + at, .n = n - at < PIECE ? n - at : PIECE, .adapter = q->adapter, .n_source = q->source };
 		st = lora__model_decode(g->m, &g->cache, &f, 1, g->fresh);
 	}
 	if (st) return st; /* rows behind q->past are overwritten by the next try */
 	memcpy(g->logits + s * g->m->vocab, g->fresh, sizeof(float) * (size_t)g->m->vocab);
+	for (int64_t i = 0; i < n && g->seen; i++) g->seen[s * g->m->vocab + tokens[i]] = 1;
 	q->length += n;
 	q->past = q->length;
 	q->pending = -1;
@@ -143,10 +177,10 @@ static lora_status compute_pending(lora_generator *g)
 		lora__sequence *q = &g->seq[s];
 		if (q->pending < 0 || q->length >= g->max_length) continue; /* nothing is chosen after the last token, so it need not be computed */
 		if (q->length > longest) longest = q->length;
-		g->feeds[n++] = (lora__feed){ .slot = s, .past = q->past, .tokens = &q->pending, .n = 1, .adapter = q->adapter };
+		g->feeds[n++] = (lora__feed){ .slot = s, .past = q->past, .tokens = &q->pending, .n = 1, .adapter = q->adapter, .n_source = q->source };
 	}
 	if (!n) return LORA_OK;
-	lora_status st = reserve(g, longest);
+	lora_status st = reserve_own(g, longest);
 	if (st == LORA_OK) st = lora__model_decode(g->m, &g->cache, g->feeds, n, g->fresh);
 	if (st) return st;
 	for (int64_t k = 0; k < n; k++) {
@@ -167,16 +201,23 @@ lora_status lora__generator_next(lora_generator *g)
 	for (int64_t s = 0; s < g->slots && st == LORA_OK; s++) {
 		const lora__sequence *q = &g->seq[s];
 		g->chosen[s] = -1, g->logprob[s] = 0;
-		if (q->length > 0 && q->length < g->max_length)
-			st = lora__sample(g->ctx, &g->how, (uint64_t)s, (uint64_t)q->length, g->logits + s * g->m->vocab, g->m->vocab, g->order, &g->chosen[s], &g->logprob[s]);
+		if (q->length == 0 || q->length >= g->max_length) continue;
+		const float *logits = g->logits + s * g->m->vocab;
+		if (g->seen) lora__penalize(g->seen + s * g->m->vocab, g->how.penalty, logits, g->m->vocab, g->fresh), logits = g->fresh;
+		st = lora__sample(g->ctx, &g->how, (uint64_t)s, (uint64_t)q->length, logits, g->m->vocab, g->order, &g->chosen[s], &g->logprob[s]);
 	}
 	if (st) return st;
 	for (int64_t s = 0; s < g->slots; s++) {
 		if (g->chosen[s] < 0) continue;
 		g->seq[s].pending = g->chosen[s];
+		if (g->seen) g->seen[s * g->m->vocab + g->chosen[s]] = 1;
 		g->seq[s].length++;
 	}
 	return LORA_OK;
 }
 
-void lora__generator_reset(lora_generator *g, int64_t s) { g->seq[s] = (lora__sequence){ .pending = -1 }; }
+void lora__generator_reset(lora_generator *g, int64_t s)
+{
+	g->seq[s] = (lora__sequence){ .pending = -1 };
+	if (g->seen) memset(g->seen + s * g->m->vocab, 0, (size_t)g->m->vocab);
+}

@@ -2,6 +2,8 @@
  * copy of the rows: llama's q and k rows go back into their order, Gemma's norms lose the one that was added. Conv1D weights of GPT-2 stay as
  * GGUF has them, [out,in]; m->gguf tells the builder so. Everything else stays mapped and quantised. */
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "model/model.h"
 #include "quant/quant.h"
@@ -47,6 +49,8 @@ static lora_status unpermute(opener *o, lora__tensor *t, int64_t heads)
 	lora_status st = own_copy(o, (size_t)t->bytes, &to);
 	if (st) return st;
 	lora__gguf_permute(to, t->data, rows, (size_t)(t->bytes / (uint64_t)rows), heads, 1);
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)t->data + page - 1) & ~(page - 1), end = ((uintptr_t)t->data + t->bytes) & ~(page - 1);
+	if (!o->g->swap && end > first) madvise((void *)first, end - first, MADV_DONTNEED); /* mapped: these pages are not read again */
 	t->data = to;
 	return LORA_OK;
 }

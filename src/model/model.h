@@ -48,6 +48,7 @@ struct lora_model {
 	lora__gguf       *gguf;       /* metadata of the GGUF file that the model came from, or NULL; its tensors are in file */
 	lora__weight     *weights;
 	size_t            n_weights, cap_weights;
+	lora__map         weight_names; /* to numbers in weights */
 	lora_dtype        dtype;
 	int64_t           vocab, hidden, layers, max_positions, kv_width, n_parameters;
 	int64_t           eos, bos, pad;
@@ -67,6 +68,7 @@ struct lora_model {
 	int               position_columns; /* such positions are columns, padding counted */
 	int64_t           want_labels;   /* setting num_labels: make a classifier of an encoder; 0 = as config.json says */
 	int64_t           decoder_start; /* first decoder token */
+	void             *tables[2];     /* relative position biases of encoder and decoder */
 	uint64_t          digest;     /* of the base weights; 0 = not yet computed */
 };
 
@@ -80,6 +82,7 @@ typedef struct lora__builder {
 	uint64_t    seed;
 	double      init_range;
 	int         has_hidden;
+	int32_t     layer_base; /* added to layer for the unit of recomputation: a decoder's blocks are not its encoder's */
 } lora__builder;
 
 /* Member of family "architecture". params is the schema of config.json keys it reads. */
@@ -169,6 +172,7 @@ void    lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_k
 /* A GGUF file as if it were a Hugging Face directory: m->config and m->file with its tensors under Hugging Face's names (gguf_open.c). */
 lora_status lora__model_open_gguf(lora_model *m, const char *path);
 lora_status lora__gguf_config(const lora__gguf *g, const lora__gguf_arch *a, json_t **out); /* metadata to config.json (gguf_config.c) */
+lora_status lora__model_save_gguf(lora_model *m, const char *path, lora_dtype want, int force); /* want NONE: keep (gguf_save.c) */
 void        lora__model_gguf_names(lora_model *m); /* set m->s.gguf and heads from the config */
 
 lora_status lora__model_new(lora_context *ctx, lora_model **out);
@@ -202,7 +206,14 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p);
 lora_status lora__batch_labels(lora_model *m, const lora_batch *batch, int64_t *n);
 
 /* Decoding: one stretch of new tokens for one slot of the cache. */
-typedef struct lora__feed { int64_t slot, past; const int32_t *tokens; int64_t n; const lora_adapter *adapter; } lora__feed;
+typedef struct lora__feed {
+	int64_t             slot, past;
+	const int32_t      *tokens;
+	int64_t             n;
+	const lora_adapter *adapter;
+	const int32_t      *source;   /* encoder tokens to be read in this pass, NULL = they are in the cache */
+	int64_t             n_source; /* how many the slot has */
+} lora__feed;
 /* Compute the new tokens of all feeds; logits of each feed's last token to logits[k*vocab] (real converted to F32). */
 lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__feed *feeds, int64_t n_feeds, float *logits);
 

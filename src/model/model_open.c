@@ -23,6 +23,8 @@ static void destroy(lora__sites *s)
 	lora__graph_free(&m->graph);
 	lora__batch_free(m);
 	lora__free(ctx, m->arena);
+	lora__free(ctx, m->tables[0]);
+	lora__free(ctx, m->tables[1]);
 	for (int i = 0; i < LORA__ROTARIES; i++) {
 		void *all[] = { m->rotary[i].inv_freq, m->rotary[i].long_freq, m->rotary[i].cos, m->rotary[i].sin };
 		for (int k = 0; k < 4; k++) lora__free(ctx, all[k]);
@@ -31,6 +33,7 @@ static void destroy(lora__sites *s)
 		if (m->weights[i].owned) lora__free(ctx, (void *)(uintptr_t)m->weights[i].data);
 		lora__free(ctx, m->weights[i].name);
 	}
+	lora__map_free(&m->weight_names);
 	lora__free(ctx, m->weights);
 	lora__sites_free(s);
 	if (m->has_file) lora__tensors_close(&m->file);
@@ -53,6 +56,7 @@ lora_status lora__model_new(lora_context *ctx, lora_model **out)
 	m->s.destroy = destroy;
 	atomic_init(&m->s.refs, 1);
 	lora__map_init(&m->s.by_name, ctx);
+	lora__map_init(&m->weight_names, ctx);
 	lora__graph_init(&m->graph, ctx);
 	m->eos = m->bos = m->pad = -1;
 	lora__context_retain(ctx);
@@ -71,9 +75,8 @@ static void read_common(lora_model *m, const lora_settings *s)
 
 static lora__weight *known(const lora_model *m, const char *name)
 {
-	for (size_t i = 0; i < m->n_weights; i++) /* after open: the file's map serves; before: few weights */
-		if (m->weights[i].name && strcmp(m->weights[i].name, name) == 0) return &m->weights[i];
-	return NULL;
+	int64_t i = lora__map_find(&m->weight_names, name, strlen(name));
+	return i < 0 ? NULL : &m->weights[i];
 }
 
 /* The name in a file that was saved from the model without its head: without the first part. */
@@ -135,6 +138,11 @@ lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype d
 	for (int32_t i = 0; i < rank; i++) w.shape[i] = shape[i], n *= (uint64_t)shape[i];
 	w.bytes = rank && n ? n / (uint64_t)shape[rank - 1] * lora__dtype_row(dtype, shape[rank - 1]) : n * lora__dtype_size(dtype);
 	if (!(w.name = lora__strdup(ctx, name))) return LORA_E_MEMORY;
+	st = lora__map_add(&m->weight_names, w.name, strlen(w.name), (int64_t)m->n_weights, NULL);
+	if (st && st != LORA_E_EXISTS) { /* of two with one name the first is found */
+		lora__free(ctx, w.name);
+		return st;
+	}
 	m->weights[m->n_weights] = w;
 	*out = &m->weights[m->n_weights++];
 	m->n_parameters += (int64_t)n;
@@ -225,12 +233,20 @@ static lora_status keep_the_rest(lora_model *m)
 	return st;
 }
 
+/* The type that most elements have. */
 static lora_dtype main_dtype(const lora_model *m)
 {
-	uint64_t best = 0;
+	enum { TYPES = 128 };
+	double count[TYPES] = { 0 }, most = 0;
 	lora_dtype d = LORA_F32;
-	for (size_t i = 0; i < m->n_weights; i++)
-		if (m->weights[i].bytes > best) best = m->weights[i].bytes, d = m->weights[i].dtype;
+	for (size_t i = 0; i < m->n_weights; i++) {
+		const lora__weight *w = &m->weights[i];
+		double n = 1;
+		for (int32_t k = 0; k < w->rank; k++) n *= (double)w->shape[k];
+		if (w->dtype <= 0 || w->dtype >= TYPES) continue;
+		count[w->dtype] += n;
+		if (count[w->dtype] > most) most = count[w->dtype], d = w->dtype;
+	}
 	return d;
 }
 

@@ -3,11 +3,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/model.h"
+#include "model/gguf_save.h"
+#include "quant/quant.h"
 
 static const lora__param save_params[] = {
 	{ "max_shard_bytes", LORA__INT, "0", 0, 9e15, NULL, "largest file; 0 = one file" },
-	{ "weight_dtype", LORA__STRING, "keep", 0, 0, "keep|F32|F16|BF16", "type of the saved weights" },
+	{ "weight_dtype", LORA__STRING, "keep", 0, 0, "keep|F32|F16|BF16|Q8_0|Q4_0|Q4_1|Q5_0|Q5_1|Q2_K|Q3_K|Q4_K|Q5_K|Q6_K", "type of the saved matrices; block types only in GGUF" },
+	{ "format", LORA__STRING, "auto", 0, 0, "auto|hf|gguf", "form on disk: a Hugging Face directory, or one GGUF file (auto = by the ending .gguf)" },
 	{ "force", LORA__BOOL, "false", 0, 0, NULL, "replace an existing model" },
 	{ 0 }
 };
@@ -74,23 +76,48 @@ static lora_status write_config(saver *s, lora_dtype d)
 	return st;
 }
 
-static lora_status add(saver *s, const char *name, lora_dtype have, int32_t rank, const int64_t *shape, const void *data, uint64_t bytes, lora_dtype want)
+/* Values of a weight converted to type; turned: from [out,in] to [in,out]. */
+static lora_status convert(saver *s, lora__tensor *t, lora__site *site, lora_dtype type, int turned)
+{
+	size_t n = 1, each = lora__dtype_size(type);
+	for (int32_t i = 0; i < t->rank; i++) n *= (size_t)t->shape[i];
+	lora_dtype have = t->dtype;
+	int merged = site && site->merged && lora__site_is_quant(site) && s->m->s.merged_rows;
+	char *copy = lora__alloc(s->ctx, n * each + 1), *values = copy;
+	s->owned[s->n] = copy;
+	if (!copy || ((merged || turned) && !(values = lora__alloc(s->ctx, n * (each > 4 ? each : 4) + 1)))) return LORA_E_MEMORY;
+	lora_status st = LORA_OK;
+	if (merged) {
+		st = s->m->s.merged_rows(site, 0, site->out, (float *)(void *)values);
+		if (!st) lora__convert(turned ? values : copy, type, values, LORA_F32, n);
+	} else if (lora__dtype_block(have, NULL, NULL)) lora__dequant(values, type, t->data, have, (int64_t)n);
+	else lora__convert(values, type, t->data, have, n);
+	int64_t rows = t->shape[0], cols = t->rank > 1 ? t->shape[1] : 1;
+	for (int64_t i = 0; i < rows && turned; i++)
+		for (int64_t j = 0; j < cols; j++) memcpy(copy + (size_t)(j * rows + i) * each, values + (size_t)(i * cols + j) * each, each);
+	if (turned) t->shape[0] = cols, t->shape[1] = rows;
+	if (values != copy) lora__free(s->ctx, values);
+	if (!st && !lora__all_finite(copy, type, n) && (lora__dtype_block(have, NULL, NULL) || lora__all_finite(t->data, have, n)))
+		st = lora__fail_at(s->ctx, LORA_E_NUMERIC, "model", t->name, -1, "tensor %s has values out of range for %s", t->name, lora__dtype_name(type));
+	t->dtype = type, t->data = (uint8_t *)copy, t->bytes = n * each;
+	return st;
+}
+
+static lora_status add(saver *s, const char *name, lora_dtype have, int32_t rank, const int64_t *shape, const void *data, uint64_t bytes, lora__site *site,
+                       lora_dtype want)
 {
 	lora__tensor *t = &s->list[s->n];
+	char gguf[LORA__GGUF_LONG_NAME];
+	uint32_t flags = 0;
+	int known = s->m->gguf && lora__gguf_from_hf(s->m->s.gguf, name, gguf, &flags);
+	if (s->m->gguf && !known) return LORA_OK; /* rope factors: the configuration says them */
 	*t = (lora__tensor){ .name = name, .dtype = have, .rank = rank, .data = data, .bytes = bytes };
 	memcpy(t->shape, shape, (size_t)rank * sizeof *shape);
-	if (want && want != have && lora__dtype_is_float(have)) {
-		size_t n = bytes / lora__dtype_size(have);
-		void *copy = lora__alloc(s->ctx, n * lora__dtype_size(want));
-		if (!copy) return LORA_E_MEMORY;
-		s->owned[s->n] = copy;
-		lora__convert(copy, want, data, have, n);
-		if (!lora__all_finite(copy, want, n) && lora__all_finite(data, have, n))
-			return lora__fail_at(s->ctx, LORA_E_NUMERIC, "model", name, -1, "tensor %s has values out of range for %s", name, lora__dtype_name(want));
-		t->dtype = want, t->data = copy, t->bytes = n * lora__dtype_size(want);
-	}
+	int block = lora__dtype_block(have, NULL, NULL), turned = rank == 2 && (flags & LORA__GGUF_TURNED);
+	lora_dtype type = want && (block || lora__dtype_is_float(have)) ? want : block ? LORA_F32 : have; /* F32 holds a block's values exactly */
+	lora_status st = type != have || turned ? convert(s, t, site, type, turned) : LORA_OK;
 	s->n++;
-	return LORA_OK;
+	return st;
 }
 
 static lora_status collect(saver *s, lora_dtype want)
@@ -100,20 +127,40 @@ static lora_status collect(saver *s, lora_dtype want)
 	s->list = lora__calloc(s->ctx, m->n_weights + 1, sizeof *s->list);
 	s->owned = lora__calloc(s->ctx, m->n_weights + 1, sizeof *s->owned);
 	if (!s->list || !s->owned) return LORA_E_MEMORY;
-	for (size_t i = 0; i < m->n_weights && st == LORA_OK; i++) {
-		const lora__weight *w = &m->weights[i];
-		const lora__site *site = w->site >= 0 ? m->s.list[w->site] : NULL;
-		const lora_view *bias = site && w->is_bias ? &site->bias : NULL;
-		if (bias) st = add(s, w->name, bias->dtype, w->rank, w->shape, bias->data, (uint64_t)site->out * lora__dtype_size(bias->dtype), want ? want : w->dtype);
-		else st = add(s, w->name, w->dtype, w->rank, w->shape, site ? site->data : w->data, w->bytes, want);
-	}
 	for (size_t i = 0; i < m->s.n && st == LORA_OK && m->tied; i++) {
-		const lora__site *h = m->s.list[i];
+		lora__site *h = m->s.list[i];
 		if (!h->is_head || !h->merged) continue;
 		int64_t shape[2] = { h->out, h->in };
 		s->untied = 1;
 		snprintf(s->head_name, sizeof s->head_name, "%s.weight", h->name);
-		st = add(s, s->head_name, h->dtype, 2, shape, h->data, lora__site_bytes(h), want);
+		st = add(s, s->head_name, h->dtype, 2, shape, h->data, lora__site_bytes(h), h, want);
+	}
+	for (size_t i = 0; i < m->n_weights && st == LORA_OK; i++) {
+		const lora__weight *w = &m->weights[i];
+		if (s->untied && w->site < 0 && strcmp(w->name, s->head_name) == 0) continue; /* the tied head may be in the file too, unused */
+		lora__site *site = w->site >= 0 ? m->s.list[w->site] : NULL;
+		const lora_view *bias = site && w->is_bias ? &site->bias : NULL;
+		if (bias) st = add(s, w->name, bias->dtype, w->rank, w->shape, bias->data, (uint64_t)site->out * lora__dtype_size(bias->dtype), NULL, want ? want : w->dtype);
+		else st = add(s, w->name, w->dtype, w->rank, w->shape, site ? site->data : w->data, w->bytes, site, want);
+	}
+	return st;
+}
+
+/* tokenizer.json and tokenizer_config.json of a model that came from GGUF. */
+static lora_status write_vocab(saver *s)
+{
+	json_t *all[2];
+	static const char *const names[2] = { "tokenizer.json", "tokenizer_config.json" };
+	lora_status st = lora__gguf_vocab_json(s->m->gguf, &all[0], &all[1]);
+	for (int i = 0; i < 2; i++) {
+		lora__text t;
+		lora__text_init(&t, s->ctx);
+		if (!st && all[i]) st = lora__json_dump(s->ctx, all[i], 2, &t);
+		if (!st) st = t.status;
+		lora__piece piece = { t.data, t.n };
+		if (!st && all[i]) st = lora__dir_file(&s->dir, names[i], &piece, 1);
+		lora__text_free(&t);
+		json_decref(all[i]);
 	}
 	return st;
 }
@@ -193,17 +240,24 @@ lora_status lora_model_save(lora_model *m, const char *path, const lora_settings
 	if (!path) return lora__fail(s.ctx, LORA_E_ARGUMENT, "model", "lora_model_save: path is NULL");
 	lora_status st = lora__settings_check(s.ctx, settings, "lora_model_save", save_params, NULL, NULL);
 	if (st == LORA_OK && !m->arch) st = lora__fail(s.ctx, LORA_E_UNSUPPORTED, "model", "a model of host-owned sites is the host's to save");
+	if (st) return st;
+	const char *type = lora__get_string(settings, save_params, "weight_dtype"), *format = lora__get_string(settings, save_params, "format");
+	lora_dtype want = strcmp(type, "keep") == 0 ? LORA_DTYPE_NONE : lora__dtype_parse(type);
+	size_t end = strlen(path);
+	if (strcmp(format, "gguf") == 0 || (strcmp(format, "auto") == 0 && end > 5 && strcmp(path + end - 5, ".gguf") == 0)) {
+		st = lora__model_save_gguf(m, path, want, lora__get_bool(settings, save_params, "force"));
+		return st ? lora__fail_prefix(s.ctx, st, "%s: ", lora__quote(path).text) : st;
+	}
+	if (lora__dtype_block(want, NULL, NULL)) return lora__fail_at(s.ctx, LORA_E_ARGUMENT, "model", "weight_dtype", -1, "%s is for GGUF files only", type);
 	if (st == LORA_OK) st = check_target(m, path, lora__get_bool(settings, save_params, "force"));
 	if (st) return st;
-	const char *type = lora__get_string(settings, save_params, "weight_dtype");
-	lora_dtype want = strcmp(type, "keep") == 0 ? LORA_DTYPE_NONE : lora__dtype_parse(type);
 	uint64_t limit = (uint64_t)lora__get_int(settings, save_params, "max_shard_bytes"), total = 0;
 	st = collect(&s, want);
 	for (size_t i = 0; i < s.n; i++) total += s.list[i].bytes;
 	if (st == LORA_OK) st = lora__dir_begin(s.ctx, path, &s.dir);
 	if (st == LORA_OK) {
-		st = carry_files(&s);
-		if (st == LORA_OK) st = write_config(&s, want ? want : m->dtype);
+		st = m->gguf ? write_vocab(&s) : carry_files(&s);
+		if (st == LORA_OK) st = write_config(&s, want ? want : lora__dtype_block(m->dtype, NULL, NULL) ? LORA_F32 : m->dtype);
 		if (st == LORA_OK) st = limit && total > limit ? write_shards(&s, limit) : write_file(&s, "model.safetensors", 0, s.n);
 		if (st == LORA_OK) st = lora__dir_commit(&s.dir);
 		else lora__dir_abort(&s.dir);

@@ -141,6 +141,10 @@ static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__fe
 		int32_t *g = b->segments + 4 * k;
 		g[0] = (int32_t)r, g[1] = (int32_t)f->n, g[2] = (int32_t)(f->slot * cache->capacity), g[3] = (int32_t)(f->past + f->n);
 		b->run[b->runs.n++] = (lora__stretch){ r, f->n, f->adapter, f->adapter == NULL };
+		if (cache->source) {
+			int32_t *x = b->cross + 4 * k;
+			x[0] = g[0], x[1] = g[1], x[2] = (int32_t)(f->slot * cache->source->capacity), x[3] = (int32_t)f->n_source;
+		}
 		for (int64_t i = 0; i < f->n; i++, r++) {
 			if (f->tokens[i] < 0 || f->tokens[i] >= m->vocab)
 				return lora__fail(m->s.ctx, LORA_E_SHAPE, "generate", "token %d, the vocabulary has %lld", (int)f->tokens[i], (long long)m->vocab);
@@ -157,6 +161,29 @@ static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__fe
 	return LORA_OK;
 }
 
+/* The encoder tokens of feeds that bring some; their cross says where they belong in the cache. */
+static lora_status source_rows(lora_model *m, const lora__cache *cache, const lora__feed *feeds, int64_t n_feeds)
+{
+	int64_t total = 0;
+	for (int64_t k = 0; k < n_feeds; k++) total += feeds[k].source ? feeds[k].n_source : 0;
+	lora_status st = lora__batch_reserve(m, &m->source_batch, (size_t)total, (size_t)n_feeds);
+	struct lora__batchmem *b = m->source_batch;
+	for (int64_t k = 0; k < n_feeds && st == LORA_OK; k++) {
+		const lora__feed *f = &feeds[k];
+		if (!f->source) continue;
+		int32_t *g = b->segments + 4 * b->n_segments, *x = b->cross + 4 * b->n_segments++;
+		g[0] = g[2] = x[0] = (int32_t)b->n_rows, g[1] = g[3] = x[1] = x[3] = (int32_t)f->n_source;
+		x[2] = (int32_t)(f->slot * cache->capacity);
+		b->run[b->runs.n++] = (lora__stretch){ b->n_rows, f->n_source, f->adapter, f->adapter == NULL };
+		for (int64_t i = 0; i < f->n_source; i++, b->n_rows++) {
+			if (f->source[i] < 0 || f->source[i] >= m->vocab)
+				return lora__fail(m->s.ctx, LORA_E_SHAPE, "generate", "token %d, the vocabulary has %lld", (int)f->source[i], (long long)m->vocab);
+			b->ids[b->n_rows] = f->source[i], b->positions[b->n_rows] = b->columns[b->n_rows] = (int32_t)i, b->types[b->n_rows] = 0;
+		}
+	}
+	return st;
+}
+
 lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__feed *feeds, int64_t n_feeds, float *logits)
 {
 	int64_t total = 0;
@@ -164,12 +191,20 @@ lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__fe
 	for (int64_t k = 0; k < n_feeds; k++) total += feeds[k].n;
 	lora_status st = decode_rows(m, cache, feeds, n_feeds, total);
 	if (st == LORA_OK) st = lora__rotary_reserve(m, m->batch->max_position + 1);
-	if (st == LORA_OK) st = lora__model_plan(m, LORA__PLAN_INFER, total, 0, &plan);
+	if (st == LORA_OK && cache->source) st = source_rows(m, cache->source, feeds, n_feeds);
+	int64_t n_source = cache->source && st == LORA_OK ? m->source_batch->n_rows : 0;
+	if (st == LORA_OK) st = lora__model_plan(m, LORA__PLAN_INFER, total, n_source, &plan);
 	if (st) return st;
 	struct lora__batchmem *b = m->batch;
 	lora__rowinfo rows = { .n = total, .n_segments = n_feeds, .ids = b->ids, .positions = b->positions, .columns = b->columns, .segments = b->segments,
 		.head_rows = b->head_rows, .n_head_rows = n_feeds, .logit_row = b->logit_row, .logits = logits,
-		.cache = cache, .loss = b->loss, .runs = &b->runs };
+		.cache = cache, .loss = b->loss, .runs = &b->runs, .cross = b->cross }, source;
 	lora__rotary_tables(m, rows.angles);
+	if (n_source) {
+		const struct lora__batchmem *s = m->source_batch;
+		source = (lora__rowinfo){ .n = n_source, .n_segments = s->n_segments, .ids = s->ids, .positions = s->positions, .columns = s->columns, .types = s->types,
+			.segments = s->segments, .cross = s->cross, .runs = &s->runs };
+		rows.source = &source;
+	}
 	return lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
 }

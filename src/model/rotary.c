@@ -19,23 +19,32 @@ static double number(const recipe *r, const char *key, double def)
 	return json_number_value(v);
 }
 
+static double positive(const recipe *r, const char *key, double def)
+{
+	double d = number(r, key, def);
+	if (d > 0) return d;
+	lora__cfg_unsupported(r->b, key, "rope scaling: it must be positive");
+	return 1.0;
+}
+
 static void linear(const recipe *r, lora__rotary *t)
 {
-	double factor = number(r, "factor", 1.0);
+	double factor = positive(r, "factor", 1.0);
 	for (int64_t j = 0; j < t->rot / 2; j++) t->inv_freq[j] /= factor;
 }
 
 /* A value of its own beside the scaling goes before the one in it. */
 static double original(const recipe *r)
 {
-	double inside = number(r, "original_max_position_embeddings", (double)r->b->m->max_positions);
+	double inside = positive(r, "original_max_position_embeddings", (double)r->b->m->max_positions);
 	return lora__cfg_float(r->b, "original_max_position_embeddings", inside, 1, 1e9);
 }
 
 static void llama3(const recipe *r, lora__rotary *t)
 {
-	double factor = number(r, "factor", 8), low = number(r, "low_freq_factor", 1), high = number(r, "high_freq_factor", 4);
+	double factor = positive(r, "factor", 8), low = positive(r, "low_freq_factor", 1), high = positive(r, "high_freq_factor", 4);
 	double old = original(r);
+	if (high == low) return lora__cfg_unsupported(r->b, "high_freq_factor", "rope scaling: it must differ from low_freq_factor");
 	for (int64_t j = 0; j < t->rot / 2; j++) {
 		double wave = 2 * PI / t->inv_freq[j], smooth = (old / wave - low) / (high - low);
 		if (wave < old / high) continue;
@@ -47,8 +56,8 @@ static double correction_dim(double rotations, double dim, double base, double o
 
 static void yarn(const recipe *r, lora__rotary *t, double base)
 {
-	double old = original(r), factor = number(r, "factor", (double)r->b->m->max_positions / old);
-	double fast = number(r, "beta_fast", 32), slow = number(r, "beta_slow", 1), dim = (double)r->dim;
+	double old = original(r), factor = positive(r, "factor", (double)r->b->m->max_positions / old);
+	double fast = positive(r, "beta_fast", 32), slow = positive(r, "beta_slow", 1), dim = (double)r->dim;
 	double mscale = number(r, "mscale", 0), mscale_all = number(r, "mscale_all_dim", 0), given = number(r, "attention_factor", 0);
 	const json_t *truncate = json_object_get(r->o, "truncate");
 	double low = correction_dim(fast, dim, base, old), high = correction_dim(slow, dim, base, old);
@@ -68,7 +77,7 @@ static void yarn(const recipe *r, lora__rotary *t, double base)
 /* One factor per frequency, those of long_factor when a pass reaches beyond the original length. */
 static void longrope(const recipe *r, lora__rotary *t)
 {
-	double old = original(r), factor = number(r, "factor", (double)r->b->m->max_positions / old), given = number(r, "attention_factor", 0);
+	double old = original(r), factor = positive(r, "factor", (double)r->b->m->max_positions / old), given = number(r, "attention_factor", 0);
 	int64_t half = t->rot / 2;
 	t->long_freq = lora__calloc(r->b->m->s.ctx, (size_t)half, sizeof *t->long_freq);
 	if (!t->long_freq) {
@@ -104,7 +113,9 @@ static const json_t *scaling(lora__builder *b, const lora__rope_keys *keys)
 		if (json_object_get(now, kinds[i])) part = now;
 	if (!part) return json_is_object(now) && !keys->plain ? now : NULL;
 	if (!keys->layer_type) lora__cfg_unsupported(b, "rope_parameters", "this model has one kind of rotary embedding, not one per kind of layer");
-	return json_object_get(part, keys->layer_type ? keys->layer_type : kinds[0]);
+	const json_t *own = json_object_get(part, keys->layer_type ? keys->layer_type : kinds[0]);
+	if (own && !json_is_null(own) && !json_is_object(own)) lora__cfg_unsupported(b, keys->layer_type ? keys->layer_type : kinds[0], "rope_parameters: an object is expected");
+	return own;
 }
 
 static const char *type_of(lora__builder *b, const json_t *o)
@@ -131,7 +142,7 @@ void lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_keys
 	t->factor = 1.0;
 	if (t->rot <= 0) return;
 	if (t->rot > head_dim) return lora__cfg_unsupported(b, "head_dim", "an odd head width cannot be rotated");
-	if (!(theta > 0)) return lora__cfg_unsupported(b, "rope_theta", "it must be positive");
+	if (!(theta >= 1e-3 && theta <= 1e15)) return lora__cfg_unsupported(b, "rope_theta", "it must be 1e-3 to 1e15");
 	t->inv_freq = lora__calloc(m->s.ctx, (size_t)t->rot / 2, sizeof *t->inv_freq);
 	if (!t->inv_freq) {
 		b->status = LORA_E_MEMORY;

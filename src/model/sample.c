@@ -75,6 +75,13 @@ static int32_t draw(const lora__sampling *how, double u, const float *logits, fl
 	return id;
 }
 
+/* Keskar et al. 2019, arXiv:1909.05858, section 4.1, in the form of transformers' RepetitionPenaltyLogitsProcessor. */
+void lora__penalize(const uint8_t *seen, double p, const float *logits, int64_t n, float *to)
+{
+	float f = (float)p;
+	for (int64_t i = 0; i < n; i++) to[i] = !seen[i] ? logits[i] : logits[i] < 0 ? logits[i] * f : logits[i] / f;
+}
+
 lora_status lora__sample(lora_context *ctx, const lora__sampling *how, uint64_t sequence, uint64_t position, const float *logits, int64_t n,
                          int32_t *order, int32_t *token, float *logprob)
 {

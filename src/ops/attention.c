@@ -1,7 +1,7 @@
 /* Scaled dot-product attention over segments, with grouped heads: softmax(scale * q k^T) v. Vaswani et al. 2017, arXiv:1706.03762, eq. 1;
  * no T x T matrix is stored: Dao et al. 2022, arXiv:2205.14135. in: q[n,h*d], k[n,kv*d], v[n,kv*d]; out[n,h*d].
  * i[0] heads, i[1] kv heads, i[2] head_dim, i[3] causal, i[4] window (0 = none), i[5] number of this layer's cache; f[0] scale, f[1] soft cap.
- * Saved: log-sum-exp[n,h] in the wide type. With a cache, new keys and values are appended to it and the whole cache is attended. */
+ * w[0] bias by head and distance in columns [h, 2r+1], wide, or none. Saved: log-sum-exp[n,h] in the wide type. With a cache, new keys and values are appended to it and the whole cache is attended. */
 #include <string.h>
 
 #include "ops/op.h"
@@ -15,7 +15,8 @@ static void common(const lora__exec *e, lora_call *c, int first)
 	const lora__node *n = e->node;
 	c->v[first] = lora__view2(e->rows->segments, LORA_I32, e->rows->n_segments, 4, 4);
 	/* with a cache, keys are those of the cache, whose sequences have no padding: a key's column is its index */
-	c->v[first + 1] = lora__view1(n->i[4] && !e->rows->cache ? e->rows->columns : NULL, LORA_I32, e->rows->n);
+	c->v[first + 1] = lora__view1((n->i[4] || n->w[0].data) && !e->rows->cache ? e->rows->columns : NULL, LORA_I32, e->rows->n);
+	if (n->w[0].data) c->v[first + 2] = n->w[0], c->n_views = first + 3;
 	memcpy(c->i, n->i, 5 * sizeof *c->i);
 	c->f[0] = n->f[0], c->f[1] = n->f[1];
 }

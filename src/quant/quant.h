@@ -15,9 +15,15 @@ typedef struct lora__quant {
 	/* n blocks to floats and back. Values are those of the format's reference decoder, bit for bit. */
 	void (*decode)(const uint8_t *in, int64_t n, float *out);
 	void (*encode)(const float *in, int64_t n, uint8_t *out); /* NULL: this library reads the type and does not write it. in is finite */
-	/* sum of w[i] * x[i] over n blocks; NULL: decode first */
-	float (*dot)(const uint8_t *w, const float *x, int64_t n);
 } lora__quant;
+
+/* Faster forms for this processor (quant_x86.c): decode with the same bits, and the sum of w[i] * x[i] over n blocks. NULL = none. */
+typedef struct lora__quant_fast {
+	lora_dtype dtype;
+	void (*decode)(const uint8_t *in, int64_t n, float *out);
+	float (*dot)(const uint8_t *w, const float *x, int64_t n);
+} lora__quant_fast;
+const lora__quant_fast *lora__quant_best(lora_dtype d);
 
 #define LORA__QUANT(name) extern const lora__quant lora__quant_##name;
 #include "quant/list.h"

@@ -26,13 +26,15 @@ void lora__dequant(void *dst, lora_dtype to, const void *src, lora_dtype from, i
 		return;
 	}
 	lora__dtype_block(from, &each, NULL);
+	const lora__quant_fast *fast = lora__quant_best(from);
+	void (*decode)(const uint8_t *, int64_t, float *) = fast ? fast->decode : q->decode;
 	if (to == LORA_F32) {
-		q->decode(src, n / each, dst);
+		decode(src, n / each, dst);
 		return;
 	}
 	for (int64_t at = 0; at < n; at += STEP) {
 		int64_t m = n - at < STEP ? n - at : STEP;
-		q->decode((const uint8_t *)src + lora__dtype_row(from, at), m / each, block);
+		decode((const uint8_t *)src + lora__dtype_row(from, at), m / each, block);
 		lora__convert((char *)dst + (size_t)at * lora__dtype_size(to), to, block, LORA_F32, (size_t)m);
 	}
 }

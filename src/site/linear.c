@@ -4,6 +4,35 @@
 
 static size_t padded(size_t n) { return (n + 63) & ~(size_t)63; }
 
+lora__order lora__site_order(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows, int64_t rank, int *fixed)
+{
+	int why = 0;
+	if (s->flags & LORA_SITE_HOST) why = LORA_ORDER_HOST;
+	else if (lora__site_is_quant(s)) why = LORA_ORDER_QUANT;
+	else if (s->is_head) why = LORA_ORDER_HEAD;
+	else if (real != LORA_F32) why = LORA_ORDER_PRECISION; /* M would be rounded to halves; a delta is a sum in F32 */
+	else if (lora__site_packable(s, ctx, real, rows)) why = LORA_ORDER_PACKED; /* M would have to be packed in each step */
+	lora__order_case c = { .rows = rows, .in = s->in, .out = s->out, .rank = rank, .real_bytes = (int)lora__dtype_size(real),
+		.weight_bytes = lora__site_is_quant(s) ? 1 : (int)lora__dtype_size(s->dtype), .fixed = why };
+	if (fixed) *fixed = why;
+	return lora__order_choose(&c);
+}
+
+/* The same for the slots that are attached: M can stand for one adapter that acts on every row of a training step. */
+static lora__order order_of(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows, int train)
+{
+	int64_t rank = 0;
+	int acting = 0;
+	for (size_t i = 0; i < s->n_chain && train; i++) {
+		if (s->chain[i]->merged) continue;
+		if (s->chain[i]->whole) return (lora__order){ .forward = 1, .backward = 1 };
+		acting++;
+		rank = s->chain[i]->ops->rank && s->chain[i]->trainable ? s->chain[i]->ops->rank(s->chain[i], train) : 0;
+	}
+	if (acting == 1 && rank > 0) return lora__site_order(s, ctx, real, rows, rank, NULL);
+	return (lora__order){ .forward = 1, .backward = 1 };
+}
+
 size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n)
 {
 	size_t total = 0;
@@ -11,7 +40,8 @@ size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n)
 	return total;
 }
 
-size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n)
+/* Of the slots, one after another. */
+static size_t slot_scratch(const lora__site *s, lora_dtype real, int64_t n)
 {
 	size_t most = lora__site_quant_scratch(s, real, n);
 	for (size_t i = 0; i < s->n_chain; i++) {
@@ -19,6 +49,13 @@ size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n)
 		if (b > most) most = b;
 	}
 	return most;
+}
+
+/* And M behind it, when the order of a training step forms it; fewer rows never form it where more do not. */
+size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n)
+{
+	lora__order o = order_of(s, s->all->ctx, real, n, 1);
+	return slot_scratch(s, real, n) + (o.forward != 1 || o.backward != 1 ? padded(lora__dtype_size(real) * (size_t)(s->out * s->in)) : 0);
 }
 
 static lora_view rows_of(lora_view v, int64_t first, int64_t n)
@@ -120,12 +157,35 @@ static lora_status base_and_pair(lora__site *s, const lora__site_call *c, lora__
 	lora__pair pair = { .f = 0 };
 	lora_status st = LORA_OK;
 	*done = -1;
+	if (lora__site_is_quant(s)) return base_product(s, c, which, &pair); /* its tiles lie where the pair would */
 	if (s->n_chain && !s->chain[0]->merged && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)))) {
 		lora__site_call d = narrow(c, c->saved, s->chain[0]->ops->saved_bytes(s->chain[0], c->real, 1), 0, c->n);
 		st = s->chain[0]->ops->pair(s->chain[0], &d, which, &pair);
-		if (pair.a.data) *done = 0;
+		if (pair.a.data) {
+			*done = 0;
+			st = base_product(s, c, which, &pair);
+			return st || !which ? st : s->chain[0]->ops->gradients(s->chain[0], &d); /* last, so that a failure before it leaves them alone */
+		}
 	}
 	return st ? st : base_product(s, c, which, &pair);
+}
+
+/* y = x M^T (which 0) or dx = beta dx + dy M (which 1), with M = W + s B A formed in scratch. */
+static lora_status sum_product(lora__site *s, const lora__site_call *c, int which)
+{
+	float *at = (float *)(void *)(c->scratch + slot_scratch(s, c->real, c->saved_rows > c->n ? c->saved_rows : c->n));
+	lora_view m = lora__view2(at, LORA_F32, s->out, s->in, s->in);
+	lora_status st = lora__copy(c->ctx, m, lora__site_weight(s));
+	for (size_t i = 0; i < s->n_chain && st == LORA_OK; i++)
+		if (!s->chain[i]->merged) st = s->chain[i]->ops->delta(s->chain[i], c->ctx, s->chain[i]->attach_scale, 0, s->out, at);
+	if (st) return st;
+	return which ? lora__gemm(c->ctx, 1.0, c->dy, m, c->dx_beta, c->dx) : lora__gemm(c->ctx, 1.0, c->x, lora__view_t(m), 0.0, c->y);
+}
+
+static lora__order choose(const lora__site *s, const lora__site_call *c, lora__runs runs, int base)
+{
+	if (!base || runs.n || !c->train) return (lora__order){ .forward = 1, .backward = 1 };
+	return order_of(s, c->ctx, c->real, c->n, 1);
 }
 
 lora_status lora__site_forward(lora__site *s, const lora__site_call *c, lora__runs runs, int base)
@@ -133,13 +193,14 @@ lora_status lora__site_forward(lora__site *s, const lora__site_call *c, lora__ru
 	lora_status st = LORA_OK;
 	int64_t done = -1;
 	if (c->n == 0) return LORA_OK;
+	int sum = choose(s, c, runs, base).forward == 2;
 	if (base && any_whole(s)) {
 		st = with_stand_ins(s, c, runs, 0);
 	} else if (base) {
-		st = base_and_pair(s, c, runs, 0, &done);
+		st = sum ? sum_product(s, c, 0) : base_and_pair(s, c, runs, 0, &done);
 		if (st == LORA_OK && s->bias.data) st = add_bias(s, c);
 	}
-	return st ? st : each_slot(s, c, runs, 0, done);
+	return st || sum ? st : each_slot(s, c, runs, 0, done);
 }
 
 lora_status lora__site_backward(lora__site *s, const lora__site_call *c, lora__runs runs, int base)
@@ -147,7 +208,16 @@ lora_status lora__site_backward(lora__site *s, const lora__site_call *c, lora__r
 	lora_status st = LORA_OK;
 	int64_t done = -1;
 	if (c->n == 0) return LORA_OK;
-	if (base && any_whole(s)) st = with_stand_ins(s, c, runs, 1);
-	else if (base && c->dx.data) st = base_and_pair(s, c, runs, 1, &done);
-	return st ? st : each_slot(s, c, runs, 1, done);
+	lora__order o = choose(s, c, runs, base);
+	lora__site_call rest = *c;
+	if (o.forward == 2) rest.saved = NULL; /* the forward kept nothing */
+	if (base && any_whole(s)) {
+		st = with_stand_ins(s, &rest, runs, 1);
+	} else if (base && c->dx.data && o.backward == 5) {
+		st = sum_product(s, c, 1);
+		rest.dx.data = NULL;
+	} else if (base && c->dx.data) {
+		st = base_and_pair(s, &rest, runs, 1, &done);
+	}
+	return st ? st : each_slot(s, &rest, runs, 1, done);
 }

@@ -40,7 +40,7 @@ void lora__site_rest(const lora__site *s)
 	if ((s->flags & LORA_SITE_MAPPED) && s->data == s->base && end > first) madvise((void *)first, end - first, MADV_DONTNEED);
 }
 
-static int packable(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows)
+int lora__site_packable(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows)
 {
 	return rows >= ROWS_MIN && real != LORA_F64 && !(s->flags & LORA_SITE_HOST) && can_pack(ctx);
 }
@@ -48,7 +48,7 @@ static int packable(const lora__site *s, const lora_context *ctx, lora_dtype rea
 uint64_t lora__site_pack_bytes(const lora__site *s, const lora_context *ctx, lora_dtype real, int which, int64_t rows, uint64_t taken)
 {
 	uint64_t guess = (uint64_t)(s->out * s->in) * lora__dtype_size(real);
-	if (!packable(s, ctx, real, rows)) return 0;
+	if (!lora__site_packable(s, ctx, real, rows)) return 0;
 	if (s->packed_of == s->data && (s->packed[which] || s->pack_refused)) return s->packed[which] ? s->packed_bytes[which] : 0;
 	return taken + guess > s->all->pack_limit ? 0 : guess;
 }
@@ -87,7 +87,7 @@ static lora_status make(lora__site *s, lora_context *ctx, lora_dtype real, int w
  * comes to it. */
 const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real, int which, int64_t rows)
 {
-	if (!packable(s, ctx, real, rows)) return NULL;
+	if (!lora__site_packable(s, ctx, real, rows)) return NULL;
 	if (s->packed_of != s->data) lora__site_unpack(s, ctx);
 	if (s->packed[which] || s->pack_refused) return s->packed[which];
 	int all = s->pack_wanted ? s->pack_wanted | 1 << which : 3;

@@ -77,6 +77,7 @@ void lora__sites_free(lora__sites *s)
 		lora__site_unpack(s->list[i], s->ctx);
 		lora__free(s->ctx, s->list[i]->name);
 		lora__free(s->ctx, s->list[i]->param);
+		lora__free(s->ctx, s->list[i]->spare);
 		lora__free(s->ctx, s->list[i]->chain);
 		lora__free(s->ctx, s->list[i]);
 	}

@@ -6,6 +6,7 @@
 #include "backend/backend.h"
 #include "base/map.h"
 #include "lora/model.h"
+#include "site/order.h"
 
 struct lora__site;
 struct lora__merged;
@@ -46,9 +47,12 @@ typedef struct lora__slot_ops {
 	lora_status (*forward)(lora__slot *s, const lora__site_call *c);  /* y += ... */
 	lora_status (*prepare)(lora__slot *s); /* make what backward adds to, before anything is computed; NULL = nothing */
 	lora_status (*backward)(lora__slot *s, const lora__site_call *c); /* gradients += ..., dx += ... */
-	/* Everything of forward (backward 0) or backward (1) but the last product: what is left is y, or dx, += f a b, which the site adds in the same
-	 * pass as the base product. out->a.data NULL and nothing done: not for this call. NULL = never. */
-	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int backward, lora__pair *out);
+	/* Rank of a share that is s B A and takes x as it is, so that W + s B A may stand for both; 0 = not so (dropout). NULL = never. */
+	int64_t (*rank)(const lora__slot *s, int train);
+	/* The part of forward (back 0) or backward (1) that comes before its last product: what is left is y, or dx, += f a b, which the site adds in the
+	 * same pass as the base product. out->a.data NULL and nothing done: not for this call. NULL = never. */
+	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int back, lora__pair *out);
+	lora_status (*gradients)(lora__slot *s, const lora__site_call *c); /* after a pair of backward, whose scratch is still there: gradients += ... */
 	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
@@ -79,6 +83,7 @@ typedef struct lora__site {
 	uint64_t     packed_bytes[2];
 	int          pack_refused;
 	int          pack_wanted; /* bits 1 << which of the forms that a trainer will ask for: they are made together */
+	void        *spare;       /* memory of an undone merge, kept warm for the next one; as large as the weight */
 	struct lora__merged *merged; /* merge layer: undo record and set of merged slots; NULL = nothing merged */
 } lora__site;
 
@@ -93,6 +98,7 @@ typedef struct lora__sites {
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */
 	uint64_t      generation; /* counts changes that make plans stale */
 	void (*destroy)(struct lora__sites *s); /* frees the whole model */
+	lora_status (*merged_rows)(struct lora__site *s, int64_t first, int64_t n, float *out); /* base and deltas before they are rounded (merge layer) */
 	const struct lora__gguf_arch *gguf; /* names of the same model in GGUF, or NULL; heads for the order of its q and k rows */
 	int64_t    heads, kv_heads;
 	const char *const *default_targets; /* PEFT's target_modules when none are given, NULL-ended; NULL = every site but the head */
@@ -110,6 +116,7 @@ const void *lora__site_packed(lora__site *s, lora_context *ctx, lora_dtype real,
 /* Bytes of that form: those it takes, or those it would take beside taken bytes of other forms; 0 = none is or will be made. The backend is
  * asked by lora__pack_takes(), once for all sites of a dtype. */
 uint64_t    lora__site_pack_bytes(const lora__site *s, const lora_context *ctx, lora_dtype real, int which, int64_t rows, uint64_t taken);
+int         lora__site_packable(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows);
 int         lora__pack_takes(lora_context *ctx, lora_dtype weight, lora_dtype real); /* 1 when the backend packs such weights */
 void        lora__site_rest(const lora__site *s); /* give the pages of a mapped weight back; they return from the page cache when read */
 void        lora__site_unpack(lora__site *s, lora_context *ctx); /* forget both forms: the weight has changed or goes away */
@@ -133,6 +140,8 @@ int         lora__site_trains(const lora__site *s); /* an attached slot wants gr
 typedef struct lora__stretch { int64_t first, n; const lora_adapter *adapter; int all; } lora__stretch;
 typedef struct lora__runs { const lora__stretch *run; int64_t n; } lora__runs; /* n = 0: every slot on every row */
 
+/* The order of multiplications of a training step here, for one adapter of that rank on every row (order.c). */
+lora__order lora__site_order(const lora__site *s, const lora_context *ctx, lora_dtype real, int64_t rows, int64_t rank, int *fixed);
 size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n);
 size_t lora__site_scratch_bytes(const lora__site *s, lora_dtype real, int64_t n);
 /* base: 1 = also the base product and bias (overwrites y); 0 = only add the adapters' share. Where a slot stands for the base, it overwrites y;

@@ -49,7 +49,7 @@ void lora__site_rows(const lora__site *s, const void *data, int64_t first, int64
 
 /* ---- a few rows ---- */
 
-typedef struct few_job { const lora__site *s; const lora__quant *q; const float *x; int64_t n, each; lora_view out; } few_job;
+typedef struct few_job { const lora__site *s; const lora__quant_fast *fast; const float *x; int64_t n, each; lora_view out; } few_job;
 
 static float dot(const float *a, const float *b, int64_t n)
 {
@@ -66,14 +66,11 @@ static void few_row(const few_job *j, int64_t row)
 	float chunk[CHUNK], y[FEW] = { 0 };
 	int64_t block = 1;
 	lora__dtype_block(s->dtype, &block, NULL);
-	for (int64_t at = 0; at < s->in; at += CHUNK) {
+	if (j->fast && j->n == 1) y[0] = j->fast->dot(w, j->x, s->in / block);
+	for (int64_t at = 0; at < s->in && !(j->fast && j->n == 1); at += CHUNK) {
 		int64_t m = s->in - at < CHUNK ? s->in - at : CHUNK;
-		const uint8_t *p = w + lora__dtype_row(s->dtype, at);
-		if (!j->q->dot) j->q->decode(p, m / block, chunk);
-		for (int64_t r = 0; r < j->n; r++) {
-			const float *x = j->x + r * s->in + at;
-			y[r] += j->q->dot ? j->q->dot(p, x, m / block) : dot(chunk, x, m);
-		}
+		lora__dequant(chunk, LORA_F32, w + lora__dtype_row(s->dtype, at), s->dtype, m);
+		for (int64_t r = 0; r < j->n; r++) y[r] += dot(chunk, j->x + r * s->in + at, m);
 	}
 	for (int64_t r = 0; r < j->n; r++) {
 		char *to = (char *)j->out.data + (r * j->out.stride[0] + row * j->out.stride[1]) * (int64_t)lora__dtype_size(j->out.dtype);
@@ -91,7 +88,7 @@ static void few_task(void *arg, int64_t task, int32_t thread)
 
 static void few(const lora__site *s, const lora__site_call *c)
 {
-	few_job j = { .s = s, .q = lora__quant_of(s->dtype), .x = (const float *)(const void *)c->scratch, .n = c->n, .each = 32, .out = c->y };
+	few_job j = { .s = s, .fast = lora__quant_best(s->dtype), .x = (const float *)(const void *)c->scratch, .n = c->n, .each = 32, .out = c->y };
 	for (int64_t r = 0; r < c->n; r++) {
 		const char *from = (const char *)c->x.data + r * c->x.stride[0] * (int64_t)lora__dtype_size(c->x.dtype);
 		lora__convert(c->scratch + (size_t)(r * s->in) * sizeof(float), LORA_F32, from, c->x.dtype, (size_t)s->in);

@@ -148,23 +148,31 @@ void lora__convert(void *dst, lora_dtype dst_type, const void *src, lora_dtype s
 	}
 }
 
+/* An element is not finite when all bits of its exponent are one: adding the lowest of them then carries into the sign. A word at a time. */
+static uint64_t any_special(const void *src, size_t bytes, uint64_t exponent, uint64_t lowest, uint64_t sign)
+{
+	const char *p = src;
+	uint64_t bad = 0, w = 0;
+	size_t i = 0;
+	for (; i + 32 <= bytes; i += 32) {
+		uint64_t v[4];
+		memcpy(v, p + i, sizeof v);
+		bad |= ((v[0] & exponent) + lowest) | ((v[1] & exponent) + lowest) | ((v[2] & exponent) + lowest) | ((v[3] & exponent) + lowest);
+	}
+	for (; i < bytes; i += 8, w = 0) {
+		memcpy(&w, p + i, bytes - i < 8 ? bytes - i : 8);
+		bad |= (w & exponent) + lowest;
+	}
+	return bad & sign;
+}
+
 int lora__all_finite(const void *src, lora_dtype type, size_t n)
 {
-	uint64_t bad = 0;
 	switch (type) {
-	case LORA_F32:
-		for (size_t i = 0; i < n; i++) bad |= (((const uint32_t *)src)[i] & 0x7f800000u) == 0x7f800000u;
-		break;
-	case LORA_F64:
-		for (size_t i = 0; i < n; i++) bad |= (((const uint64_t *)src)[i] & 0x7ff0000000000000u) == 0x7ff0000000000000u;
-		break;
-	case LORA_F16:
-		for (size_t i = 0; i < n; i++) bad |= (((const uint16_t *)src)[i] & 0x7c00u) == 0x7c00u;
-		break;
-	case LORA_BF16:
-		for (size_t i = 0; i < n; i++) bad |= (((const uint16_t *)src)[i] & 0x7f80u) == 0x7f80u;
-		break;
-	default: break;
+	case LORA_F32: return !any_special(src, 4 * n, 0x7f8000007f800000u, 0x0080000000800000u, 0x8000000080000000u);
+	case LORA_F64: return !any_special(src, 8 * n, 0x7ff0000000000000u, 0x0010000000000000u, 0x8000000000000000u);
+	case LORA_F16: return !any_special(src, 2 * n, 0x7c007c007c007c00u, 0x0400040004000400u, 0x8000800080008000u);
+	case LORA_BF16: return !any_special(src, 2 * n, 0x7f807f807f807f80u, 0x0080008000800080u, 0x8000800080008000u);
+	default: return 1;
 	}
-	return !bad;
 }

@@ -10,7 +10,7 @@ static lora_status build(lora__tok_build *b, const json_t *j, void **self)
 	spm_self *p = *self = lora__zalloc(b->ctx, sizeof *p);
 	(void)j;
 	if (!p) return LORA_E_MEMORY;
-	p->drops = b->source->dummy_prefix || b->source->remove_spaces, p->drops_all = b->source->remove_spaces;
+	p->drops = !b->source->keep_prefix && (b->source->dummy_prefix || b->source->remove_spaces), p->drops_all = b->source->remove_spaces;
 	return LORA_OK;
 }
 

@@ -140,6 +140,7 @@ typedef struct lora__tok_source {
 	int                    prefix_once; /* the dummy prefix only at the beginning of the text, not behind every added token */
 	const char            *unk_surface; /* what the unknown token decodes to; NULL = its text */
 	int                    show_control; /* control tokens decode to their texts, not to nothing */
+	int                    keep_prefix;  /* decoding leaves the dummy prefix, as llama.cpp does */
 } lora__tok_source;
 
 /* ---- reading tokenizer.json (tok_json.c) ---- */
@@ -361,6 +362,9 @@ lora_status lora__tok_post_read(lora__tok_build *b, const json_t *j);
 lora_status lora__tok_call_begin(const lora_tokenizer *t, lora__tok_call *c);
 void        lora__tok_call_end(lora__tok_call *c);
 
+/* Text between added tokens to ids. first: it begins the whole text. */
+lora_status lora__tok_gap(lora__tok_call *c, const char *text, size_t n, int first);
+
 /* From arrays. The parts of SentencePiece are made here; those of the other kinds come as src->parts. */
 lora_status lora__tokenizer_from_source(lora_context *ctx, const lora__tok_source *src, lora_tokenizer **out);
 lora_status lora__tok_source_vocab(lora__tok_build *b);
@@ -380,6 +384,7 @@ lora_status lora__tokenizer_from_tree(lora_context *ctx, const json_t *root, con
 lora_status lora__tokenizer_encode(const lora_tokenizer *t, const char *text, size_t n, uint32_t flags, int32_t *ids, size_t capacity,
                                    size_t *count);
 lora_status lora__tokenizer_decode(const lora_tokenizer *t, const int32_t *ids, size_t count, char *buf, size_t size, size_t *needed);
+lora_status lora__tokenizer_stream(const lora_tokenizer *t, uint64_t state[2], const int32_t *ids, size_t count, int last, char *buf, size_t size, size_t *needed);
 int32_t     lora__tokenizer_id(const lora_tokenizer *t, const char *token);
 void        lora__tokenizer_destroy(lora_tokenizer *t);
 

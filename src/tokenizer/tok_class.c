@@ -205,6 +205,12 @@ lora_status lora__tokenizer_from_spm(lora_context *ctx, const uint8_t *data, siz
 	if (!flag(f->config, "add_prefix_space", 1)) spm.source.dummy_prefix = 0;
 	spm.source.parts = parts;
 	st = lora__tokenizer_from_source(ctx, &spm.source, out);
+	if (!st) st = lora__tokenizer_set_chat(*out, NULL, 0, bos >= 0 ? lora__tok_vocab_text(&(*out)->vocab, bos, &n) : NULL,
+		eos >= 0 ? lora__tok_vocab_text(&(*out)->vocab, eos, &n) : NULL);
+	if (st && *out) {
+		lora__tokenizer_destroy(*out);
+		*out = NULL;
+	}
 done:
 	json_decref(parts);
 	json_decref(l.list);

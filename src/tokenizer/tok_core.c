@@ -133,7 +133,7 @@ lora_status lora__tok_normalize(lora__tok_call *c, const char *s, size_t n, int 
 }
 
 /* Text between added tokens: normalise, cut out the added tokens that are normalised, and give the rest to the pre-tokenizers. */
-static lora_status encode_gap(lora__tok_call *c, const char *text, size_t text_n, int first)
+lora_status lora__tok_gap(lora__tok_call *c, const char *text, size_t text_n, int first)
 {
 	const lora__tok_added *a = &c->t->added;
 	const lora__tok_added_token *t;
@@ -157,11 +157,11 @@ static lora_status encode_text(lora__tok_call *c, const char *s, size_t n, uint3
 	size_t at = 0, done = 0, start, end;
 	lora_status st = LORA_OK;
 	while (!st && (t = lora__tok_added_find(a, trie, s, n, &at, done, &start, &end))) {
-		if (start > done) st = encode_gap(c, s + done, start - done, !done);
+		if (start > done) st = lora__tok_gap(c, s + done, start - done, !done);
 		if (!st && end > start) st = lora__tok_emit(c, t->id); /* nothing is left of one whose white space the last one took */
 		done = end;
 	}
-	return !st && n > done ? encode_gap(c, s + done, n - done, !done) : st;
+	return !st && n > done ? lora__tok_gap(c, s + done, n - done, !done) : st;
 }
 
 lora_status lora__tokenizer_encode(const lora_tokenizer *t, const char *text, size_t n, uint32_t flags, int32_t *ids, size_t capacity,

@@ -11,9 +11,11 @@ static void find_products(const lora__graph *g, const lora__plan *p, unsigned ch
 	for (size_t i = 0; i < p->n_steps; i++) {
 		const lora__step *s = &p->steps[i];
 		const lora__node *n = s->node < 0 ? NULL : &g->nodes[s->node];
-		if (!n || !n->site) continue;
-		if (!s->backward || (n->op->flags & LORA__OP_LOSS)) products[n->site->index] |= FORWARD;
-		if (s->backward && s->din[0] >= 0) products[n->site->index] |= BACKWARD;
+		const lora__site *site;
+		for (int32_t k = 0; n && (site = lora__node_site(n, k)); k++) {
+			if (!s->backward || (n->op->flags & LORA__OP_LOSS)) products[site->index] |= FORWARD;
+			if (s->backward && s->din[0] >= 0) products[site->index] |= BACKWARD;
+		}
 	}
 }
 
@@ -74,6 +76,10 @@ static void count_weights(const lora_trainer *t, int64_t rows, const unsigned ch
 			const lora__site *s = m->s.list[k];
 			if (s->bias.data == w->data) used = 1;
 			if (s->base != w->data) continue;
+			if (lora__site_is_quant(s)) { /* never packed */
+				used |= products[k] != 0;
+				continue;
+			}
 			signed char *known = &takes[s->dtype % LORA__DTYPES];
 			if (!*known) *known = lora__pack_takes(t->ctx, s->dtype, m->s.real) ? 1 : -1;
 			*packed += site_packed(t, s, rows, products[k], *known > 0, *packed, &all);

@@ -3,21 +3,23 @@
 
 /* Variants: heads, kv heads, head size, causal, window, cap, use columns; segments as rows of four. */
 static const struct {
-	int heads, kv, d, causal, window; double cap; int columns, n_seg; int32_t seg[4][4]; int queries, keys;
+	int heads, kv, d, causal, window; double cap; int columns, n_seg; int32_t seg[4][4]; int queries, keys, reach; /* reach > 0: a bias by distance */
 } shapes[] = {
-	{ 1, 1, 1, 1, 0, 0, 0, 1, { { 0, 1, 0, 1 } }, 1, 1 },
-	{ 2, 1, 8, 1, 0, 0, 0, 1, { { 0, 7, 0, 7 } }, 7, 7 },
-	{ 4, 2, 16, 1, 0, 0, 0, 2, { { 0, 60, 0, 60 }, { 60, 131, 60, 131 } }, 191, 191 },
-	{ 3, 3, 5, 0, 0, 0, 0, 2, { { 0, 50, 0, 66 }, { 51, 3, 66, 3 } }, 55, 70 },       /* sees all; a query row in no segment */
-	{ 2, 2, 20, 1, 0, 5, 0, 1, { { 0, 49, 0, 70 } }, 49, 70 },                        /* soft cap, keys before the queries */
-	{ 2, 1, 12, 1, 9, 0, 0, 1, { { 0, 130, 0, 130 } }, 130, 130 },                    /* window over positions */
-	{ 2, 1, 12, 1, 30, 8, 1, 2, { { 0, 65, 0, 65 }, { 65, 20, 65, 90 } }, 85, 155 },  /* window over columns, cap */
-	{ 2, 2, 7, 0, 11, 0, 0, 1, { { 0, 100, 0, 100 } }, 100, 100 },                    /* window both ways */
-	{ 4, 1, 64, 1, 0, 0, 0, 3, { { 0, 1, 0, 100 }, { 1, 4, 100, 33 }, { 5, 0, 133, 0 } }, 5, 133 }, /* decoding */
-	{ 4, 2, 24, 1, 0, 0, 0, 2, { { 0, 10, 0, 30 }, { 10, 8, 0, 28 } }, 18, 30 },      /* two segments share keys */
-	{ 2, 2, 4, 1, 0, 0, 0, 1, { { 0, 0, 0, 0 } }, 0, 0 },
-	{ 2, 1, 70, 1, 0, 0, 0, 1, { { 0, 140, 0, 140 } }, 140, 140 },
-	{ 1, 1, 6, 0, 0, 0, 0, 1, { { 0, 5, 0, 0 } }, 5, 3 },                             /* no keys: output 0 */
+	{ 1, 1, 1, 1, 0, 0, 0, 1, { { 0, 1, 0, 1 } }, 1, 1, 0 },
+	{ 2, 1, 8, 1, 0, 0, 0, 1, { { 0, 7, 0, 7 } }, 7, 7, 0 },
+	{ 4, 2, 16, 1, 0, 0, 0, 2, { { 0, 60, 0, 60 }, { 60, 131, 60, 131 } }, 191, 191, 0 },
+	{ 3, 3, 5, 0, 0, 0, 0, 2, { { 0, 50, 0, 66 }, { 51, 3, 66, 3 } }, 55, 70, 0 },       /* sees all; a query row in no segment */
+	{ 2, 2, 20, 1, 0, 5, 0, 1, { { 0, 49, 0, 70 } }, 49, 70, 0 },                        /* soft cap, keys before the queries */
+	{ 2, 1, 12, 1, 9, 0, 0, 1, { { 0, 130, 0, 130 } }, 130, 130, 0 },                    /* window over positions */
+	{ 2, 1, 12, 1, 30, 8, 1, 2, { { 0, 65, 0, 65 }, { 65, 20, 65, 90 } }, 85, 155, 0 },  /* window over columns, cap */
+	{ 2, 2, 7, 0, 11, 0, 0, 1, { { 0, 100, 0, 100 } }, 100, 100, 0 },                    /* window both ways */
+	{ 4, 1, 64, 1, 0, 0, 0, 3, { { 0, 1, 0, 100 }, { 1, 4, 100, 33 }, { 5, 0, 133, 0 } }, 5, 133, 0 }, /* decoding */
+	{ 4, 2, 24, 1, 0, 0, 0, 2, { { 0, 10, 0, 30 }, { 10, 8, 0, 28 } }, 18, 30, 0 },      /* two segments share keys */
+	{ 2, 2, 4, 1, 0, 0, 0, 1, { { 0, 0, 0, 0 } }, 0, 0, 0 },
+	{ 2, 1, 70, 1, 0, 0, 0, 1, { { 0, 140, 0, 140 } }, 140, 140, 0 },
+	{ 1, 1, 6, 0, 0, 0, 0, 1, { { 0, 5, 0, 0 } }, 5, 3, 0 },                          /* no keys: output 0 */
+	{ 2, 2, 9, 0, 0, 0, 1, 2, { { 0, 70, 0, 70 }, { 70, 5, 70, 5 } }, 75, 75, 6 },    /* bias, columns with gaps */
+	{ 3, 1, 8, 1, 0, 0, 0, 2, { { 0, 110, 0, 120 }, { 110, 2, 120, 30 } }, 112, 150, 40 }, /* bias, causal */
 };
 enum { N = sizeof shapes / sizeof *shapes };
 
@@ -29,6 +31,19 @@ static int sees(int v, const int32_t *g, int64_t i, int64_t key, const int32_t *
 	if (shapes[v].causal && key > self) return 0;
 	if (!shapes[v].window) return 1;
 	return shapes[v].causal ? far < shapes[v].window : llabs(far) < shapes[v].window;
+}
+
+/* View of the bias, filled; behind it in the call nothing comes. */
+static void fill_bias(test_case *t, int view, lora_dtype real, int v)
+{
+	if (shapes[v].reach) case_view(t, view, lora__wide(real), shapes[v].heads, 2 * shapes[v].reach + 1, LAYOUT_ROWS, 2, 0);
+}
+
+/* Bias of a key for query i, 0 without one; the table is the last view. */
+static double bias_of(const test_case *t, int v, const int32_t *g, int64_t i, int64_t key, int head, const int32_t *columns)
+{
+	int64_t self = g[3] - g[1] + i, far = columns ? columns[g[2] + key] - columns[g[2] + self] : key - self, reach = shapes[v].reach;
+	return reach ? case_get(t, t->call.n_views - 1, head, reach + (far > reach ? reach : far < -reach ? -reach : far)) : 0;
 }
 
 /* Probabilities of query i of a segment and head; q and k are views of the case. */
@@ -47,6 +62,7 @@ static void probabilities(const test_case *t, int v, const int32_t *g, int64_t i
 			double p = scale * case_get(t, q, g[0] + i, head * d + e) * case_get(t, k, g[2] + x, kvh * d + e);
 			acc += p, mag += fabs(p);
 		}
+		acc += bias_of(t, v, g, i, x, head, columns), mag += fabs(bias_of(t, v, g, i, x, head, columns));
 		if (shapes[v].cap > 0) {
 			double c = tanh(acc / shapes[v].cap);
 			acc = shapes[v].cap * c, r->sp[x] = 1 - c * c, mag += shapes[v].cap;
@@ -86,6 +102,7 @@ static int forward(test_case *t, lora_dtype real, int v)
 	case_view(t, 5, LORA_I32, shapes[v].n_seg, 4, LAYOUT_ROWS, 1, 0);
 	memcpy(t->a[5].init + 64, shapes[v].seg, 16 * (size_t)shapes[v].n_seg);
 	if (shapes[v].columns) fill_columns(t, 6, v);
+	fill_bias(t, 7, real, v);
 	const int32_t *columns = shapes[v].columns ? (const int32_t *)(const void *)(t->a[6].init + 64) : NULL;
 	row *r = malloc(sizeof *r);
 	for (int64_t i = 0; i < nq; i++) /* rows in no segment stay as they are */
@@ -174,6 +191,7 @@ static int backward(test_case *t, lora_dtype real, int v)
 	case_view(t, 9, LORA_I32, shapes[v].n_seg, 4, LAYOUT_ROWS, 1, 0);
 	memcpy(t->a[9].init + 64, shapes[v].seg, 16 * (size_t)shapes[v].n_seg);
 	if (shapes[v].columns) fill_columns(t, 10, v);
+	fill_bias(t, 11, real, v);
 	const int32_t *columns = shapes[v].columns ? (const int32_t *)(const void *)(t->a[10].init + 64) : NULL;
 	for (int i = 0; i < 3; i++) case_poison(t, i);
 	sums s[3];

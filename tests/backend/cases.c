@@ -108,7 +108,8 @@ int case_make(test_case *t, lora_prim prim, lora_dtype real, int v)
 	t->call.struct_size = sizeof t->call, t->call.prim = prim;
 	t->seed = check_seed(7) + (uint64_t)prim * 1000003 + (uint64_t)v;
 	int made = prim == LORA_PRIM_ATTENTION || prim == LORA_PRIM_ATTENTION_BWD ? case_attention(t, prim, real, v)
-	                                                                          : case_linear(t, prim, real, v) || case_neural(t, prim, real, v);
+	                                                                          : case_linear(t, prim, real, v) || case_neural(t, prim, real, v) ||
+	                                                                                case_route(t, prim, real, v);
 	if (!made) case_free(t);
 	return made;
 }

@@ -41,6 +41,7 @@ extern int case_round_b;
 /* Oracles by group. */
 int case_linear(test_case *t, lora_prim prim, lora_dtype real, int v);
 int case_neural(test_case *t, lora_prim prim, lora_dtype real, int v);
+int case_route(test_case *t, lora_prim prim, lora_dtype real, int v);
 int case_attention(test_case *t, lora_prim prim, lora_dtype real, int v);
 
 static inline double case_random(test_case *t) { return (double)(check_random(&t->seed) >> 11) * 0x1p-52 - 1; }

@@ -124,15 +124,19 @@ static double act(double x, int kind, double *grad)
 	case LORA_ACT_GELU:
 		*grad = 0.5 * erfc(-x / sqrt(2)) + x * exp(-x * x / 2) / sqrt(2 * M_PI);
 		return 0.5 * x * erfc(-x / sqrt(2));
+	case LORA_ACT_TANH:
+		u = tanh(x);
+		*grad = 1 - u * u;
+		return u;
 	default: *grad = x > 0; return x > 0 ? x : 0;
 	}
 }
 
 static int gated(test_case *t, lora_dtype real, int v, int backward)
 {
-	if (v >= N_SIZES * 4 * 4) return 0;
+	if (v >= N_SIZES * 5 * 4) return 0;
 	int64_t n = sizes[v % N_SIZES][0], d = sizes[v % N_SIZES][1];
-	int kind = v / N_SIZES % 4 + 1, with_up = v / 24 % 2, layout = v / 48, in_place = backward && v % 5 == 0;
+	int kind = v / N_SIZES % 5 + 1, with_up = v / 30 % 2, layout = v / 60, in_place = backward && v % 5 == 0;
 	double size = v % 3 ? 3 : 30;
 	int g = backward ? 2 : 1, u = g + 1;
 	case_view(t, 0, real, n, d, layout, 2, 1);

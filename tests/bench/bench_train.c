@@ -1,6 +1,8 @@
 /* Training speed on random Llama shapes: tokens per second of whole steps (forward, backward, clipping, AdamW), LoRA r=16 on all linears.
- * usage: bench_train SHAPE [backend] [threads] [batch] [length] [steps] [dtype] [weight_dtype]
- * Prints one CSV line: shape,backend,threads,batch,length,dtype,tokens_per_second,step_seconds,first_step_seconds,loss,peak_rss_mib. Shapes as tests/bench/peft.py. */
+ * usage: bench_train SHAPE [backend] [threads] [batch] [length] [steps] [dtype] [weight_dtype] [shortest]
+ * shortest: rows have lengths shortest .. length, evenly spread, padded on the right; tokens are counted without padding.
+ * Prints one CSV line: shape,backend,threads,batch,length,dtype,tokens_per_second,step_seconds,first_step_seconds,loss,peak_rss_mib,best_tokens_per_second,
+ * cpu_seconds of a step. Shapes as tests/bench/peft.py. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,15 +10,8 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "bench/shapes.h"
 #include "lora/lora.h"
-
-static const struct { const char *name; int hidden, inter, layers, heads, kv, vocab, tied; } shapes[] = {
-	{ "tiny", 64, 172, 5, 8, 4, 512, 1 },
-	{ "15m", 288, 768, 6, 6, 6, 32000, 1 },
-	{ "135m", 576, 1536, 30, 9, 3, 49152, 1 },
-	{ "0.5b", 896, 4864, 24, 14, 2, 151936, 1 },
-	{ "1.1b", 2048, 5632, 22, 32, 4, 32000, 0 },
-};
 
 static lora_context *ctx;
 
@@ -27,12 +22,14 @@ static void check(lora_status st)
 	exit(1);
 }
 
-static double now(void)
+static double clock_of(clockid_t id)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(id, &t);
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
+
+static double now(void) { return clock_of(CLOCK_MONOTONIC); }
 
 static int by_value(const void *a, const void *b)
 {
@@ -54,7 +51,9 @@ int main(int argc, char **argv)
 	int threads = argc > 3 ? atoi(argv[3]) : 2, batch = argc > 4 ? atoi(argv[4]) : 4, length = argc > 5 ? atoi(argv[5]) : 256;
 	int steps = argc > 6 ? atoi(argv[6]) : 6, k = 0;
 	const char *weight = argc > 8 ? argv[8] : "F32";
-	while (k < 4 && strcmp(shapes[k].name, shape)) k++;
+	int shortest = argc > 9 ? atoi(argv[9]) : 0, tokens = 0;
+	while (k < BENCH_SHAPES && strcmp(bench_shapes[k].name, shape)) k++;
+	if (k == BENCH_SHAPES || steps < 2 || batch < 1 || length < 2 || shortest > length) return fprintf(stderr, "bench_train: a bad argument\n"), 2;
 	lora_context_options o;
 	lora_error e = { .struct_size = sizeof e };
 	lora_context_options_init(&o, sizeof o);
@@ -65,8 +64,8 @@ int main(int argc, char **argv)
 	}
 	char json[512];
 	snprintf(json, sizeof json, "{\"hidden_size\":%d,\"intermediate_size\":%d,\"num_hidden_layers\":%d,\"num_attention_heads\":%d,\"num_key_value_heads\":%d,"
-		"\"vocab_size\":%d,\"tie_word_embeddings\":%s,\"max_position_embeddings\":4096,\"dtype\":\"%s\",\"weight_dtype\":\"%s\"}", shapes[k].hidden, shapes[k].inter,
-		shapes[k].layers, shapes[k].heads, shapes[k].kv, shapes[k].vocab, shapes[k].tied ? "true" : "false", dtype, weight);
+		"\"vocab_size\":%d,\"tie_word_embeddings\":%s,\"max_position_embeddings\":4096,\"dtype\":\"%s\",\"weight_dtype\":\"%s\"}", bench_shapes[k].hidden, bench_shapes[k].inner,
+		bench_shapes[k].layers, bench_shapes[k].heads, bench_shapes[k].kv, bench_shapes[k].vocabulary, bench_shapes[k].tied ? "true" : "false", dtype, weight);
 	lora_model *m;
 	lora_adapter *a;
 	lora_optimizer *opt;
@@ -85,24 +84,37 @@ int main(int argc, char **argv)
 	s = from_json(json);
 	check(lora_trainer_create(m, a, opt, s, &t));
 	lora_settings_destroy(s);
-	int32_t *ids = malloc(sizeof *ids * (size_t)(batch * length));
+	size_t cells = (size_t)(batch * length);
+	int32_t *ids = malloc(3 * sizeof *ids * cells), *mask = ids + cells, *labels = mask + cells;
+	if (!ids) return 1;
+	for (int i = 0; i < batch; i++) {
+		int n = shortest ? shortest + (batch > 1 ? i * (length - shortest) / (batch - 1) : 0) : length;
+		for (int j = 0; j < length; j++) mask[i * length + j] = j < n;
+		tokens += n;
+	}
 	double *seconds = malloc(sizeof *seconds * (size_t)steps);
 	lora_metrics metrics = { .struct_size = sizeof metrics };
+	double cpu = 0;
 	srand(1);
 	for (int i = 0; i < steps; i++) {
-		for (int j = 0; j < batch * length; j++) ids[j] = rand() % shapes[k].vocab;
-		lora_batch b = { .struct_size = sizeof b, .n_sequences = batch, .length = length, .input_ids = ids, .labels = ids };
+		for (int j = 0; j < batch * length; j++) labels[j] = ids[j] = rand() % bench_shapes[k].vocabulary;
+		lora_batch b = { .struct_size = sizeof b, .n_sequences = batch, .length = length, .input_ids = ids, .labels = labels,
+			.attention_mask = shortest ? mask : NULL };
+		for (int j = 0; j < batch * length; j++)
+			if (!mask[j]) labels[j] = -100;
+		if (i == 1) cpu = clock_of(CLOCK_PROCESS_CPUTIME_ID);
 		double start = now();
 		check(lora_trainer_step(t, &b, &metrics));
 		seconds[i] = now() - start;
 	}
 	double first = seconds[0];
+	cpu = (clock_of(CLOCK_PROCESS_CPUTIME_ID) - cpu) / (steps - 1);
 	qsort(seconds + 1, (size_t)(steps - 1), sizeof *seconds, by_value);
 	double median = seconds[1 + (steps - 1) / 2];
 	struct rusage r;
 	getrusage(RUSAGE_SELF, &r);
-	printf("%s,%s,%d,%d,%d,%s,%.1f,%.4f,%.4f,%.5f,%.0f\n", shape, lora_context_backend_name(ctx), threads, batch, length, dtype, batch * length / median, median, first,
-		metrics.loss, (double)r.ru_maxrss / 1024);
+	printf("%s,%s,%d,%d,%d,%s,%.1f,%.4f,%.4f,%.5f,%.0f,%.1f,%.4f\n", shape, lora_context_backend_name(ctx), threads, batch, length, dtype, tokens / median, median, first,
+		metrics.loss, (double)r.ru_maxrss / 1024, tokens / seconds[1], cpu);
 	free(ids), free(seconds);
 	lora_trainer_destroy(t);
 	lora_optimizer_destroy(opt);

@@ -208,6 +208,90 @@ START_TEST(generate_is_greedy_and_repeatable)
 }
 END_TEST
 
+static char *text_of(int line, const char *key)
+{
+	json_t *o = out_json(line);
+	ck_assert_msg(json_is_string(json_object_get(o, key)), "line %d has no %s: %s", line, key, run_out);
+	char *text = strdup(json_string_value(json_object_get(o, key)));
+	json_decref(o);
+	return text;
+}
+
+/* Prompts of different lengths side by side give what each gives alone. */
+START_TEST(several_prompts)
+{
+	static const char *const prompts[] = { "the", "a much longer prompt of many words", "end" };
+	char *alone[3];
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(run_lora("generate --json -m " MODEL " -a " ADAPTER " -p '%s' -n 14", prompts[i]), 0);
+		alone[i] = text_of(0, "text");
+	}
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -a " ADAPTER " -p '%s' -p '%s' -p '%s' -n 14", prompts[0], prompts[1], prompts[2]), 0);
+	ck_assert_int_eq(out_lines(), 3);
+	for (int i = 0; i < 3; i++) {
+		char *text = text_of(i, "text");
+		ck_assert_str_eq(text, alone[i]);
+		free(text);
+	}
+	/* an adapter for each: a scale of 0 is no adapter */
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -a " ADAPTER " -a " ADAPTER "=0 -p '%s' -p '%s' --adapter-rows 0,1 -n 14", prompts[0], prompts[0]), 0);
+	char *with = text_of(0, "text"), *without = text_of(1, "text");
+	ck_assert_str_eq(with, alone[0]);
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p '%s' -n 14", prompts[0]), 0);
+	char *base = text_of(0, "text");
+	ck_assert_str_eq(without, base);
+	expect_error(run_lora("generate -m " MODEL " -a " ADAPTER " -p a -p b --adapter-rows 0"), 2, "1 numbers for 2 prompts");
+	expect_error(run_lora("generate -m " MODEL " -a " ADAPTER " -p a --adapter-rows 3"), 2, "--adapter-rows");
+	free(with), free(without), free(base);
+	for (int i = 0; i < 3; i++) free(alone[i]);
+}
+END_TEST
+
+START_TEST(generation_stops_before_a_text)
+{
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p the -n 24"), 0);
+	char *whole = text_of(0, "text"), stop[8], *text, *why = text_of(0, "finish");
+	ck_assert_str_eq(why, "length");
+	free(why);
+	for (size_t at = 3; at < 9; at++) {
+		memcpy(stop, whole + at, 3);
+		stop[3] = 0;
+		if (strpbrk(stop, "'\\") || strstr(whole, stop) != whole + at) continue;
+		ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p the -n 24 --stop 'not there' --stop '%s'", stop), 0);
+		text = text_of(0, "text");
+		why = text_of(0, "finish");
+		ck_assert_str_eq(why, "stop");
+		ck_assert_uint_eq(strlen(text), at);
+		ck_assert(!memcmp(text, whole, at));
+		ck_assert_int_eq(run_lora("generate -q -m " MODEL " -p the -n 24 --stop '%s'", stop), 0);
+		run_out[strlen(run_out) - 1] = 0;
+		ck_assert_str_eq(run_out, text);
+		free(text), free(why);
+	}
+	free(whole);
+	expect_error(run_lora("generate -m " MODEL " -p a --stop ''"), 2, "--stop");
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p the -n 24 --repetition-penalty 3"), 0);
+	expect_error(run_lora("generate -m " MODEL " -p a --repetition-penalty 0"), 2, "--repetition-penalty");
+}
+END_TEST
+
+START_TEST(questions)
+{
+	expect_error(run_lora("generate -m " MODEL " -p a --chat"), 1, "--chat-template NAME");
+	expect_error(run_lora("generate -m " MODEL " --tokens 1 --chat"), 2, "--chat");
+	expect_error(run_lora("generate -m " MODEL " -p a --system b"), 2, "goes with --chat");
+	ck_assert_int_eq(run_lora("generate --json -m " MODEL " -p hi --chat --chat-template chatml --system so -n 3"), 0);
+	json_t *o = out_json(0), *ids = json_object_get(o, "prompt_tokens");
+	char list[1024] = "";
+	for (size_t i = 0; i < json_array_size(ids); i++) sprintf(list + strlen(list), "%s%d", i ? "," : "", (int)json_integer_value(json_array_get(ids, i)));
+	json_decref(o);
+	ck_assert_int_eq(run_lora("tokenize --json -m " MODEL " --decode %s", list), 0);
+	char *text = text_of(0, "text");
+	ck_assert_str_eq(text, "<|im_start|>system\nso<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
+	free(text);
+}
+END_TEST
+
 START_TEST(full_disk_and_broken_pipe_are_told)
 {
 	if (!exists("/dev/full")) return;
@@ -215,6 +299,34 @@ START_TEST(full_disk_and_broken_pipe_are_told)
 	ck_assert(strstr(run_err, "standard output") && strstr(run_err, "No space left"));
 	ck_assert_int_eq(run_shell("'%s' methods --json >/dev/full", lora_program()), 1);
 	ck_assert_ptr_nonnull(strstr(run_err, "No space left"));
+}
+END_TEST
+
+/* info --plan: one entry per site and number of rows; many rows take another order than few where W + s B A can be formed. */
+START_TEST(info_shows_the_plan)
+{
+	size_t i;
+	json_t *e;
+	int few = 0, many = 0;
+	ck_assert_int_eq(run_lora("info --json --backend naive --plan -m " MODEL " -s rows=2,4096 -s r=4"), 0);
+	json_t *o = out_json(0), *plan = json_object_get(o, "plan");
+	ck_assert_uint_eq(json_array_size(plan), 2 * json_array_size(json_object_get(o, "sites")));
+	json_array_foreach(plan, i, e)
+	{
+		const char *choice = json_string_value(json_object_get(e, "choice"));
+		ck_assert(json_string_value(json_object_get(e, "site")) && json_number_value(json_object_get(e, "flops")) > 0);
+		few += json_integer_value(json_object_get(e, "rows")) == 2 && !strcmp(choice, "F1 B1");
+		many += json_integer_value(json_object_get(e, "rows")) == 4096 && !strcmp(choice, "F2 B5");
+	}
+	ck_assert_int_eq(few, (int)json_array_size(plan) / 2);
+	ck_assert_int_eq(many, few - 1); /* all but the head */
+	json_decref(o);
+	ck_assert_int_eq(run_lora("info --backend naive " MODEL " --plan -s lora_dropout=0.1 -s rows=4096"), 0);
+	ck_assert(strstr(run_out, "F1 B1") && strstr(run_out, "dropout") && !strstr(run_out, "F2 B5"));
+	expect_error(run_lora("info --plan " ADAPTER), 2, "--plan");
+	expect_error(run_lora("info " MODEL " -s r=4"), 2, "--plan");
+	expect_error(run_lora("info --plan " MODEL " -s rows=0"), 2, "rows");
+	expect_error(run_lora("info --plan " MODEL " -s ranks=4"), 2, "ranks");
 }
 END_TEST
 
@@ -231,7 +343,11 @@ Suite *suite_words(void)
 	tcase_add_test(t, methods_come_from_introspection);
 	tcase_add_test(t, tokenize_there_and_back);
 	tcase_add_test(t, generate_is_greedy_and_repeatable);
+	tcase_add_test(t, several_prompts);
+	tcase_add_test(t, generation_stops_before_a_text);
+	tcase_add_test(t, questions);
 	tcase_add_test(t, full_disk_and_broken_pipe_are_told);
+	tcase_add_test(t, info_shows_the_plan);
 	suite_add_tcase(s, t);
 	return s;
 }

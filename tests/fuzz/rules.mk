@@ -11,9 +11,12 @@ fuzz_regress := $(FUZZ_NAMES:%=$(B)/fuzz/%)
 fuzz-regress: $(fuzz_regress:=.replay)                   ## corpora through the fuzz targets
 $(fuzz_regress:=.replay): $(B)/fuzz/%.replay: $(B)/fuzz/%
 	@$< tests/fuzz/corpus/$* 2>$@.err || { cat $@.err; exit 1; }
+# What a target needs of the program: its data readers are not in the library.
+fuzz_with_jsonl := $(patsubst %,src/cli/%.c,data datapack dataread store idtext options paths report session stfile)
+$(B)/fuzz/jsonl build/fuzz/fuzz_jsonl: $(fuzz_with_jsonl)
 $(fuzz_regress): $(B)/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/driver.c $(L)/liblora.a
 	$(call step,LD)
-	$(Q)$(cc) $(LDFLAGS) -MF $@.d $< tests/fuzz/driver.c $(L)/liblora.a $(libs) -o $@
+	$(Q)$(cc) $(LDFLAGS) -MF $@.d $< $(fuzz_with_$*) tests/fuzz/driver.c $(L)/liblora.a $(libs) -o $@
 
 # The whole library is built once more with coverage; a target then runs for FUZZ_SECONDS, and what it finds is left in build/fuzz/.
 fuzz:                                                    ## libFuzzer over every target, FUZZ_SECONDS each
@@ -23,5 +26,5 @@ fuzz:                                                    ## libFuzzer over every
 	    -artifact_prefix=build/fuzz/$$t- build/fuzz/corpus/$$t tests/fuzz/corpus/$$t || exit 1; done
 build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c build/fuzz/lib/liblora.a
 	@mkdir -p $(@D)
-	$(Q)$(cc) -fsanitize=fuzzer $(LDFLAGS) -MF $@.d $< build/fuzz/lib/liblora.a $(libs) -o $@
+	$(Q)$(cc) -fsanitize=fuzzer $(LDFLAGS) -MF $@.d $< $(fuzz_with_$*) build/fuzz/lib/liblora.a $(libs) -o $@
 .PHONY: $(fuzz_regress:=.replay)

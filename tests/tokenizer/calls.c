@@ -161,6 +161,54 @@ START_TEST(files)
 }
 END_TEST
 
+/* A stream gives whole characters only, and in the end all of them; with ids of single bytes every cut occurs. */
+START_TEST(stream)
+{
+	static const char text[] = "caf\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x9a\x80 end";
+	static const char *const names[] = { "fam-gpt2", "fam-llama2", "spm-tok512", "fam-qwen2" };
+	lora_context *ctx = check_context(NULL);
+	for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+		char path[128], got[256], piece[64];
+		lora_tokenizer *t = NULL;
+		int32_t ids[128];
+		size_t n = 0, at = 0, bytes = 0, bad, parts = 0;
+		uint64_t state[2] = { 0, 0 };
+		snprintf(path, sizeof path, "tests/golden/tokenizers/%s", names[k]);
+		check_ok(ctx, lora_tokenizer_open(ctx, path, &t));
+		check_ok(ctx, lora_tokenizer_encode(t, text, sizeof text - 1, 0, ids, 128, &n));
+		for (size_t i = 1; i <= n; i++) {
+			lora_status st = lora_tokenizer_stream(t, state, ids, i, 0, NULL, 0, &bytes);
+			ck_assert(st == LORA_OK ? !bytes : st == LORA_E_LIMIT && bytes);
+			check_ok(ctx, lora_tokenizer_stream(t, state, ids, i, 0, piece, sizeof piece, &bytes));
+			ck_assert_msg(lora__utf8_valid(piece, bytes, &bad), "%s: part of a character at id %zu", names[k], i);
+			ck_assert_msg(!memmem(piece, bytes, "\xef\xbf\xbd", 3), "%s: a broken character at id %zu", names[k], i);
+			memcpy(got + at, piece, bytes);
+			at += bytes, parts += bytes > 0;
+		}
+		ck_assert_uint_gt(parts, 8);
+		check_ok(ctx, lora_tokenizer_stream(t, state, ids, n, 1, piece, sizeof piece, &bytes));
+		ck_assert_uint_eq(bytes, 0);
+		ck_assert_msg(at == sizeof text - 1 && !memcmp(got, text, at), "%s: %.*s", names[k], (int)at, got);
+		check_fails(LORA_E_ARGUMENT, lora_tokenizer_stream(t, (uint64_t[2]){ 0, n + 1 }, ids, n, 0, NULL, 0, &bytes));
+		check_fails(LORA_E_ARGUMENT, lora_tokenizer_stream(t, (uint64_t[2]){ 2, 1 }, ids, n, 0, NULL, 0, &bytes));
+		check_fails(LORA_E_ARGUMENT, lora_tokenizer_stream(t, NULL, ids, n, 0, NULL, 0, &bytes));
+		/* bytes that never become a character are not waited for without end */
+		int32_t lost = lora_tokenizer_id(t, "<0xE4>"), many[40];
+		for (int i = 0; i < 40; i++) many[i] = lost;
+		uint64_t waiting[2] = { 0, 0 };
+		int came = 0;
+		for (size_t i = 1; i <= 40 && lost >= 0; i++) {
+			check_ok(ctx, lora_tokenizer_stream(t, waiting, many, i, 0, got, sizeof got, &bytes));
+			came += bytes > 0;
+		}
+		if (lost >= 0) ck_assert_int_ge(came, 2);
+		lora_tokenizer_destroy(t);
+	}
+	check_fails(LORA_E_ARGUMENT, lora_tokenizer_stream(NULL, (uint64_t[2]){ 0, 0 }, NULL, 0, 0, NULL, 0, NULL));
+	lora_context_destroy(ctx);
+}
+END_TEST
+
 /* Everything that can be in a tokenizer, in two files, for the allocation sweep. */
 static const char *const swept[] = {
 	"{\"added_tokens\":[{\"id\":6,\"content\":\"<s>\",\"special\":true},{\"id\":7,\"content\":\"Q\",\"normalized\":true,\"lstrip\":true,\"rstrip\":true}],"
@@ -265,6 +313,7 @@ TCase *tok_api_case(void)
 	tcase_add_test(c, t17_t18_bounds);
 	tcase_add_test(c, t16_texts);
 	tcase_add_test(c, files);
+	tcase_add_test(c, stream);
 	tcase_add_loop_test(c, out_of_memory, 0, (int)(sizeof swept / sizeof *swept));
 	tcase_add_test(c, threads);
 	return c;

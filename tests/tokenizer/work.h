@@ -21,6 +21,7 @@ int tok_check_lines(const char *tokenizer, const char *file);
 TCase *tok_golden_case(void);
 TCase *tok_files_case(void);
 TCase *tok_spm_case(void);
+TCase *tok_chat_case(void);
 TCase *tok_rows_case(void);
 TCase *tok_parts_case(void);
 TCase *tok_merge_case(void);

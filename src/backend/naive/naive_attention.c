@@ -3,6 +3,7 @@
  * lse = log sum exp. Dao et al. 2022, arXiv:2205.14135, algorithms 1 and 4; Dao 2023, arXiv:2307.08691, algorithm 2 for the backward. Soft cap: cap * tanh(s / cap)
  * before the mask (Gemma 2). Window: a causal query sees the keys whose column is less than window behind its own; without causal, less
  * than window away on either side. Query rows outside all segments are left alone by the forward; their gradients are zero.
+ * Bias: a table by head and distance (key's column minus query's, cut to +-reach), added to the scaled scores (T5, arXiv:1910.10683 section 2.1).
  * Queries of different segments must not overlap; key rows may (a shared prefix), then the backward runs segments in order. */
 #include "backend/naive/naive_attention.h"
 
@@ -64,10 +65,15 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	int64_t keys = j->k.size[0], enough = 12, pieces = sv->size[0] * c->i[1];
 	lora_status st = prepare(self, c, sv, j);
 	if (st) return st;
+	const lora_view *bias = c->n_views > segments + 2 && c->v[segments + 2].data ? &c->v[segments + 2] : NULL;
+	j->amx = j->amx && !bias;
 	if (j->amx) lora__attn_amx_layout(j, backward);
 	else PICK(self, real, attn_layout)(j, backward);
 	size_t packed = j->amx ? (lora__attn_amx_bytes(j, j->units) + 63) & ~(size_t)63 : 0;
 	j->columns = cv ? cv->data : NULL;
+	if (bias && (bias->size[1] % 2 == 0 || bias->stride[0] != bias->size[1]))
+		return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: the bias must be dense, with an odd number of columns");
+	if (bias) j->bias = bias->data, j->reach = bias->size[1] / 2;
 	j->parts = !j->serial_segments && pieces && pieces < enough ? (enough + pieces - 1) / pieces : 1; /* from sizes only: the same bits for any threads */
 	if (backward) sums = (size_t)(j->kv * j->parts * keys * 2 * j->dp) * lora__dtype_size(lora__wide(real));
 	char *scratch = lora__naive_scratch(self, seg_bytes + packed + j->per_thread * (size_t)self->host.threads + sums);

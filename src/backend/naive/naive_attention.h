@@ -17,6 +17,8 @@ typedef struct attn_seg { int64_t q0, queries, k0, keys, task0, unit0; } attn_se
 typedef struct attn_job {
 	lora_view q, k, v, out, lse, dq, dk, dv, dout;
 	const int32_t  *columns; /* of every key row, or NULL */
+	const void     *bias;    /* REAL [heads][2 reach + 1], added to the scores by distance in columns, or NULL */
+	int64_t         reach;
 	const attn_seg *seg;
 	int64_t n_seg, heads, kv, d, causal, window;
 	double  scale, cap;

@@ -12,9 +12,13 @@ _lora() {
 		words=$("${COMP_WORDS[0]}" methods backend 2>/dev/null | sed -n 's/^  \([^ ]*\).*/\1/p')
 		COMPREPLY=($(compgen -W "auto $words" -- "$cur"))
 		return ;;
+	--chat-template)
+		words=$("${COMP_WORDS[0]}" methods chat_template 2>/dev/null | sed -n 's/^  \([^ ]*\).*/\1/p')
+		COMPREPLY=($(compgen -W "$words" -- "$cur"))
+		return ;;
 	--dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
 	--dtype-out) COMPREPLY=($(compgen -W "keep f32 f16 bf16" -- "$cur")); return ;;
-	-n|-p|-t|--threads|--seed|--count|--prompt|--text|--tokens|--decode|--temperature|--top-k|--top-p) return ;;
+	-n|-p|-t|--threads|--seed|--count|--prompt|--text|--tokens|--decode|--temperature|--top-k|--top-p|--stop|--system|--repetition-penalty|--adapter-rows) return ;;
 	-s|--set)
 		words=$("${COMP_WORDS[0]}" help train 2>/dev/null | grep -o '\b[a-z_]*_[a-z_]*\b' | sort -u | sed 's/$/=/')
 		COMPREPLY=($(compgen -W "method= optimizer= r= seed= $words" -- "$cur"))

@@ -1,0 +1,79 @@
+/* lora: writing models: what may be at the output, and putting the finished model in place. */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int is_gguf(const char *path)
+{
+	char magic[4] = "";
+	if (path_is_dir(path)) return 0;
+	if (path_has_suffix(path, ".gguf")) return 1;
+	FILE *f = fopen(path, "rb");
+	size_t n = f ? fread(magic, 1, 4, f) : 0;
+	if (f) fclose(f);
+	return n == 4 && !memcmp(magic, "GGUF", 4);
+}
+
+json_t *gguf_description(lora_context *ctx, const char *path)
+{
+	size_t n;
+	char *text = NULL;
+	json_t *out = NULL;
+	if (lora_gguf_describe(ctx, path, NULL, 0, &n)) return fail_library(ctx, path), NULL;
+	if (!(text = new_bytes(n))) return NULL;
+	if (lora_gguf_describe(ctx, path, text, n, &n)) fail_library(ctx, path);
+	else if (!(out = json_loads(text, 0, NULL))) fail_memory();
+	free(text);
+	return out;
+}
+
+int gguf_has_tokenizer(lora_context *ctx, const char *path)
+{
+	json_t *d = gguf_description(ctx, path);
+	int yes = json_object_get(json_object_get(d, "metadata"), "tokenizer.ggml.model") != NULL;
+	json_decref(d);
+	return yes;
+}
+
+static int is_model_dir(const char *path)
+{
+	char *config = path_join(path, "config.json");
+	int yes = config && path_exists(config);
+	free(config);
+	return yes;
+}
+
+static int same_form(const char *path, int gguf)
+{
+	if (gguf) return !path_is_dir(path) && is_gguf(path);
+	return is_model_dir(path) || path_is_empty_dir(path);
+}
+
+int check_output(const args *a, int gguf)
+{
+	if (!path_exists(a->output) || same_form(a->output, gguf) || a->force) return OK;
+	return fail(FAILED, a->output, "is there already and is no %s; give --force to replace it", gguf ? "GGUF file" : "model");
+}
+
+int save_model(session *s, const args *a, int gguf, const char *weight_dtype)
+{
+	lora_settings *settings = NULL;
+	char *beside = NULL;
+	int status = OK, foreign = path_exists(a->output) && !same_form(a->output, gguf);
+
+	if (!gguf && path_is_empty_dir(a->output) && rmdir(a->output)) return fail_system(a->output, "cannot replace the empty directory");
+	if (foreign && !(beside = new_format("%s.new-%ld", a->output, (long)getpid()))) return FAILED;
+	if (lora_settings_create(s->ctx, &settings) || lora_settings_set_string(settings, "weight_dtype", weight_dtype) ||
+		lora_settings_set_string(settings, "format", gguf ? "gguf" : "hf") || lora_settings_set_int(settings, "force", 1) ||
+		lora_model_save(s->model, beside ? beside : a->output, settings))
+		status = fail_library(s->ctx, a->output);
+	if (!status && beside) {
+		status = remove_tree(a->output);
+		if (!status && rename(beside, a->output)) status = fail_system(a->output, "cannot put the finished model in place");
+	}
+	lora_settings_destroy(settings);
+	free(beside);
+	return status;
+}

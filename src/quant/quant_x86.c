@@ -1,0 +1,199 @@
+/* The block types that models mostly come in, with AVX2: decoding with the bits of the portable code (no fused multiply-add there), and the dot
+ * product of blocks with floats that decoding one token at a time needs (fused, eight sums by turns). Chosen at run time. */
+#include "quant/quant.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#include <immintrin.h>
+#include <stdatomic.h>
+
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
+#define INLINE AVX2 static inline __attribute__((always_inline))
+
+/* Where values go: to y, or times x into sum. */
+typedef struct sink { float *y; const float *x; __m256 sum[4]; } sink;
+
+INLINE void put8(sink *s, int at, __m256 v, int k)
+{
+	if (s->y) _mm256_storeu_ps(s->y + at, v);
+	else s->sum[k & 3] = _mm256_fmadd_ps(v, _mm256_loadu_ps(s->x + at), s->sum[k & 3]);
+}
+
+/* 32 signed bytes times d, less m. */
+INLINE void put32(sink *s, int at, __m256i q, __m256 d, __m256 m, int has_m)
+{
+	__m128i half[2] = { _mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1) };
+	for (int k = 0; k < 4; k++) {
+		__m128i eight = k & 1 ? _mm_srli_si128(half[k / 2], 8) : half[k / 2];
+		__m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)), d);
+		put8(s, at + 8 * k, has_m ? _mm256_sub_ps(v, m) : v, k);
+	}
+}
+
+/* 16 signed bytes times d. */
+INLINE void put16(sink *s, int at, __m128i q, __m256 d, int k)
+{
+	put8(s, at, _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), d), k);
+	put8(s, at + 8, _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8))), d), k + 1);
+}
+
+INLINE __m256 half_of(const uint8_t *p)
+{
+	return _mm256_set1_ps(_cvtsh_ss((uint16_t)(p[0] | p[1] << 8)));
+}
+
+INLINE void q8_0(const uint8_t *p, sink *s)
+{
+	put32(s, 0, _mm256_loadu_si256((const __m256i *)(const void *)(p + 2)), half_of(p), _mm256_setzero_ps(), 0);
+}
+
+INLINE void q4_0(const uint8_t *p, sink *s)
+{
+	__m128i b = _mm_loadu_si128((const __m128i *)(const void *)(p + 2)), mask = _mm_set1_epi8(15);
+	__m256i q = _mm256_set_m128i(_mm_and_si128(_mm_srli_epi16(b, 4), mask), _mm_and_si128(b, mask));
+	put32(s, 0, _mm256_sub_epi8(q, _mm256_set1_epi8(8)), half_of(p), _mm256_setzero_ps(), 0);
+}
+
+static inline void scale_of(const uint8_t *s, int g, unsigned *scale, unsigned *min)
+{
+	if (g < 4) *scale = s[g] & 63u, *min = s[g + 4] & 63u;
+	else *scale = (s[g + 4] & 15u) | (unsigned)(s[g - 4] >> 6) << 4, *min = (unsigned)(s[g + 4] >> 4) | (unsigned)(s[g] >> 6) << 4;
+}
+
+INLINE void q4_k(const uint8_t *p, sink *s)
+{
+	float d = _cvtsh_ss((uint16_t)(p[0] | p[1] << 8)), dmin = _cvtsh_ss((uint16_t)(p[2] | p[3] << 8));
+	__m256i mask = _mm256_set1_epi8(15);
+	for (int g = 0; g < 8; g++) {
+		unsigned a, b;
+		scale_of(p + 4, g, &a, &b);
+		__m256i q = _mm256_loadu_si256((const __m256i *)(const void *)(p + 16 + 32 * (g / 2)));
+		q = _mm256_and_si256(g & 1 ? _mm256_srli_epi16(q, 4) : q, mask);
+		put32(s, 32 * g, q, _mm256_set1_ps(d * (float)a), _mm256_set1_ps(dmin * (float)b), 1);
+	}
+}
+
+INLINE void q6_k(const uint8_t *p, sink *s)
+{
+	float d = _cvtsh_ss((uint16_t)(p[208] | p[209] << 8));
+	const int8_t *scale = (const int8_t *)p + 192;
+	const __m256i four = _mm256_set1_epi8(15), two = _mm256_set1_epi8(0x30), middle = _mm256_set1_epi8(32);
+	for (int k = 0; k < 8; k++, scale += 2) { /* half k / 4, quarter k % 4 */
+		__m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(p + 64 * (k / 4) + 32 * (k % 2)));
+		__m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(p + 128 + 32 * (k / 4)));
+		if (k % 4 >= 2) low = _mm256_srli_epi16(low, 4);
+		high = k % 4 == 0 ? _mm256_slli_epi16(high, 4) : k % 4 == 1 ? _mm256_slli_epi16(high, 2) : k % 4 == 2 ? high : _mm256_srli_epi16(high, 2);
+		__m256i q = _mm256_sub_epi8(_mm256_or_si256(_mm256_and_si256(low, four), _mm256_and_si256(high, two)), middle);
+		put16(s, 32 * k, _mm256_castsi256_si128(q), _mm256_set1_ps(d * (float)scale[0]), 0);
+		put16(s, 32 * k + 16, _mm256_extracti128_si256(q, 1), _mm256_set1_ps(d * (float)scale[1]), 2);
+	}
+}
+
+AVX2 static float add_up(const __m256 *sum)
+{
+	__m256 v = _mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3]));
+	__m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+	h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+	return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));
+}
+
+#define BLOCK(name, n_weights, bytes) \
+	AVX2 static void name##_decode(const uint8_t *p, int64_t n, float *y) \
+	{ \
+		sink s = { .y = y }; \
+		for (; n > 0; n--, p += bytes, s.y += n_weights) name(p, &s); \
+	} \
+	AVX2 static float name##_dot(const uint8_t *p, const float *x, int64_t n) \
+	{ \
+		const __m256 zero = _mm256_setzero_ps(); \
+		sink s = { .x = x, .sum = { zero, zero, zero, zero } }; \
+		for (; n > 0; n--, p += bytes, s.x += n_weights) name(p, &s); \
+		return add_up(s.sum); \
+	}
+BLOCK(q8_0, 32, 34)
+BLOCK(q4_0, 32, 18)
+BLOCK(q4_k, 256, 144)
+BLOCK(q6_k, 256, 210)
+
+/* With AVX-512 the dot products take a group's scale once, behind the sum over the group. */
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,f16c")))
+#define INLINE512 AVX512 static inline __attribute__((always_inline))
+
+INLINE512 __m512 floats_of(__m128i q) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)); }
+
+/* sum of q x over 32 signed bytes, in 16 parts */
+INLINE512 __m512 times32(__m256i q, const float *x)
+{
+	__m512 low = _mm512_mul_ps(floats_of(_mm256_castsi256_si128(q)), _mm512_loadu_ps(x));
+	return _mm512_fmadd_ps(floats_of(_mm256_extracti128_si256(q, 1)), _mm512_loadu_ps(x + 16), low);
+}
+
+INLINE512 float scale16(const uint8_t *p) { return _cvtsh_ss((uint16_t)(p[0] | p[1] << 8)); }
+
+AVX512 static float q8_0_dot512(const uint8_t *p, const float *x, int64_t n)
+{
+	__m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() };
+	for (int64_t i = 0; i < n; i++, p += 34, x += 32)
+		sum[i & 1] = _mm512_fmadd_ps(_mm512_set1_ps(scale16(p)), times32(_mm256_loadu_si256((const __m256i *)(const void *)(p + 2)), x), sum[i & 1]);
+	return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+}
+
+AVX512 static float q4_0_dot512(const uint8_t *p, const float *x, int64_t n)
+{
+	const __m128i mask = _mm_set1_epi8(15);
+	__m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() };
+	for (int64_t i = 0; i < n; i++, p += 18, x += 32) {
+		__m128i b = _mm_loadu_si128((const __m128i *)(const void *)(p + 2));
+		__m256i q = _mm256_sub_epi8(_mm256_set_m128i(_mm_and_si128(_mm_srli_epi16(b, 4), mask), _mm_and_si128(b, mask)), _mm256_set1_epi8(8));
+		sum[i & 1] = _mm512_fmadd_ps(_mm512_set1_ps(scale16(p)), times32(q, x), sum[i & 1]);
+	}
+	return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+}
+
+AVX512 static float q4_k_dot512(const uint8_t *p, const float *x, int64_t n)
+{
+	const __m256i mask = _mm256_set1_epi8(15);
+	__m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() };
+	for (; n > 0; n--, p += 144) {
+		float d = scale16(p), dmin = scale16(p + 2);
+		for (int g = 0; g < 8; g++, x += 32) {
+			unsigned a, b;
+			scale_of(p + 4, g, &a, &b);
+			__m256i q = _mm256_loadu_si256((const __m256i *)(const void *)(p + 16 + 32 * (g / 2)));
+			q = _mm256_and_si256(g & 1 ? _mm256_srli_epi16(q, 4) : q, mask);
+			sum[0] = _mm512_fmadd_ps(_mm512_set1_ps(d * (float)a), times32(q, x), sum[0]);
+			sum[1] = _mm512_fmadd_ps(_mm512_set1_ps(dmin * (float)b), _mm512_add_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)), sum[1]);
+		}
+	}
+	return _mm512_reduce_add_ps(_mm512_sub_ps(sum[0], sum[1]));
+}
+
+static const lora__quant_fast table512[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot512 }, { LORA_Q4_0, q4_0_decode, q4_0_dot512 },
+	{ LORA_Q4_K, q4_k_decode, q4_k_dot512 }, { LORA_Q6_K, q6_k_decode, q6_k_dot } };
+static const lora__quant_fast table[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot }, { LORA_Q4_0, q4_0_decode, q4_0_dot }, { LORA_Q4_K, q4_k_decode, q4_k_dot },
+	{ LORA_Q6_K, q6_k_decode, q6_k_dot } };
+
+/* 0 none, 1 AVX2, 2 AVX-512. Asked once: CPUID is slow on virtual machines. Threads that ask at the same time find the same. */
+static int level(void)
+{
+	static atomic_int known = 0; /* level + 1 */
+	int now = atomic_load_explicit(&known, memory_order_relaxed);
+	if (now) return now - 1;
+	unsigned a = 0, b = 0, c = 0, d = 0;
+	int f16c = __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+	now = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+	if (now && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) now = 2;
+	atomic_store_explicit(&known, now + 1, memory_order_relaxed);
+	return now;
+}
+
+const lora__quant_fast *lora__quant_best(lora_dtype d)
+{
+	int l = level();
+	for (size_t i = 0; l && i < sizeof table / sizeof *table; i++)
+		if (table[i].dtype == d) return l == 2 ? &table512[i] : &table[i];
+	return NULL;
+}
+#else
+const lora__quant_fast *lora__quant_best(lora_dtype d) { return (void)d, NULL; }
+#endif

@@ -1,4 +1,4 @@
-/* See kernels.h. Each loop is compiled a second time for processors with AVX2; both add in the same order (without fused operations), so the
+/* See kernels.h. The loops over many rows are compiled a second time for processors with AVX2; both add in the same order (without fused operations), so the
  * results are the same bits. */
 #include "combine/kernels.h"
 
@@ -57,23 +57,15 @@ INLINE void rank2_body(double *m, int64_t ld, int64_t rows, const double *p, con
 	}
 }
 
-INLINE void turn_body(double *x, double *y, double c, double s, int64_t n)
-{
-	int64_t j = 0;
-	for (; j + VL <= n; j += VL) {
-		vec a = AT(x + j), b = AT(y + j);
-		*(vec *)(x + j) = a * c + b * s, *(vec *)(y + j) = b * c - a * s;
-	}
-	for (; j < n; j++) {
-		double a = x[j], b = y[j];
-		x[j] = a * c + b * s, y[j] = b * c - a * s;
-	}
-}
-
 #if defined(__x86_64__)
+#ifdef __clang__
+#define SMALL
+#else
+#define SMALL __attribute__((optimize("Os"))) /* hardly any processor takes these */
+#endif
 #define TWICE(name, list, ...) \
 	static __attribute__((target("avx2"))) void name##_avx2 list { name##_body(__VA_ARGS__); } \
-	static void name##_plain list { name##_body(__VA_ARGS__); }
+	static SMALL void name##_plain list { name##_body(__VA_ARGS__); }
 #define CALL(name, ...) (__builtin_cpu_supports("avx2") ? name##_avx2(__VA_ARGS__) : name##_plain(__VA_ARGS__))
 #else
 #define TWICE(name, list, ...)
@@ -83,7 +75,6 @@ INLINE void turn_body(double *x, double *y, double c, double s, int64_t n)
 TWICE(dot, (const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y), m, ld, rows, x, n, y)
 TWICE(add, (double *y, const double *m, int64_t ld, int64_t rows, const double *c, int64_t step, int64_t n), y, m, ld, rows, c, step, n)
 TWICE(rank2, (double *m, int64_t ld, int64_t rows, const double *p, const double *x, const double *q, const double *z, int64_t n), m, ld, rows, p, x, q, z, n)
-TWICE(turn, (double *x, double *y, double c, double s, int64_t n), x, y, c, s, n)
 
 void lora__rows_dot(const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y) { CALL(dot, m, ld, rows, x, n, y); }
 
@@ -97,7 +88,13 @@ void lora__rows_rank2(double *m, int64_t ld, int64_t rows, const double *p, cons
 	CALL(rank2, m, ld, rows, p, x, q, z, n);
 }
 
-void lora__turn(double *x, double *y, double c, double s, int64_t n) { CALL(turn, x, y, c, s, n); }
+void lora__turn(double *x, double *y, double c, double s, int64_t n)
+{
+	for (int64_t j = 0; j < n; j++) {
+		double a = x[j], b = y[j];
+		x[j] = a * c + b * s, y[j] = b * c - a * s;
+	}
+}
 
 double lora__reflection(double *x, int64_t n)
 {

@@ -118,7 +118,6 @@ static void walk(const char *backend, lora_prim prim, lora_dtype real, int any_t
 	lora_context *ctx[3];
 	test_case t;
 	for (int i = 0; i < 3; i++) ctx[i] = context(backend, threads[i]);
-	case_round_b = strcmp(backend, "naive") != 0 || real == LORA_BF16; /* naive does on AMX tiles */
 	int many = prim == LORA_PRIM_GEMM || prim == LORA_PRIM_COPY; /* hundreds of variants; 11 shares no factor with their tables */
 	for (int v = 0, step = many && getenv("LORA_QUICK") ? 11 : 1; case_make(&t, prim, real, v); v += step) {
 		const char *reason = NULL;

@@ -71,8 +71,8 @@ static lora_status allocate(lora_generator *g)
 	g->order = lora__calloc(ctx, vocab, sizeof *g->order);
 	g->logits = lora__calloc(ctx, cells, sizeof *g->logits);
 	g->fresh = lora__calloc(ctx, cells, sizeof *g->fresh);
-	if (!g->seq || !g->feeds || !g->chosen || !g->logprob || !g->order || !g->logits || !g->fresh) return LORA_E_MEMORY;
 	if (g->how.penalty != 1 && !(g->seen = lora__calloc(ctx, cells, 1))) return LORA_E_MEMORY;
+	if (!g->seq || !g->feeds || !g->chosen || !g->logprob || !g->order || !g->logits || !g->fresh) return LORA_E_MEMORY;
 	lora_status st = make_cache(g, &g->cache);
 	if (st == LORA_OK && g->m->form == LORA__FORM_SEQ2SEQ) st = make_cache(g, &g->cross), g->cache.source = &g->cross;
 	if (st) return st;

@@ -36,7 +36,6 @@ int case_make(test_case *t, lora_prim prim, lora_dtype real, int v);
 int case_verify(const test_case *t, lora_dtype real, char *why, size_t size);
 
 /* Backends other than naive may round a B of F32 to BF16 where A is BF16: the bounds of cases made while this is 1 allow that. */
-extern int case_round_b;
 
 /* Oracles by group. */
 int case_linear(test_case *t, lora_prim prim, lora_dtype real, int v);

@@ -13,8 +13,6 @@ static const struct { int64_t m, n, k; } shapes[] = {
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 static const double factors[][2] = { { 1, 0 }, { 1, 1 }, { -0.5, 0.25 }, { 2, 0 } };
 
-int case_round_b;
-
 static int gemm(test_case *t, lora_dtype real, int v)
 {
 	/* Every shape with a rolling choice of layouts, dtypes and factors; many variants so that all pairs meet. */
@@ -34,7 +32,7 @@ static int gemm(test_case *t, lora_dtype real, int v)
 		if (ta == LORA_F64) ta = LORA_F32;
 		if (tc == LORA_F64 || x % 6 == 2) tc = LORA_F32;
 	}
-	double round_b = case_round_b && ta == LORA_BF16 && (tb == LORA_F32 || tb == LORA_F16) ? 0x1p15 : 0; /* 2^-8 in units of 2^-23 */
+	double round_b = ta == LORA_BF16 && (tb == LORA_F32 || tb == LORA_F16) ? 0x1p15 : 0; /* 2^-8 in units of 2^-23 */
 	double alpha = factors[(x + s) % 4][0], beta = factors[(x + s) % 4][1];
 	case_view(t, 0, tc, m, n, lc, 1, 1);
 	case_view(t, 1, ta, m, k, la, 1, 0);
@@ -45,7 +43,7 @@ static int gemm(test_case *t, lora_dtype real, int v)
 	if (r) {
 		case_view(t, 3, ta == LORA_F32 || ta == LORA_F64 ? real : ta, m, r, LAYOUT_ROWS, 1, 0);
 		case_view(t, 4, real == LORA_F64 ? LORA_F64 : LORA_F32, r, n, lb, 1, 0);
-		if (real == LORA_BF16 && !round_b) round_b = case_round_b ? 0x1p15 : 0;
+		if (t->call.v[3].dtype == LORA_BF16) round_b = 0x1p15;
 	}
 	t->call.f[0] = alpha, t->call.f[1] = beta, t->call.f[2] = alpha2;
 	snprintf(t->what, sizeof t->what, "m %d n %d k %d layouts %d %d %d dtypes %d %d %d alpha %g beta %g", (int)m, (int)n, (int)k, lc, la, lb, tc, ta, tb, alpha, beta);

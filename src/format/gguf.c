@@ -2,8 +2,11 @@
 #include "format/gguf.h"
 
 #include <ctype.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "format/gguf_part.h"
 #include "format/safetensors_header.h"
@@ -162,8 +165,9 @@ int lora__gguf_is(const char *path)
 	if (lora__path_is_dir(path)) return 0;
 	size_t n = strlen(path);
 	if (n > 5 && strcmp(path + n - 5, ".gguf") == 0) return 1;
-	FILE *f = fopen(path, "rbe");
-	size_t got = f ? fread(magic, 1, 4, f) : 0;
-	if (f) fclose(f);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us up */
+	struct stat info;
+	ssize_t got = fd >= 0 && !fstat(fd, &info) && S_ISREG(info.st_mode) ? read(fd, magic, 4) : 0;
+	if (fd >= 0) close(fd);
 	return got == 4 && memcmp(magic, "GGUF", 4) == 0;
 }

@@ -12,7 +12,7 @@ fuzz-regress: $(fuzz_regress:=.replay)                   ## corpora through the 
 $(fuzz_regress:=.replay): $(B)/fuzz/%.replay: $(B)/fuzz/%
 	@$< tests/fuzz/corpus/$* 2>$@.err || { cat $@.err; exit 1; }
 # What a target needs of the program: its data readers are not in the library.
-fuzz_with_jsonl := $(patsubst %,src/cli/%.c,data datapack dataread store idtext options paths report session stfile)
+fuzz_with_jsonl := $(patsubst %,src/cli/%.c,data datapack dataread store idtext options modelout paths report session stfile)
 $(B)/fuzz/jsonl build/fuzz/fuzz_jsonl: $(fuzz_with_jsonl)
 $(fuzz_regress): $(B)/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/driver.c $(L)/liblora.a
 	$(call step,LD)

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import headers  # noqa: E402
 
 ORDER = ["types.h", "status.h", "context.h", "settings.h", "model.h", "adapter.h", "linear.h", "optimizer.h", "trainer.h", "tokenizer.h",
-         "generate.h", "backend.h"]
+         "generate.h", "combine.h", "backend.h"]
 
 
 def declaration(text):

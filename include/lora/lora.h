@@ -13,5 +13,6 @@
 #include "lora/trainer.h"
 #include "lora/tokenizer.h"
 #include "lora/generate.h"
+#include "lora/combine.h"
 
 #endif

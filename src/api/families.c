@@ -3,6 +3,7 @@
 
 #include "adapter/adapter.h"
 #include "backend/backend.h"
+#include "combine/combine.h"
 #include "lora/settings.h"
 #include "model/model.h"
 #include "optim/optim.h"
@@ -17,6 +18,7 @@ static const lora__member *arch_at(int32_t i) { return &lora__archs[i]->m; }
 static const lora__member *kind_at(int32_t i) { return &lora__kinds[i]->m; }
 static const lora__member *op_at(int32_t i) { return &lora__ops[i]->m; }
 static const lora__member *optim_at(int32_t i) { return &lora__optims[i]->m; }
+static const lora__member *combination_at(int32_t i) { return &lora__combinations[i]->m; }
 static const lora__member *quant_at(int32_t i) { return &lora__quants[i]->m; }
 static const lora__member *schedule_at(int32_t i) { return &lora__schedules[i]->m; }
 
@@ -38,6 +40,7 @@ COUNT(ops)
 COUNT(optims)
 COUNT(schedules)
 COUNT(quants)
+COUNT(combinations)
 
 static int32_t count_fixed(void) { return (int32_t)(sizeof fixed / sizeof *fixed); }
 static int32_t count_one(void) { return 1; }
@@ -49,9 +52,8 @@ static const struct family {
 } families[] = {
 	{ "backend", lora__backend_count, backend_at }, { "architecture", count_archs, arch_at }, { "adapter", count_kinds, kind_at },
 	{ "optimizer", count_optims, optim_at }, { "schedule", count_schedules, schedule_at }, { "trainer", count_one, trainer_at }, { "op", count_ops, op_at },
-	{ "chat_template", lora__chat_count, lora__chat_member },
+	{ "chat_template", lora__chat_count, lora__chat_member }, { "quant", count_quants, quant_at }, { "combination", count_combinations, combination_at },
 	{ "call", count_fixed, fixed_at }, /* settings that single calls take */
-	{ "quant", count_quants, quant_at }, { "call", count_fixed, fixed_at }, /* settings that single calls take */
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

@@ -12,6 +12,8 @@ const command *const commands[] = {
 	&command_generate,
 	&command_tokenize,
 	&command_merge,
+	&command_combine,
+	&command_extract,
 	&command_convert,
 	&command_quantize,
 	&command_plot,

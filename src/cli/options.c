@@ -54,6 +54,9 @@ static const option options[] = {
 	{ "hidden", 0, FLAG, AT(hidden), NULL, "also write hidden states" },
 	{ "grad", 0, FLAG, AT(grad), NULL, "also compute gradients of the adapters' tensors" },
 	{ "dtype-out", 0, TEXT, AT(dtype_out), "D", "type of the written weights: keep (default), f32, f16, bf16" },
+	{ "type", 0, TEXT, AT(type), "T", "how to combine; default linear" },
+	{ "tuned", 't', TEXT, AT(tuned), "TUNED", "the model after training" },
+	{ "rank", 'r', INTEGER, AT(rank), "RANK", "rank of the new adapter; default 8" },
 	{ "to", 0, TEXT, AT(to), "TYPE", "q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k" },
 	{ "force", 0, FLAG, AT(force), NULL, "replace an output that is something else" },
 	{ "backend", 0, TEXT, AT(backend), "NAME", "auto (default), naive, blis, ..." },
@@ -303,7 +306,7 @@ int options_parse(const command *cmd, int argc, char **argv, args *out)
 
 	memset(out, 0, sizeof *out);
 	out->cmd = cmd;
-	out->count = out->threads = out->seed = out->top_k = UNSET;
+	out->count = out->threads = out->seed = out->top_k = out->rank = UNSET;
 	out->temperature = out->top_p = out->repetition_penalty = NAN;
 	out->positional = new_array((size_t)argc + 1, sizeof *out->positional);
 	if (!out->positional) return FAILED;

@@ -39,6 +39,27 @@ static lora_status open_saved(world *w)
 	return st;
 }
 
+static lora_status combine_as(world *w, const char *type)
+{
+	lora_adapter *const both[] = { w->a, w->b };
+	const double        weights[] = { 0.5, -1 };
+	lora_adapter       *a = NULL;
+	lora_status         st = lora_adapter_combine(both, weights, 2, type, NULL, &a);
+	MADE(w, lora_adapter_destroy, a);
+	return st;
+}
+
+static lora_status combine_svd(world *w) { return combine_as(w, "svd"); }
+static lora_status combine_ties(world *w) { return combine_as(w, "ties"); }
+
+static lora_status extract(world *w)
+{
+	lora_adapter *a = NULL;
+	lora_status   st = lora_adapter_extract(w->model, w->model, NULL, NULL, NULL, 0, &a);
+	MADE(w, lora_adapter_destroy, a);
+	return st;
+}
+
 static char   config[1 << 14], weights[1 << 17];
 static size_t config_bytes, weights_bytes;
 
@@ -111,6 +132,9 @@ const torture_call calls_adapter[] = {
 	{ "lora_adapter_zero_grad", WITH_LLAMA | WITH_ADAPTER, NULL, zero_grad },
 	{ "lora_adapter_settings_json", WITH_LLAMA | WITH_ADAPTER, NULL, settings_json },
 	{ "lora_adapter_delta", WITH_HOST | WITH_ADAPTER, NULL, delta },
+	{ "lora_adapter_combine, svd", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_svd },
+	{ "lora_adapter_combine, ties", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_ties },
+	{ "lora_adapter_extract", WITH_HOST, NULL, extract },
 	{ "lora_adapter_tensor_write", WITH_HOST | WITH_ADAPTER, NULL, write_tensor },
 	{ 0 },
 };

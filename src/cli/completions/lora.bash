@@ -16,6 +16,10 @@ _lora() {
 		words=$("${COMP_WORDS[0]}" methods chat_template 2>/dev/null | sed -n 's/^  \([^ ]*\).*/\1/p')
 		COMPREPLY=($(compgen -W "$words" -- "$cur"))
 		return ;;
+	--type)
+		words=$("${COMP_WORDS[0]}" methods combination 2>/dev/null | sed -n 's/^  \([^ ]*\).*/\1/p')
+		COMPREPLY=($(compgen -W "$words" -- "$cur"))
+		return ;;
 	--dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
 	--dtype-out) COMPREPLY=($(compgen -W "keep f32 f16 bf16" -- "$cur")); return ;;
 	-n|-p|-t|--threads|--seed|--count|--prompt|--text|--tokens|--decode|--temperature|--top-k|--top-p|--stop|--system|--repetition-penalty|--adapter-rows) return ;;

@@ -1,0 +1,110 @@
+/* See kernels.h. The loops over many rows are compiled a second time for processors with AVX2; both add in the same order (without fused operations), so the
+ * results are the same bits. */
+#include "combine/kernels.h"
+
+#include <math.h>
+#include <stddef.h>
+
+typedef double vec __attribute__((vector_size(32), aligned(8), may_alias));
+enum { VL = 4 };
+
+#define INLINE static inline __attribute__((always_inline))
+
+#define FOLD(s) ((s)[0] + (s)[1] + ((s)[2] + (s)[3]))
+#define AT(p) (*(const vec *)(p))
+
+INLINE void dot_body(const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y)
+{
+	for (int64_t r = 0; r < rows; r += 4) {
+		const double *a = m + r * ld, *b = r + 1 < rows ? a + ld : a, *c = r + 2 < rows ? b + ld : a, *d = r + 3 < rows ? c + ld : a;
+		vec s0 = { 0 }, s1 = { 0 }, s2 = { 0 }, s3 = { 0 }, t0 = { 0 }, t1 = { 0 }, t2 = { 0 }, t3 = { 0 };
+		int64_t j = 0;
+		for (; j + 2 * VL <= n; j += 2 * VL) {
+			vec v = AT(x + j), w = AT(x + j + VL);
+			s0 += AT(a + j) * v, s1 += AT(b + j) * v, s2 += AT(c + j) * v, s3 += AT(d + j) * v;
+			t0 += AT(a + j + VL) * w, t1 += AT(b + j + VL) * w, t2 += AT(c + j + VL) * w, t3 += AT(d + j + VL) * w;
+		}
+		s0 += t0, s1 += t1, s2 += t2, s3 += t3;
+		double t[4] = { FOLD(s0), FOLD(s1), FOLD(s2), FOLD(s3) };
+		for (; j < n; j++) t[0] += a[j] * x[j], t[1] += b[j] * x[j], t[2] += c[j] * x[j], t[3] += d[j] * x[j];
+		for (int i = 0; i < 4 && r + i < rows; i++) y[r + i] = t[i];
+	}
+}
+
+INLINE void add_body(double *y, const double *m, int64_t ld, int64_t rows, const double *c, int64_t step, int64_t n)
+{
+	int64_t r = 0;
+	for (; r + 4 <= rows; r += 4) {
+		const double *a = m + r * ld;
+		double f[4] = { c[r * step], c[(r + 1) * step], c[(r + 2) * step], c[(r + 3) * step] };
+		int64_t j = 0;
+		for (; j + VL <= n; j += VL)
+			*(vec *)(y + j) = AT(y + j) + ((AT(a + j) * f[0] + AT(a + ld + j) * f[1]) + (AT(a + 2 * ld + j) * f[2] + AT(a + 3 * ld + j) * f[3]));
+		for (; j < n; j++) y[j] = y[j] + ((a[j] * f[0] + a[ld + j] * f[1]) + (a[2 * ld + j] * f[2] + a[3 * ld + j] * f[3]));
+	}
+	for (; r < rows; r++)
+		for (int64_t j = 0; j < n; j++) y[j] += c[r * step] * m[r * ld + j];
+}
+
+INLINE void rank2_body(double *m, int64_t ld, int64_t rows, const double *p, const double *x, const double *q, const double *z, int64_t n)
+{
+	for (int64_t r = 0; r < rows; r++) {
+		double *a = m + r * ld, f = p[r], g = q ? q[r] : 0;
+		int64_t j = 0;
+		for (; q && j + VL <= n; j += VL) *(vec *)(a + j) = AT(a + j) - (AT(x + j) * f + AT(z + j) * g);
+		for (; j + VL <= n; j += VL) *(vec *)(a + j) = AT(a + j) - AT(x + j) * f;
+		for (; j < n; j++) a[j] -= q ? x[j] * f + z[j] * g : x[j] * f;
+	}
+}
+
+#if defined(__x86_64__)
+#ifdef __clang__
+#define SMALL
+#else
+#define SMALL __attribute__((optimize("Os"))) /* hardly any processor takes these */
+#endif
+#define TWICE(name, list, ...) \
+	static __attribute__((target("avx2"))) void name##_avx2 list { name##_body(__VA_ARGS__); } \
+	static SMALL void name##_plain list { name##_body(__VA_ARGS__); }
+#define CALL(name, ...) (__builtin_cpu_supports("avx2") ? name##_avx2(__VA_ARGS__) : name##_plain(__VA_ARGS__))
+#else
+#define TWICE(name, list, ...)
+#define CALL(name, ...) name##_body(__VA_ARGS__)
+#endif
+
+TWICE(dot, (const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y), m, ld, rows, x, n, y)
+TWICE(add, (double *y, const double *m, int64_t ld, int64_t rows, const double *c, int64_t step, int64_t n), y, m, ld, rows, c, step, n)
+TWICE(rank2, (double *m, int64_t ld, int64_t rows, const double *p, const double *x, const double *q, const double *z, int64_t n), m, ld, rows, p, x, q, z, n)
+
+void lora__rows_dot(const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y) { CALL(dot, m, ld, rows, x, n, y); }
+
+void lora__rows_add(double *y, const double *m, int64_t ld, int64_t rows, const double *c, int64_t step, int64_t n)
+{
+	CALL(add, y, m, ld, rows, c, step, n);
+}
+
+void lora__rows_rank2(double *m, int64_t ld, int64_t rows, const double *p, const double *x, const double *q, const double *z, int64_t n)
+{
+	CALL(rank2, m, ld, rows, p, x, q, z, n);
+}
+
+void lora__turn(double *x, double *y, double c, double s, int64_t n)
+{
+	for (int64_t j = 0; j < n; j++) {
+		double a = x[j], b = y[j];
+		x[j] = a * c + b * s, y[j] = b * c - a * s;
+	}
+}
+
+double lora__reflection(double *x, int64_t n)
+{
+	double most = 0, sum = 0;
+	for (int64_t j = 0; j < n; j++) most = fmax(most, fabs(x[j]));
+	if (most == 0) return 0;
+	for (int64_t j = 0; j < n; j++) sum += x[j] / most * (x[j] / most);
+	double norm = sqrt(sum), beta = -copysign(norm, x[0]), head = x[0] / most - beta;
+	double scale = 1 / sqrt(norm * fabs(head)); /* |v|^2 = 2: v^T v / 2 = norm (norm + |x0|) */
+	for (int64_t j = 1; j < n; j++) x[j] = x[j] / most * scale;
+	x[0] = head * scale;
+	return beta * most;
+}

@@ -1,0 +1,12 @@
+/* Members of family "combination": one entry in combinations.c plus one line. */
+LORA__COMBINATION(linear)
+LORA__COMBINATION(cat)
+LORA__COMBINATION(svd)
+LORA__COMBINATION(ties)
+LORA__COMBINATION(dare_linear)
+LORA__COMBINATION(dare_ties)
+LORA__COMBINATION(magnitude_prune)
+LORA__COMBINATION(ties_svd)
+LORA__COMBINATION(dare_linear_svd)
+LORA__COMBINATION(dare_ties_svd)
+LORA__COMBINATION(magnitude_prune_svd)

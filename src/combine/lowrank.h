@@ -1,0 +1,19 @@
+/* Best approximations of low rank (Eckart and Young 1936), in double: of a product of thin factors without forming it, and of a dense matrix. */
+#ifndef LORA_COMBINE_LOWRANK_H
+#define LORA_COMBINE_LOWRANK_H
+
+#include "backend/backend.h"
+
+/* The k largest eigenvalues of a symmetric matrix t[n,n] and their vectors, the columns of w[n,k]; t is destroyed. 1 <= k <= n.
+ * Errors LORA_E_NUMERIC no convergence (values that are not finite), LORA_E_MEMORY */
+lora_status lora__eigen_top(lora_context *ctx, double *t, int64_t n, int64_t k, double *values, double *w);
+
+/* M[out,in] = B A with column i of B at b + i * out and row i of A at a + i * in, r of each; both are overwritten.
+ * low_a[k,in] and low_b[out,k]: the closest matrix of rank k is low_b low_a, with orthonormal rows in low_a; what passes M's rank is zero. */
+lora_status lora__lowrank_product(lora_context *ctx, double *b, double *a, int64_t out, int64_t in, int64_t r, int64_t k, float *low_a, float *low_b);
+
+/* The same of a dense d[out,in] in F32. Up to some size exact; larger ones by subspace iteration (Halko, Martinsson and Tropp 2011,
+ * arXiv:0909.4061, algorithm 4.4) until the energy that is caught stands still. */
+lora_status lora__lowrank_dense(lora_context *ctx, const float *d, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b);
+
+#endif

@@ -7,7 +7,9 @@ rc=0
 strip -o "$build/stripped.so" "$lib" || exit 1
 bytes=$(wc -c <"$build/stripped.so")
 echo "stripped liblora.so: $bytes bytes"
-[ "$bytes" -lt 1000000 ] || { echo "over 1,000,000 bytes"; rc=1; }
+limit=1000000
+readelf -d "$lib" | grep -q RELR || limit=1090000 # glibc before 2.36 reads only the long form of relative relocations
+[ "$bytes" -lt "$limit" ] || { echo "over $limit bytes"; rc=1; }
 needed=$(readelf -d "$lib" | sed -n 's/.*(NEEDED).*\[\(.*\)\].*/\1/p')
 echo "pulls in:" $needed
 for name in $needed; do

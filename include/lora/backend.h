@@ -29,15 +29,15 @@ typedef struct lora_view {
 
 /* Primitives. "real" is the dtype of activations: F32, BF16, or F64 (naive only). "wide" is the dtype of statistics and tables (rstd, lse, cos, sin),
  * of sums and of gradients of parameters: F64 for F64, else F32. With BF16 values are loaded as F32, computed in F32, and rounded once to
- * nearest even when stored. Weights and embedding tables may be of any float type.
+ * nearest even when stored, but for what GEMM and ATTENTION allow. Weights and embedding tables may be of any float type.
  * v[] are the views, i[] the integers, f[] the reals of lora_call. [n,d] row-major with unit last stride unless "any strides".
  * Outputs must not overlap inputs unless "in place" is said. beta = 0 never reads the output. */
 typedef int32_t lora_prim;
 enum {
 	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in F64 when one of them is, else F32.
 	 * With v3 A2[m,r] and v4 B2[r,n] also + f2 * A2 B2 (LoRA's product in the same pass over C); a backend that does not know them refuses the call,
-	 * and the core runs it as two. When A is BF16, a backend may round a B of F32 or F16 to BF16 first and take subnormals for zero. With packed set, v2 still tells B's sizes; its data may be NULL where
-	 * supports() takes that. */
+	 * and the core runs it as two. When A is BF16, a backend may round a B or B2 of F32 or F16 to BF16 first, with f2 already in B2, and take subnormals
+	 * for zero. With packed set, v2 still tells B's sizes; its data may be NULL where supports() takes that. */
 	LORA_PRIM_GEMM = 1,
 	/* v0 out[n,d] = cast(v1 in[n,d]); any strides and float types; round to nearest even */
 	LORA_PRIM_COPY = 2,

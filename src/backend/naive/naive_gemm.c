@@ -1,7 +1,8 @@
 /* GEMM: C[m,n] = alpha * A[m,k] B[k,n] + beta * C, any strides and float types, sums in real (F64 when a view is F64, else F32).
  * Panels of A and B are converted and packed, a register tile multiplies them: Goto and van de Geijn 2008, "Anatomy of high-performance
  * matrix multiplication"; Van Zee and van de Geijn 2015 (BLIS), section 4. The depth is cut in blocks of GEMM_KC: an element is
- * ((c0 + s0) + s1) + ... with each s summed in order of k. Few rows (decoding) skip the packing. */
+ * ((c0 + s0) + s1) + ... with each s summed in order of k. Few rows (decoding) skip the packing.
+ * With A2 and B2 it is two products, one after the other. BF16 on AMX goes to naive_amx.c, which adds both in one pass. */
 #include "backend/naive/naive_gemm.h"
 
 #define NAIVE_NO_BF16

@@ -54,6 +54,8 @@ typedef struct lora__slot_ops {
 	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int back, lora__pair *out);
 	lora_status (*gradients)(lora__slot *s, const lora__site_call *c); /* after a pair of backward, whose scratch is still there: gradients += ... */
 	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
+	/* The whole delta as f a b with b's rows dense, for one pass over a weight; 0 = it is not such a product. NULL = never. */
+	int (*factors)(const lora__slot *s, lora__pair *out);
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;

@@ -174,6 +174,8 @@ static lora_status complete(lora__sites *sites, const lora__kind *kind, lora_set
 		return lora__fail_at(sites->ctx, LORA_E_UNSUPPORTED, "adapter", kind->m.name, -1, "%s works on causal decoders; %s is none that it fits", kind->m.name,
 			b->name ? b->name : "a model of host-owned sites");
 	lora_status st = lora__has(s, "num_virtual_tokens") ? LORA_OK : lora__set_int(sites->ctx, s, "num_virtual_tokens", lora__get_int(s, kind->m.params, "num_virtual_tokens"));
+	/* without it PEFT makes a model of no task, which leaves virtual tokens out */
+	if (st == LORA_OK && !lora__get_json(s, "task_type")) st = lora_settings_set_string(s, "task_type", "CAUSAL_LM");
 	return st ? st : kind->virtual_tokens->complete(sites->ctx, b, s);
 }
 

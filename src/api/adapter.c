@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "api/prompt_text.h"
 #include "merge/merge.h"
 #include "model/model.h"
 
@@ -57,7 +58,8 @@ lora_status lora_adapter_create(lora_model *m, const char *kind, const lora_sett
 	if (st == LORA_OK) st = lora__settings_check(ctx, settings, kind, k->m.params, NULL, NULL);
 	if (st == LORA_OK) st = lora__settings_copy(ctx, settings, &own);
 	if (st == LORA_OK && k->virtual_tokens) {
-		if ((st = lora__virtual_create(&m->s, k, own, out))) lora_settings_destroy(own);
+		if ((st = lora__prompt_text(m, own)) == LORA_OK) st = lora__virtual_create(&m->s, k, own, out);
+		if (st) lora_settings_destroy(own);
 		return st;
 	}
 	if (st == LORA_OK) st = lora__target_complete(ctx, &m->s, k, own);

@@ -134,7 +134,7 @@ lora_status lora__virtual_create(lora__sites *sites, const lora__kind *kind, lor
 lora_status lora__virtual_load(lora__sites *sites, const lora__kind *kind, lora_settings *settings, const lora__tensors *tensors, const char *name,
                                int ignore_extra, lora_adapter **out);
 /* prompt_embeddings as PEFT reads them, [tokens, width], where the adapter's own parameters are others: returned owned, else NULL. */
-lora_status lora__virtual_flat(lora_adapter *a, float **out);
+lora_status lora__virtual_flat(lora_adapter *a, lora_dtype dtype, char **out);
 #define LORA__PROMPT_TENSOR "prompt_embeddings"
 #define LORA__PROMPT_IDS "prompt_tuning_init_ids" /* between api and kind: tokens of prompt_tuning_init_text */
 lora_status lora__set_int(lora_context *ctx, lora_settings *s, const char *key, int64_t value);

@@ -102,7 +102,7 @@ lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_se
 	}
 	size_t each = lora__dtype_size(d);
 	size_t n = a->n_tensors;
-	float *flat = NULL;
+	char *flat = NULL;
 	lora__tensor *list = lora__calloc(ctx, n + 1, sizeof *list);
 	char *data = d == LORA_F32 ? (char *)a->params : lora__alloc(ctx, a->n_params * each);
 	json_t *config = config_of(a);
@@ -115,9 +115,9 @@ lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_se
 		st = check_range(a, t, d, to);
 		list[i] = (lora__tensor){ .name = t->name, .dtype = d, .rank = t->rank, .shape = { t->shape[0], t->shape[1] }, .data = (uint8_t *)to, .bytes = t->n * each };
 	}
-	if (st == LORA_OK) st = lora__virtual_flat(a, &flat);
-	if (flat) list[n++] = (lora__tensor){ .name = LORA__PROMPT_TENSOR, .dtype = LORA_F32, .rank = 2, .shape = { a->tokens->tokens, a->tokens->width },
-		.data = (uint8_t *)flat, .bytes = (size_t)(a->tokens->tokens * a->tokens->width) * sizeof *flat };
+	if (st == LORA_OK) st = lora__virtual_flat(a, d, &flat);
+	if (flat) list[n++] = (lora__tensor){ .name = LORA__PROMPT_TENSOR, .dtype = d, .rank = 2, .shape = { a->tokens->tokens, a->tokens->width },
+		.data = (uint8_t *)flat, .bytes = (size_t)(a->tokens->tokens * a->tokens->width) * each };
 	if (st == LORA_OK) st = lora__peft_save(ctx, path, a->extra, config, list, n);
 	lora__free(ctx, flat);
 	json_decref(config);

@@ -171,8 +171,8 @@ static lora_status complete(lora__sites *sites, const lora__kind *kind, lora_set
 {
 	const lora__body *b = &sites->body;
 	if (!b->layers)
-		return lora__fail_at(sites->ctx, LORA_E_UNSUPPORTED, "adapter", kind->m.name, -1, "%s works on causal decoders; %s is none that it fits", kind->m.name,
-			b->name ? b->name : "a model of host-owned sites");
+		return lora__fail_at(sites->ctx, LORA_E_UNSUPPORTED, "adapter", kind->m.name, -1, "%s is not supported on %s: it works on causal decoders", kind->m.name,
+			b->name ? b->name : "host-owned sites");
 	lora_status st = lora__has(s, "num_virtual_tokens") ? LORA_OK : lora__set_int(sites->ctx, s, "num_virtual_tokens", lora__get_int(s, kind->m.params, "num_virtual_tokens"));
 	/* without it PEFT makes a model of no task, which leaves virtual tokens out */
 	if (st == LORA_OK && !lora__get_json(s, "task_type")) st = lora_settings_set_string(s, "task_type", "CAUSAL_LM");
@@ -238,7 +238,7 @@ lora_status lora__virtual_load(lora__sites *sites, const lora__kind *kind, lora_
 	return st;
 }
 
-lora_status lora__virtual_flat(lora_adapter *a, float **out)
+lora_status lora__virtual_flat(lora_adapter *a, lora_dtype dtype, char **out)
 {
 	lora__virtual *v = a->tokens;
 	*out = NULL;
@@ -247,7 +247,8 @@ lora_status lora__virtual_flat(lora_adapter *a, float **out)
 	if (st) return st;
 	double centre[LORA__VERTICES_MAX];
 	for (int64_t k = 0; k < v->vertices; k++) centre[k] = 1.0 / (double)v->vertices;
-	if (!(*out = lora__calloc(a->ctx, (size_t)(v->tokens * v->width), sizeof **out))) return LORA_E_MEMORY;
-	for (int64_t t = 0; t < v->tokens; t++) lora__virtual_read(v, centre, t, 0, v->width, LORA_F32, *out + t * v->width);
+	size_t row = (size_t)v->width * lora__dtype_size(dtype);
+	if (!(*out = lora__calloc(a->ctx, (size_t)v->tokens, row))) return LORA_E_MEMORY;
+	for (int64_t t = 0; t < v->tokens; t++) lora__virtual_read(v, centre, t, 0, v->width, dtype, *out + (size_t)t * row);
 	return LORA_OK;
 }

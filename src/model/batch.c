@@ -174,6 +174,9 @@ static lora_status add_virtual(lora_model *m, struct lora__batchmem *b, const lo
 static lora_status read_tokens(lora_model *m, struct lora__batchmem **which, const lora_batch *a)
 {
 	int64_t most = lora__model_virtual(m, LORA__VIRTUAL_ROWS);
+	if (most && a->n_sequences > INT32_MAX / (a->length + most))
+		return lora__fail(m->s.ctx, LORA_E_LIMIT, "batch", "%lld sequences of %lld tokens and %lld virtual ones are too many", (long long)a->n_sequences, (long long)a->length,
+			(long long)most);
 	lora_status st = lora__batch_reserve(m, which, (size_t)(a->n_sequences * (a->length + most)), (size_t)a->n_sequences);
 	if (st) return st;
 	struct lora__batchmem *b = *which;

@@ -44,6 +44,8 @@ lora_status lora__model_keys(lora_model *m, const lora__runs *runs, const int64_
 {
 	struct lora__batchmem *b = m->batch, *to;
 	int64_t most = lora__model_virtual(m, LORA__VIRTUAL_KEYS);
+	if (b->n_rows + b->n_segments * most > INT32_MAX)
+		return lora__fail(m->s.ctx, LORA_E_LIMIT, "batch", "%lld tokens and %lld virtual ones for each sequence are too many", (long long)b->n_rows, (long long)most);
 	lora_status st = lora__batch_reserve(m, &m->source_batch, (size_t)(b->n_rows + b->n_segments * most), (size_t)b->n_segments);
 	if (st) return st;
 	to = m->source_batch;

@@ -1,12 +1,13 @@
 /* Does the centre of a simplex of prefixes generalise better than a single prefix, from few examples? Two few-shot tasks on the shipped model: write on
- * in a style (16 windows of a text), and tell two styles apart by a fragment of five tokens (8 fragments of each). Same steps, batches, learning rates
+ * in a style (16 windows of a text), and tell two styles apart by a fragment of ten tokens (8 fragments of each). Same steps, batches, learning rates
  * and start distribution: a step of the simplex costs what a step of one prefix costs. Checkpoint and learning rate are chosen on a small validation
- * set, for the simplex by the mean of draws, as the paper does. Falissard, Guigue & Soulier 2023, arXiv:2310.15793. */
+ * set, for the simplex by the mean of draws, as the paper does. A second single prefix starts from the simplex's centre, so that the start explains
+ * nothing. Falissard, Guigue & Soulier 2023, arXiv:2310.15793. */
 #include "experiment.h"
 
 #include <math.h>
 
-enum { SEEDS = 5, STEPS = 60, EVERY = 15, BATCH = 8, TOKENS = 5, VERTICES = 4, DRAWS = 3, RATES = 2, WINDOW = 32, FRAGMENT = 5, MAX_TEXT = 60000, VOCAB = 1024 };
+enum { SEEDS = 5, STEPS = 60, EVERY = 15, BATCH = 8, TOKENS = 5, VERTICES = 4, DRAWS = 3, RATES = 2, WINDOW = 32, FRAGMENT = 10, ARMS = 3, MAX_TEXT = 60000, VOCAB = 1024 };
 static const double rates[RATES] = { 0.03, 0.1 };
 
 /* Sequences of one length, with labels (-100 = not counted). */
@@ -132,10 +133,32 @@ static lora_adapter *make_prefix(int vertices, int seed, const char *inference)
 	return a;
 }
 
-static result run(const task *t, int vertices, double rate, int seed)
+/* The centre of the simplex that starts from this seed, as a single prefix's start. */
+static void start_at_centre(lora_adapter *a, int seed)
+{
+	lora_adapter *simplex = make_prefix(VERTICES, seed, "centre");
+	lora_tensor_info info;
+	must(lora_adapter_tensor_info(simplex, 0, &info));
+	size_t n = info.bytes / sizeof(float) / VERTICES;
+	float *x = malloc(info.bytes);
+	if (!x) exit(1);
+	must(lora_adapter_tensor_read(simplex, 0, x, info.bytes));
+	for (size_t i = 0; i < n; i++) {
+		double sum = 0;
+		for (size_t k = 0; k < VERTICES; k++) sum += x[k * n + i];
+		x[i] = (float)(sum / VERTICES);
+	}
+	must(lora_adapter_tensor_write(a, 0, x, n * sizeof *x));
+	free(x);
+	lora_adapter_destroy(simplex);
+}
+
+static result run(const task *t, int arm, double rate, int seed)
 {
 	static const int32_t zeros[BATCH];
+	int vertices = arm == 2 ? VERTICES : 1;
 	lora_adapter *a = make_prefix(vertices, seed, "centre"), *drawing = vertices > 1 ? make_prefix(vertices, seed, "sampled") : NULL;
+	if (arm == 1) start_at_centre(a, seed);
 	lora_settings *so = settings("{\"learning_rate\":%g}", rate), *st = settings("{\"max_steps\":%d,\"warmup_steps\":5,\"seed\":%d}", STEPS, seed);
 	lora_optimizer *o;
 	lora_trainer *trainer;
@@ -175,29 +198,29 @@ static void row(const char *name, const char *what, const double *v)
 
 int main(int argc, char **argv)
 {
-	static const char *const names[] = { "one prefix", "simplex of 4" };
+	static const char *const names[ARMS] = { "one prefix", "one prefix, begun at the centre", "simplex of 4" };
 	experiment_start("Prefix subspaces: the centre of a simplex against a single prefix, few-shot");
 	must(lora_model_open(experiment_ctx, "examples/demo/model", NULL, &model));
 	must(lora_tokenizer_open(experiment_ctx, "examples/demo/model", &tokenizer));
 	read_text(0, "examples/demo/pirate.txt"), read_text(1, "examples/demo/recipe.txt");
-	chart *picture = chart_create("Prefix subspaces, few-shot: test loss", 2);
+	chart *picture = chart_create("Prefix subspaces, few-shot: test loss at the chosen checkpoint, mean and deviation of 5 seeds", 2);
 	printf("%d virtual tokens, %d vertices, %d steps of %d sequences, AdamW, learning rates %g and %g; 16 training and 16 validation sequences.\n\n", TOKENS, VERTICES, STEPS,
 		BATCH, rates[0], rates[1]);
 	printf("| task | figure | seed 1 | 2 | 3 | 4 | 5 | mean | deviation |\n|---|---|---|---|---|---|---|---|---|\n");
 	for (int which = 0; which < 2; which++) {
-		double best[2][SEEDS], end[2][SEEDS], train[2][SEEDS], drawn[SEEDS], accuracy[2][SEEDS], before[SEEDS];
+		double best[ARMS][SEEDS], end[ARMS][SEEDS], train[ARMS][SEEDS], drawn[SEEDS], accuracy[ARMS][SEEDS], before[SEEDS];
 		const char *name = "";
 		for (int seed = 0; seed < SEEDS; seed++) {
 			task t = make_task(which, seed);
 			name = t.name;
-			for (int m = 0; m < 2; m++) {
+			for (int m = 0; m < ARMS; m++) {
 				result chosen = { .best_valid = INFINITY };
 				for (int k = 0; k < RATES; k++) {
-					result r = run(&t, m ? VERTICES : 1, rates[k], seed + 1);
+					result r = run(&t, m, rates[k], seed + 1);
 					if (r.best_valid < chosen.best_valid) chosen = r;
 				}
 				best[m][seed] = chosen.best, end[m][seed] = chosen.end, train[m][seed] = chosen.train, accuracy[m][seed] = chosen.best_accuracy;
-				if (m) drawn[seed] = chosen.end_drawn;
+				if (m == 2) drawn[seed] = chosen.end_drawn;
 			}
 			lora_batch b = batch_of(&t.test, 0, 64, NULL, NULL);
 			b.n_adapters = 0;
@@ -205,7 +228,7 @@ int main(int argc, char **argv)
 			free_task(&t);
 		}
 		row(name, "test loss without adapter", before);
-		for (int m = 0; m < 2; m++) {
+		for (int m = 0; m < ARMS; m++) {
 			char text_of[96];
 			snprintf(text_of, sizeof text_of, "%s: test loss, chosen checkpoint", names[m]), row(name, text_of, best[m]);
 			if (which) snprintf(text_of, sizeof text_of, "%s: accuracy, chosen checkpoint", names[m]), row(name, text_of, accuracy[m]);
@@ -213,13 +236,13 @@ int main(int argc, char **argv)
 			snprintf(text_of, sizeof text_of, "%s: training loss after the last step", names[m]), row(name, text_of, train[m]);
 		}
 		row(name, "simplex of 4: test loss at drawn points, last step", drawn);
-		printf("| %s | **simplex better than one prefix: chosen checkpoint in %d of %d seeds, last step in %d of %d** | | | | | | | |\n", name,
-			wins_of(best[1], best[0], SEEDS), SEEDS, wins_of(end[1], end[0], SEEDS), SEEDS);
+		for (int m = 0; m < 2; m++)
+			printf("| %s | **simplex better than %s: chosen checkpoint in %d of %d seeds, last step in %d of %d** | | | | | | | |\n", name, names[m],
+				wins_of(best[2], best[m], SEEDS), SEEDS, wins_of(end[2], end[m], SEEDS), SEEDS);
 		chart_panel(picture, which, which ? "two styles apart" : "writing on in a style", "", "test loss");
-		for (int m = 0; m < 2; m++) {
+		for (int m = 0; m < ARMS; m++) {
 			char text_of[96];
-			snprintf(text_of, sizeof text_of, "%s, chosen", names[m]), chart_bar(picture, which, text_of, mean_of(best[m], SEEDS), deviation_of(best[m], SEEDS));
-			snprintf(text_of, sizeof text_of, "%s, last step", names[m]), chart_bar(picture, which, text_of, mean_of(end[m], SEEDS), deviation_of(end[m], SEEDS));
+			snprintf(text_of, sizeof text_of, "%s", names[m]), chart_bar(picture, which, text_of, mean_of(best[m], SEEDS), deviation_of(best[m], SEEDS));
 		}
 	}
 	chart_save(picture, argc > 1 ? argv[1] : NULL);

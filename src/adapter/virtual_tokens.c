@@ -170,9 +170,10 @@ lora_status lora__virtual_new(lora__sites *sites, const lora__kind *kind, lora_s
 static lora_status complete(lora__sites *sites, const lora__kind *kind, lora_settings *s)
 {
 	const lora__body *b = &sites->body;
+	if (!b->name)
+		return lora__fail_at(sites->ctx, LORA_E_UNSUPPORTED, "adapter", kind->m.name, -1, "%s needs a model that this library runs; host-owned sites have no graph", kind->m.name);
 	if (!b->layers)
-		return lora__fail_at(sites->ctx, LORA_E_UNSUPPORTED, "adapter", kind->m.name, -1, "%s is not supported on %s: it works on causal decoders", kind->m.name,
-			b->name ? b->name : "host-owned sites");
+		return lora__fail_at(sites->ctx, LORA_E_UNSUPPORTED, "adapter", kind->m.name, -1, "%s is not supported on %s: it works on causal decoders", kind->m.name, b->name);
 	lora_status st = lora__has(s, "num_virtual_tokens") ? LORA_OK : lora__set_int(sites->ctx, s, "num_virtual_tokens", lora__get_int(s, kind->m.params, "num_virtual_tokens"));
 	/* without it PEFT makes a model of no task, which leaves virtual tokens out */
 	if (st == LORA_OK && !lora__get_json(s, "task_type")) st = lora_settings_set_string(s, "task_type", "CAUSAL_LM");

@@ -89,6 +89,15 @@ typedef struct lora__site {
 	struct lora__merged *merged; /* merge layer: undo record and set of merged slots; NULL = nothing merged */
 } lora__site;
 
+/* What an adapter of virtual tokens must know of the model's graph. */
+typedef struct lora__body {
+	const char *name;               /* of the architecture; NULL = the host's own */
+	int64_t     layers, heads, kv_heads, head_dim; /* of every block's attention; layers 0: the graph takes no virtual tokens */
+	int64_t     width;              /* of the embedding */
+	lora_view   table;              /* [vocabulary, width], dtype maybe in blocks */
+	double      factor;             /* of the embedding */
+} lora__body;
+
 /* All sites of a model: the part of a model that adapters see. First member of struct lora_model. */
 typedef struct lora__sites {
 	lora_context *ctx;
@@ -103,6 +112,9 @@ typedef struct lora__sites {
 	lora_status (*merged_rows)(struct lora__site *s, int64_t first, int64_t n, float *out); /* base and deltas before they are rounded (merge layer) */
 	const struct lora__gguf_arch *gguf; /* names of the same model in GGUF, or NULL; heads for the order of its q and k rows */
 	int64_t    heads, kv_heads;
+	struct lora__virtual **virtuals; /* attached virtual tokens in order of attachment (site/virtual.h) */
+	size_t     n_virtuals, cap_virtuals;
+	lora__body body;
 	const char *const *default_targets; /* PEFT's target_modules when none are given, NULL-ended; NULL = every site but the head */
 } lora__sites;
 

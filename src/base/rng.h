@@ -22,5 +22,6 @@ double   lora__rng_normal(lora__rng *r);             /* Box-Muller, one of two t
 
 /* Purposes, so that no two uses share a stream. */
 enum { LORA__RNG_INIT = 1, LORA__RNG_DROPOUT = 2, LORA__RNG_SHUFFLE = 3, LORA__RNG_SAMPLE = 4, LORA__RNG_WEIGHTS = 5, LORA__RNG_COMBINE = 6 };
+enum { LORA__RNG_STRATEGY = 11, LORA__RNG_SHAPLEY = 12 };
 
 #endif

@@ -43,6 +43,24 @@ LORA_API lora_status lora_adapter_combine(lora_adapter *const *adapters, const d
 LORA_API lora_status lora_adapter_extract(lora_model *base, const lora_model *tuned, const lora_settings *settings, double *norms, double *errors,
                                           int64_t count, lora_adapter **out);
 
+/* What a coalition of players is worth. active[n]: 1 = is in it. Another answer than 0 ends the call that asked. */
+typedef int32_t (*lora_value_fn)(void *user, const uint8_t *active, int64_t n, double *value);
+
+/* Shapley values of n players, for example of the layers of an adapter with v = -loss when only these act (lora_adapter_set_layers()):
+ * phi_i = mean over orders of v(those before i, and i) - v(those before i). They sum to v(all) - v(none).
+ * n        players, at least 1
+ * fn, user called on the caller's thread with coalitions
+ * settings permutations, seed; NULL = defaults
+ * values   [n]
+ * errors   [n], may be NULL: standard errors of the sampling; 0 where all coalitions were asked, NaN of one sample alone
+ * calls    may be NULL: how often fn was called
+ * Errors   LORA_E_ARGUMENT; LORA_E_CALLBACK fn gave up; LORA_E_NUMERIC a value is not finite; LORA_E_MEMORY
+ * Thread   exclusive(context)
+ * Source   Shapley 1953; Castro, Gomez and Tejada 2009
+ * Since    0.1 */
+LORA_API lora_status lora_shapley_values(lora_context *ctx, int64_t n, lora_value_fn fn, void *user, const lora_settings *settings, double *values,
+                                         double *errors, int64_t *calls);
+
 #ifdef __cplusplus
 }
 #endif

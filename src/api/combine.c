@@ -52,3 +52,13 @@ lora_status lora_adapter_extract(lora_model *base, const lora_model *tuned, cons
 	if (st) lora_settings_destroy(own);
 	return st;
 }
+
+lora_status lora_shapley_values(lora_context *ctx, int64_t n, lora_value_fn fn, void *user, const lora_settings *settings, double *values, double *errors,
+                                int64_t *calls)
+{
+	if (!ctx) return LORA_E_ARGUMENT;
+	if (!fn || !values) return lora__fail(ctx, LORA_E_ARGUMENT, "shapley", "lora_shapley_values: %s is NULL", fn ? "values" : "fn");
+	if (n < 1) return lora__fail(ctx, LORA_E_ARGUMENT, "shapley", "lora_shapley_values: n is %lld", (long long)n);
+	lora_status st = lora__settings_check(ctx, settings, "shapley", lora__shapley_member.params, NULL, NULL);
+	return st ? st : lora__shapley(ctx, n, fn, user, settings, values, errors, calls);
+}

@@ -24,7 +24,7 @@ static const lora__member *strategy_at(int32_t i) { return &lora__strategies[i]-
 static const lora__member *schedule_at(int32_t i) { return &lora__schedules[i]->m; }
 
 static const lora__member *const fixed[] = { &lora__model_member, &lora__model_save_member, &lora__adapter_open_member, &lora__adapter_save_member,
-	&lora__generator_member };
+	&lora__generator_member, &lora__shapley_member };
 static const lora__member *fixed_at(int32_t i) { return fixed[i]; }
 static const lora__member *trainer_at(int32_t i) { return i == 0 ? &lora__trainer_member : NULL; }
 

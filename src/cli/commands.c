@@ -14,6 +14,8 @@ const command *const commands[] = {
 	&command_merge,
 	&command_combine,
 	&command_extract,
+	&command_prune,
+	&command_interpolate,
 	&command_convert,
 	&command_quantize,
 	&command_plot,

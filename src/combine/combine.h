@@ -38,4 +38,7 @@ lora_status lora__combine(lora_adapter *const *adapters, const double *weights, 
 /* settings: of the new adapter, taken over on success. */
 lora_status lora__extract(lora__sites *base, const lora__sites *tuned, lora_settings *settings, double *norms, double *errors, lora_adapter **out);
 
+extern const lora__member lora__shapley_member; /* family "call" */
+lora_status lora__shapley(lora_context *ctx, int64_t n, lora_value_fn fn, void *user, const lora_settings *s, double *values, double *errors, int64_t *calls);
+
 #endif

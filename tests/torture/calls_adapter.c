@@ -111,6 +111,40 @@ static lora_status write_tensor(world *w)
 	return lora_adapter_tensor_write(w->a, 0, w->x, (size_t)t.bytes);
 }
 
+static lora_status layers(world *w)
+{
+	int64_t n;
+	return lora_adapter_layers(w->a, NULL, 0, &n);
+}
+static lora_status rest(world *w)
+{
+	uint8_t none[64] = { 0 };
+	int64_t n;
+	TRY_FIRST(lora_adapter_layers(w->a, NULL, 0, &n));
+	return lora_adapter_set_layers(w->a, none, n);
+}
+static lora_status prune(world *w)
+{
+	uint8_t keep[64] = { 1 };
+	int64_t n;
+	lora_adapter *a = NULL;
+	TRY_FIRST(lora_adapter_layers(w->a, NULL, 0, &n));
+	lora_status st = lora_adapter_prune(w->a, keep, n, &a);
+	MADE(w, lora_adapter_destroy, a);
+	return st;
+}
+static int32_t count_players(void *user, const uint8_t *active, int64_t n, double *value)
+{
+	*value = *(double *)user;
+	for (int64_t i = 0; i < n; i++) *value += active[i];
+	return 0;
+}
+static lora_status shapley(world *w)
+{
+	double values[20], errors[20], base = 2;
+	return lora_shapley_values(w->ctx, 20, count_players, &base, NULL, values, errors, NULL);
+}
+
 const torture_call calls_adapter[] = {
 	{ "lora_adapter_create, host", WITH_HOST, settings_first, create },
 	{ "lora_adapter_create, llama", WITH_LLAMA, settings_first, create },
@@ -135,6 +169,10 @@ const torture_call calls_adapter[] = {
 	{ "lora_adapter_combine, svd", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_svd },
 	{ "lora_adapter_combine, ties", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_ties },
 	{ "lora_adapter_extract", WITH_HOST, NULL, extract },
+	{ "lora_adapter_layers", WITH_LLAMA | WITH_ADAPTER, NULL, layers },
+	{ "lora_adapter_set_layers", WITH_LLAMA | WITH_ADAPTER, NULL, rest },
+	{ "lora_adapter_prune", WITH_LLAMA | WITH_ADAPTER, NULL, prune },
+	{ "lora_shapley_values", WITH_HOST, NULL, shapley },
 	{ "lora_adapter_tensor_write", WITH_HOST | WITH_ADAPTER, NULL, write_tensor },
 	{ 0 },
 };

@@ -169,11 +169,11 @@ START_TEST(of_layers)
 	ck_ok(lora_settings_create(golden_ctx, &s));
 	ck_ok(lora_settings_from_json(s, "{\"permutations\":30}", 19));
 	ck_ok(lora_shapley_values(golden_ctx, n, loss_saved, &l, s, exact_v, e, NULL));
-	ck_ok(lora_settings_from_json(s, "{\"permutations\":12}", 19));
+	ck_ok(lora_settings_from_json(s, "{\"permutations\":20}", 19));
 	ck_ok(lora_shapley_values(golden_ctx, n, loss_saved, &l, s, v, e, NULL));
 	for (int i = 0; i < 7; i++) {
 		sum += exact_v[i];
-		ck_assert_msg(e[i] > 0 && fabs(v[i] - exact_v[i]) < 6 * e[i], "layer %d: %g +- %g, exact %g", i, v[i], e[i], exact_v[i]);
+		ck_assert_msg(e[i] > 0 && fabs(v[i] - exact_v[i]) < 10 * e[i], "layer %d: %g +- %g, exact %g", i, v[i], e[i], exact_v[i]);
 	}
 	ck_assert(fabs(sum - (all - none)) < 1e-12);
 	lora_settings_destroy(s);

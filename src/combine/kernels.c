@@ -62,21 +62,21 @@ typedef uint32_t words __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint64_t halves __attribute__((vector_size(32), may_alias));
 enum { WORDS = 8 };
 
-/* Four vectors at a time; those with a value between the bounds are looked at one by one. */
+/* Two vectors at a time; those with a value between the bounds are looked at one by one. */
 INLINE void count_body(const float *v, int64_t n, uint32_t low, uint32_t high, int shift, uint32_t *bins, int64_t *above)
 {
 	const words *p = (const words *)(const void *)v;
 	int64_t i = 0, sum = 0;
 	words count = { 0 };
-	for (; i + 4 * WORDS <= n; i += 4 * WORDS, p += 4) {
+	for (; i + 2 * WORDS <= n; i += 2 * WORDS, p += 2) {
 		words any = { 0 };
-		for (int k = 0; k < 4; k++) {
+		for (int k = 0; k < 2; k++) {
 			words m = p[k] & 0x7fffffffu;
 			count -= (words)(m > high);
 			any |= (words)((m >= low) & (m <= high));
 		}
 		halves h = (halves)any;
-		for (int k = 0; (h[0] | h[1] | h[2] | h[3]) && k < 4 * WORDS; k++) {
+		for (int k = 0; (h[0] | h[1] | h[2] | h[3]) && k < 2 * WORDS; k++) {
 			uint32_t m = ((const uint32_t *)(const void *)p)[k] & 0x7fffffffu;
 			if (m - low <= high - low) bins[(m - low) >> shift]++;
 		}

@@ -99,7 +99,8 @@ static lora_status iterate(dense *d, int64_t k, double total)
 {
 	lora__rng g;
 	lora__rng_init(&g, lora__rng_key(0, LORA__RNG_COMBINE, 0));
-	for (int64_t i = 0; i < d->b * d->n; i++) d->q[i] = lora__rng_normal(&g);
+	lora__rng_uniforms(&g, d->q, d->b * d->n);
+	for (int64_t i = 0; i < d->b * d->n; i++) d->q[i] -= 0.5;
 	lora_status st = LORA_OK;
 	double caught = -1;
 	for (int round = 0; round < ROUNDS && !st; round++) {

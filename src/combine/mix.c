@@ -7,7 +7,6 @@
  * signs. PEFT elects without weights and takes + for 0.
  * Source: Yadav et al. 2023, arXiv:2306.01708, algorithm 1; Yu et al. 2023, arXiv:2311.03099, equation 3; PEFT 0.21 utils/merge_utils.py. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
@@ -21,12 +20,21 @@ static uint32_t magnitude(float x)
 	return u & 0x7fffffffu;
 }
 
-enum { BINS = 2048, SAMPLE = 8192 };
+enum { BINS = 2048, SAMPLE = 16384 };
 
-static int larger_first(const void *a, const void *b)
+/* Value number rank of the sample, counted from the largest, by its bits, 11 at a time from the top. */
+static uint32_t ranked(const uint32_t *m, int64_t rank)
 {
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-	return x < y ? 1 : x > y ? -1 : 0;
+	static const int shift[3] = { 20, 9, 0 }, bits[3] = { 11, 11, 9 };
+	uint32_t value = 0, known = 0;
+	for (int level = 0; level < 3; level++) {
+		uint32_t bins[BINS] = { 0 }, mask = (1u << bits[level]) - 1, bin = mask;
+		for (int i = 0; i < SAMPLE; i++)
+			if ((m[i] & known) == value) bins[(m[i] >> shift[level]) & mask]++;
+		for (; bins[bin] <= rank; bin--) rank -= bins[bin];
+		value |= bin << shift[level], known |= mask << shift[level];
+	}
+	return value;
 }
 
 /* Bounds that the magnitude of entry number keep, from the top, is most likely within: its rank in a sample, four deviations to either side. */
@@ -35,9 +43,8 @@ static void bracket(const float *v, int64_t count, int64_t keep, uint32_t *low, 
 	uint32_t m[SAMPLE];
 	double share = (double)keep / (double)count, at = share * SAMPLE, by = 4 * sqrt(at * (1 - share)) + 4;
 	for (int64_t i = 0; i < SAMPLE; i++) m[i] = magnitude(v[(int64_t)((double)i * (double)(count - 1) / (SAMPLE - 1))]);
-	qsort(m, SAMPLE, sizeof *m, larger_first);
-	if (at - by >= 0) *high = m[(int)(at - by)];
-	if (at + by < SAMPLE) *low = m[(int)(at + by)];
+	if (at - by >= 0) *high = ranked(m, (int64_t)(at - by));
+	if (at + by < SAMPLE) *low = ranked(m, (int64_t)(at + by));
 }
 
 /* The magnitude of the last entry to stay is found by its bits: entries between two bounds are counted in bins, and the bin that has it becomes the bounds. */
@@ -47,7 +54,7 @@ void lora__keep_largest(float *v, int64_t count, int64_t keep)
 	int64_t left = 0, alike = 0;
 	int shift = 1;
 	if (keep >= count) return;
-	if (count > 4 * SAMPLE && keep > 0) bracket(v, count, keep, &low, &high);
+	if (count > 2 * SAMPLE && keep > 0) bracket(v, count, keep, &low, &high);
 	while (shift > 0 && keep > 0) {
 		int bin = BINS - 1;
 		for (shift = 0; (high - low) >> shift >= BINS; shift++) continue;

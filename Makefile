@@ -89,7 +89,7 @@ $(L)/liblora.so: $(L)/liblora.so.$(VERSION)
 	$(Q)ln -sf $(<F) $(L)/$(SONAME) && ln -sf $(SONAME) $@
 $(BIN)/lora: $(CLI) $(B)/objects $(L)/liblora.so
 	$(call step,LD)
-	$(Q)$(ld) -o $@ $(CLI) -L$(L) -llora -Wl,-rpath,'$$ORIGIN/../../lib:$$ORIGIN/../lib' -ljansson -lz -lm
+	$(Q)$(ld) -o $@ $(CLI) -L$(L) -llora -Wl,-rpath,'$$ORIGIN/../../lib:$$ORIGIN/../lib' -ljansson -lsqlite3 -lz -lm
 
 # ---- install -----------------------------------------------------------------------------------------------------
 D := $(DESTDIR)
@@ -103,7 +103,7 @@ install: all                                             ## into $(prefix), hono
 	for p in $(wildcard $(L)/lora/*.so); do $(INSTALL) -m 755 $$p $(D)$(libdir)/lora || exit 1; done
 	sed -e 's|@prefix@|$(prefix)|' -e 's|@exec_prefix@|$(exec_prefix:$(prefix)%=$${prefix}%)|' -e 's|@libdir@|$(libdir:$(prefix)%=$${prefix}%)|' \
 	  -e 's|@includedir@|$(includedir:$(prefix)%=$${prefix}%)|' -e 's|@VERSION@|$(VERSION)|' pkgconfig/lora.pc.in >$(D)$(libdir)/pkgconfig/lora.pc
-	$(if $(CLI),$(ld) -o $(D)$(bindir)/lora $(CLI) -L$(L) -llora $(if $(filter /usr/lib%,$(libdir)),,-Wl$(comma)-rpath$(comma)$(libdir)) -ljansson -lz -lm)
+	$(if $(CLI),$(ld) -o $(D)$(bindir)/lora $(CLI) -L$(L) -llora $(if $(filter /usr/lib%,$(libdir)),,-Wl$(comma)-rpath$(comma)$(libdir)) -ljansson -lsqlite3 -lz -lm)
 	for f in $(wildcard docs/man/*.1); do $(INSTALL) -m 644 $$f $(D)$(mandir)/man1 || exit 1; done
 	$(if $(wildcard src/cli/completions/lora.bash),$(INSTALL) -m 644 src/cli/completions/lora.bash $(D)$(datadir)/bash-completion/completions/lora)
 	$(if $(wildcard src/cli/completions/_lora),$(INSTALL) -m 644 src/cli/completions/_lora $(D)$(datadir)/zsh/site-functions/_lora)
@@ -126,6 +126,7 @@ $(B)/tests/%.o: tests/%.c $(B)/flags
 	$(Q)$(cc) -Itests -c $< -o $@
 .SECONDEXPANSION:
 $(B)/tests/test_faults: $(B)/tests/torture/world.o
+$(B)/tests/test_hub: $(B)/tests/cli/run.o
 $(TST): $(B)/tests/test_%: $(B)/tests/test_%.o $$(call parts,$$*) $(L)/liblora.a
 	$(call step,LD)
 	$(Q)$(ld) -o $@ $(filter %.o,$^) $(L)/liblora.a $(check_libs) $(libs)

@@ -184,7 +184,7 @@ static int64_t rank_of(lora_adapter *a)
 	return r;
 }
 
-int tell_combined(const args *a, const char *type, lora_adapter *made, double start, size_t n, const char *const *names, const double *weights, const weighing *w)
+int tell_combined(const args *a, const char *type, lora_adapter *made, double start, size_t n, const char *const *names, const double *weights, const weighing *w, json_t *skipped)
 {
 	lora_adapter_info info = { .struct_size = sizeof info };
 	int64_t r = rank_of(made);
@@ -201,6 +201,7 @@ int tell_combined(const args *a, const char *type, lora_adapter *made, double st
 		for (size_t i = 0; i < n; i++) json_array_append_new(list, json_pack("{s:o, s:o}", "adapter", json_text(names[i], strlen(names[i])), "weight", json_number(weights[i])));
 		json_object_set_new(o, "weights", list);
 		weigh_report(w, o);
+		if (skipped) json_object_set(o, "skipped", skipped);
 	}
 	return print_json(o);
 }
@@ -239,7 +240,7 @@ static int run(const args *a)
 	if (!status) status = combine(&s, a, type, a->data ? w.type_settings : settings, weights, &made);
 	if (!status) status = save_adapter(&s, made, a);
 	if (!status && all.embeddings) status = restore_names(a->output, &all);
-	if (!status) status = tell_combined(a, type, made, start, a->n_adapters, names, weights, a->data ? &w : NULL);
+	if (!status) status = tell_combined(a, type, made, start, a->n_adapters, names, weights, a->data ? &w : NULL, NULL);
 	for (size_t i = 0; i < all.n; i++) free(all.list[i].name);
 	free(all.list);
 	free(names), free(weights);

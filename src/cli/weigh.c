@@ -141,7 +141,11 @@ int weigh_search(weighing *w, session *s, const args *a, double *weights)
 	progress_start(&x.bar, "search", 0, budget);
 	lora_status st = lora_adapter_search(s->adapters, (int64_t)s->n_adapters, w->batches, w->n_batches, &o, weights, &w->found);
 	progress_end(&x.bar);
-	return st ? fail_library(s->ctx, st == LORA_E_ARGUMENT ? NULL : a->data) : OK;
+	if (st) return fail_library(s->ctx, st == LORA_E_ARGUMENT ? NULL : a->data);
+	double sum = 0;
+	for (size_t i = 0; i < s->n_adapters; i++) sum += weights[i] < 0 ? -weights[i] : weights[i];
+	if (sum == 0) warn(a->data, "no weights are better than none (0 everywhere): try a larger budget or a smaller l1");
+	return OK;
 }
 
 void weigh_report(const weighing *w, json_t *object)

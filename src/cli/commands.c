@@ -16,6 +16,7 @@ const command *const commands[] = {
 	&command_extract,
 	&command_prune,
 	&command_interpolate,
+	&command_hub,
 	&command_convert,
 	&command_quantize,
 	&command_plot,

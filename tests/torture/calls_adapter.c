@@ -52,6 +52,24 @@ static lora_status combine_as(world *w, const char *type)
 static lora_status combine_svd(world *w) { return combine_as(w, "svd"); }
 static lora_status combine_ties(world *w) { return combine_as(w, "ties"); }
 
+static lora_status combine_hub(world *w) { return combine_as(w, "lorahub"); }
+
+static lora_status detach_both(world *w)
+{
+	lora_status st = lora_adapter_detach(w->a);
+	return st ? st : lora_adapter_detach(w->b);
+}
+
+static lora_status search(world *w)
+{
+	lora_adapter *const both[] = { w->a, w->b };
+	double              best[] = { 0, 0 };
+	lora_search_result  r = { .struct_size = sizeof r };
+	lora_status         st = lora_adapter_search(both, 2, &w->batch, 1, NULL, best, &r);
+	w->loss = r.loss;
+	return st;
+}
+
 static lora_status extract(world *w)
 {
 	lora_adapter *a = NULL;
@@ -168,6 +186,8 @@ const torture_call calls_adapter[] = {
 	{ "lora_adapter_delta", WITH_HOST | WITH_ADAPTER, NULL, delta },
 	{ "lora_adapter_combine, svd", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_svd },
 	{ "lora_adapter_combine, ties", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_ties },
+	{ "lora_adapter_combine, lorahub", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_hub },
+	{ "lora_adapter_search", WITH_LLAMA | WITH_ADAPTER | WITH_SECOND, detach_both, search },
 	{ "lora_adapter_extract", WITH_HOST, NULL, extract },
 	{ "lora_adapter_layers", WITH_LLAMA | WITH_ADAPTER, NULL, layers },
 	{ "lora_adapter_set_layers", WITH_LLAMA | WITH_ADAPTER, NULL, rest },

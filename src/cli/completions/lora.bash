@@ -36,6 +36,8 @@ _lora() {
 	elif [[ $cmd == help ]]; then
 		words=$("${COMP_WORDS[0]}" help 2>/dev/null | sed -n 's/^  \([a-z][a-z]*\) .*/\1/p')
 		COMPREPLY=($(compgen -W "$words" -- "$cur"))
+	elif [[ $cmd == hub ]] && (( COMP_CWORD == 2 )); then
+		COMPREPLY=($(compgen -W "add list search verify remove compose" -- "$cur"))
 	elif [[ $cmd == methods ]] && (( COMP_CWORD == 2 )); then
 		words=$("${COMP_WORDS[0]}" methods 2>/dev/null | sed -n 's/^\([a-z][a-z_]*\)$/\1/p')
 		COMPREPLY=($(compgen -W "$words" -- "$cur"))

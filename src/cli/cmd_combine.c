@@ -222,16 +222,18 @@ static int run(const args *a)
 	weighing w = { 0 };
 	lora_settings *settings = NULL;
 	lora_adapter *made = NULL;
-	const char *type = a->type ? a->type : a->data ? "lorahub" : "linear";
+	int uniform = a->type && !strcmp(a->type, "uniform_soup");
+	const char *type = uniform ? "linear" : a->type ? a->type : a->data ? "lorahub" : "linear";
 	double start = seconds_now(), *weights = NULL;
 	int status = a->n_adapters ? adapter_output(a) : fail(USAGE, "-a", "at least one adapter is needed; usage: lora combine %s", a->cmd->usage);
+	if (!status && a->type && !strcmp(a->type, "greedy_soup")) return combine_soup(a);
 	if (!status && a->data && !a->model) status = fail(USAGE, "-m", "is needed with -d: the weights are searched by the model's loss");
 	if (status) return status;
 	const char **names = new_array(a->n_adapters, sizeof *names);
 	weights = new_array(a->n_adapters, sizeof *weights);
 	status = session_context(&s, a);
 	if (!status && (!names || !weights)) status = FAILED;
-	for (size_t i = 0; i < a->n_adapters && !status; i++) names[i] = a->adapters[i].path, weights[i] = a->adapters[i].scale;
+	for (size_t i = 0; i < a->n_adapters && !status; i++) names[i] = a->adapters[i].path, weights[i] = uniform ? 1.0 / (double)a->n_adapters : a->adapters[i].scale;
 	if (!status && lora_settings_create(s.ctx, &settings)) status = fail_library(s.ctx, "-s");
 	if (!status && !a->data) status = check_type(&s, type, a, settings);
 	if (!status) status = a->model ? session_model(&s, a) : host_model(&s, a, &all);
@@ -260,6 +262,8 @@ const command command_combine = { "combine", "-a ADAPTER=WEIGHT... [--type T] [-
 	"With -m MODEL -d DATA the weights are searched: least loss on DATA plus l1 times the mean of |weight|, without gradients, over\n"
 	"type lorahub unless --type says otherwise. Settings: search (cmaes), budget (40), lower_bound, upper_bound (-1.5, 1.5), l1 (0.05),\n"
 	"sigma ('lora methods search'), batch_size, sequence_length, loss_on; --seed.\n"
+	"uniform_soup is linear with equal weights. greedy_soup needs -m and -d: adapters in the order of their own loss on DATA; each stays when the loss\n"
+	"of the average does not rise. Its JSON: output, type, adapters, kept, weights (adapter, weight, loss), loss, evaluations, seconds.\n"
 	"JSON: output, type, adapters, r, sites, parameters, seconds; with -d also weights (adapter, weight), search, evaluations, loss,\n"
 	"start_loss (without adapters), objective.\n",
 	"adapter type set model data skip-bad chat-template output dtype-out force", 0, 0, run };

@@ -11,6 +11,8 @@ extern const command command_prune, command_interpolate;
 /* cmd_combine.c: -o for an adapter may be written, and the writing */
 int adapter_output(const args *a);
 int save_adapter(const session *s, lora_adapter *made, const args *a);
+/* soup.c: --type greedy_soup */
+int combine_soup(const args *a);
 struct weighing;
 /* What came out: as text or JSON. w: the search that gave the weights, or NULL. */
 int tell_combined(const args *a, const char *type, lora_adapter *made, double start, size_t n, const char *const *names, const double *weights, const struct weighing *w, json_t *skipped);

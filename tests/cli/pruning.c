@@ -145,6 +145,40 @@ START_TEST(strategies)
 }
 END_TEST
 
+/* The greedy soup is never worse than its best adapter; two of the same stay both, and one that harms is left out. */
+START_TEST(soups)
+{
+	adapters();
+	char one[600], two[600], bad[600], options[700];
+	snprintf(one, sizeof one, "%s", in_scratch("p1"));
+	snprintf(two, sizeof two, "%s", in_scratch("p2"));
+	snprintf(bad, sizeof bad, "%s", in_scratch("bad"));
+	ck_assert_int_eq(run_lora("combine -a '%s=-25' -o '%s'", one, bad), 0);
+	ck_assert_int_eq(run_lora("combine --json -q -m " MODEL " -a '%s' -a '%s' -a '%s' -a '%s' -d " DATA " --type greedy_soup -o '%s'", bad, two, one, one, in_scratch("soup")), 0);
+	json_t *o = out_json(0), *list = json_object_get(o, "weights"), *x;
+	double sum = 0, least = INFINITY, loss = number(0, "loss");
+	size_t k;
+	json_array_foreach(list, k, x)
+	{
+		sum += json_number_value(json_object_get(x, "weight"));
+		least = fmin(least, json_number_value(json_object_get(x, "loss")));
+	}
+	ck_assert(fabs(sum - 1) < 1e-12 && loss <= least);
+	ck_assert(json_number_value(json_object_get(json_array_get(list, 0), "weight")) == 0);
+	ck_assert(json_number_value(json_object_get(json_array_get(list, 2), "weight")) == json_number_value(json_object_get(json_array_get(list, 3), "weight")));
+	json_decref(o);
+	snprintf(options, sizeof options, "-a '%s'", in_scratch("soup"));
+	ck_assert(near_to(loss_of(options), loss)); /* what was written is what was measured */
+	ck_assert_int_eq(run_lora("combine -q -a '%s' -a '%s' --type uniform_soup -o '%s'", one, two, in_scratch("even")), 0);
+	ck_assert_int_eq(run_lora("combine -q -a '%s=0.5' -a '%s=0.5' -o '%s'", one, two, in_scratch("half")), 0);
+	ck_assert_int_eq(run_shell("cmp '%s' '%s'", in_scratch("even/adapter_model.safetensors"), in_scratch("half/adapter_model.safetensors")), 0);
+	expect_error(run_lora("combine -a '%s' -d " DATA " --type greedy_soup -o '%s'", one, in_scratch("no")), 2, "-m");
+	expect_error(run_lora("combine -m " MODEL " -a '%s' --type greedy_soup -o '%s'", one, in_scratch("no")), 2, "-d");
+	expect_error(run_lora("combine -m " MODEL " -a '%s=2' -d " DATA " --type greedy_soup -o '%s'", one, in_scratch("no")), 2, "weights");
+	expect_error(run_lora("combine -m " MODEL " -a '%s' -d " DATA " --type greedy_soup -s svdrank=2 -o '%s'", one, in_scratch("no")), 2, "svd_rank");
+}
+END_TEST
+
 START_TEST(refused)
 {
 	adapters();
@@ -179,6 +213,7 @@ Suite *suite_prune(void)
 	tcase_add_test(t, lines);
 	tcase_add_test(t, plane);
 	tcase_add_test(t, strategies);
+	tcase_add_test(t, soups);
 	tcase_add_test(t, refused);
 	suite_add_tcase(s, t);
 	return s;

@@ -65,7 +65,7 @@ typedef struct lora_model_info {
 	int64_t     hidden_size;
 	int64_t     max_positions;
 	int64_t     n_sites;
-	int64_t     eos_token_id;     /* -1 = none */
+	int64_t     eos_token_id;     /* -1 = none; the first of a list (lora_model_is_end) */
 	int64_t     bos_token_id;     /* -1 = none */
 	int64_t     pad_token_id;     /* -1 = none */
 	int64_t     n_labels;         /* classes of a classifier; 0 = tokens are predicted */
@@ -190,6 +190,12 @@ LORA_API lora_status lora_model_site_order(const lora_model *m, int64_t site, in
  * Thread   any while nobody changes the model
  * Since    0.1 */
 LORA_API lora_status lora_model_find_site(const lora_model *m, const char *name, int64_t *index);
+
+/* Whether generation ends at this token: 1 = eos_token_id of generation_config.json (of config.json where that does not say) is it or has it in its
+ * list; in GGUF the eos, eot or eom token. 0 = it does not, or m is NULL.
+ * Thread   any
+ * Since    0.1 */
+LORA_API int32_t lora_model_is_end(const lora_model *m, int32_t token);
 
 /* Tokens to logits, with the attached adapters.
  * batch    borrowed for the call

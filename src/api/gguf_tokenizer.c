@@ -165,7 +165,7 @@ static lora_status by_model(reader *r)
 	size_t n;
 	lora_status st = lora__gguf_string(r->g, "tokenizer.ggml.model", &model, &n);
 	if (st) return st;
-	if (!model) return bad(r, LORA_E_NOTFOUND, "tokenizer.ggml.model", "missing: the file has no tokenizer");
+	if (!model || lora__gguf_no_vocab(model, n)) return bad(r, LORA_E_NOTFOUND, "tokenizer.ggml.model", "missing: the file has no tokenizer");
 	if ((st = read_tokens(r))) return st;
 	if (n == 5 && !memcmp(model, "llama", 5)) return spm(r, 0);
 	if (n == 2 && !memcmp(model, "t5", 2)) return spm(r, 1);

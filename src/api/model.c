@@ -46,6 +46,15 @@ lora_status lora_model_get_info(const lora_model *m, lora_model_info *out)
 	return LORA_OK;
 }
 
+int32_t lora_model_is_end(const lora_model *m, int32_t token)
+{
+	if (!m || !m->ends) return 0;
+	if (!json_is_array(m->ends)) return json_is_integer(m->ends) && json_integer_value(m->ends) == token;
+	for (size_t i = 0; i < json_array_size(m->ends); i++)
+		if (json_is_integer(json_array_get(m->ends, i)) && json_integer_value(json_array_get(m->ends, i)) == token) return 1;
+	return 0;
+}
+
 int64_t lora_model_site_count(const lora_model *m) { return m ? (int64_t)m->s.n : 0; }
 
 static int32_t merged_count(const lora__site *s)

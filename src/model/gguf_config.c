@@ -80,6 +80,15 @@ static void vocabulary(reader *r)
 		if (!r->status) r->status = lora__gguf_int(r->g, ids[i][1], -1, -1, INT32_MAX, &v);
 		if (v >= 0) set(r, ids[i][0], json_integer(v));
 	}
+	static const char *const more[] = { "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id" };
+	for (int i = 0; i < 2 && !r->status; i++) { /* the end of a turn, or of a message for a tool */
+		int64_t v = -1;
+		r->status = lora__gguf_int(r->g, more[i], -1, -1, INT32_MAX, &v);
+		json_t *eos = json_object_get(r->out, "eos_token_id");
+		if (v < 0 || (json_is_integer(eos) && json_integer_value(eos) == v)) continue;
+		if (json_is_array(eos)) json_array_append_new(eos, json_integer(v));
+		else set(r, "eos_token_id", eos ? json_pack("[O, I]", eos, (json_int_t)v) : json_integer(v));
+	}
 }
 
 /* head_count_kv may be one number or one for each layer; only equal ones are supported. */

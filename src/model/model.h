@@ -52,6 +52,7 @@ struct lora_model {
 	lora_dtype        dtype;
 	int64_t           vocab, hidden, layers, max_positions, kv_width, n_parameters;
 	int64_t           eos, bos, pad;
+	json_t           *ends;       /* eos_token_id of generation_config.json, or of config.json: a number or a list; may be NULL */
 	int               tied;
 	lora__rotary      rotary[LORA__ROTARIES];
 	int64_t           table_positions; /* size of the learned position table; 0 = none */

@@ -63,6 +63,8 @@ static lora_status write_config(saver *s, lora_dtype d)
 	lora_status st = LORA_OK;
 	int bad = !c;
 	if (!bad && s->untied) bad = json_object_set_new(c, "tie_word_embeddings", json_false());
+	if (!bad && s->untied && s->m->form == LORA__FORM_SEQ2SEQ && !json_object_get(c, "scale_decoder_outputs")) /* whose default is the key above */
+		bad = json_object_set_new(c, "scale_decoder_outputs", json_true());
 	if (!bad && d && json_object_get(c, "torch_dtype")) bad = json_object_set_new(c, "torch_dtype", json_string(name));
 	if (!bad && d && (json_object_get(c, "dtype") || !json_object_get(c, "torch_dtype"))) bad = json_object_set_new(c, "dtype", json_string(name));
 	if (bad) st = lora__fail(s->ctx, LORA_E_MEMORY, "model", "out of memory");

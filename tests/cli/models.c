@@ -87,6 +87,33 @@ START_TEST(whole_way)
 }
 END_TEST
 
+/* LoRA merged into a tied head: the head becomes a weight of its own, the embedding stays, and T5's scale in front of the head too (in the form
+ * of config.json that does not name it). */
+static const char *const tied[] = { "t5", "llama-tied", "gpt2", "qwen2", "gemma2" };
+
+START_TEST(tied_heads)
+{
+	char model[600], io[160], dir[32], run[32], merged[32];
+	snprintf(dir, sizeof dir, "tied-%d", _i);
+	snprintf(run, sizeof run, "tied-run-%d", _i);
+	snprintf(merged, sizeof merged, "tied-merged-%d", _i);
+	snprintf(model, sizeof model, "%s", in_scratch(dir));
+	snprintf(io, sizeof io, MODELS "%s/io.safetensors", tied[_i]);
+	run_shell("mkdir -p '%s' && cp " MODELS "%s/model/model.safetensors '%s' && grep -v scale_decoder_outputs " MODELS "%s/model/config.json >'%s/config.json'", model, tied[_i],
+		model, tied[_i], model);
+	write_slabs(in_scratch("slabs.safetensors"), 0);
+	ck_assert_msg(run_lora("train -q -m '%s' -d '%s' -o '%s' -s max_steps=2 -s learning_rate=0.02 -s target_modules=lm_head", model, in_scratch("slabs.safetensors"),
+					  in_scratch(run)) == 0, "%s: %s", tied[_i], run_err);
+	ck_assert_int_eq(run_lora("score --json -m '%s' -a '%s' -i %s", model, in_scratch(run), io), 0);
+	double with = member("loss");
+	ck_assert_int_eq(run_lora("score --json -m '%s' -i %s", model, io), 0);
+	ck_assert_double_gt(fabs(member("loss") - with), 1e-3);
+	ck_assert_int_eq(run_lora("merge -q -m '%s' -a '%s' -o '%s'", model, in_scratch(run), in_scratch(merged)), 0);
+	ck_assert_int_eq(run_lora("score --json -m '%s' -i %s", in_scratch(merged), io), 0);
+	ck_assert_double_eq_tol(member("loss"), with, 1e-5 * with);
+}
+END_TEST
+
 /* An architecture for which PEFT names no default says so. */
 START_TEST(no_default_targets)
 {
@@ -209,6 +236,7 @@ Suite *suite_models(void)
 	TCase *c = tcase_create("all");
 	tcase_set_timeout(c, 120);
 	tcase_add_loop_test(c, whole_way, 0, (int)(sizeof models / sizeof *models));
+	tcase_add_loop_test(c, tied_heads, 0, (int)(sizeof tied / sizeof *tied));
 	tcase_add_test(c, no_default_targets);
 	tcase_add_loop_test(c, pairs, 0, 2);
 	tcase_add_loop_test(c, ends_of_generation, 0, (int)(sizeof ends / sizeof *ends));

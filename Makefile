@@ -57,9 +57,9 @@ build/deps.core: tests/deps.sh
 $(B)/%.o: src/%.c $(B)/flags
 	$(call step,CC)
 	$(Q)$(cc) -c $< -o $@
-all_flags := $(cc)
-$(B)/flags: FORCE                                        # touched only when the flags change
-	@mkdir -p $(@D); echo '$(all_flags)' | cmp -s - $@ || echo '$(all_flags)' >$@
+flags := $(cc)
+$(B)/flags: FORCE                                        # touched only when the flags change; := above, or a target's own flags would get in
+	@mkdir -p $(@D); echo '$(flags)' | cmp -s - $@ || echo '$(flags)' >$@
 $(B)/objects: FORCE                                      # ... when a source comes or goes
 	@mkdir -p $(@D); echo '$(OBJ) $(CLI)' | cmp -s - $@ || echo '$(OBJ) $(CLI)' >$@
 $(B)/libdir: FORCE                                       # ... when the plug-in directory changes

@@ -102,7 +102,7 @@ static void same_tensors(const lora__tensors *a, const lora__tensors *b, const c
 	}
 }
 
-static const char *const adapters[] = { "tiny-llama-plain", "tiny-llama-pattern", "tiny-llama-rslora", "tiny-llama-qv" };
+static const char *const adapters[] = { "tiny-llama-plain", "tiny-llama-pattern", "tiny-llama-rslora", "tiny-llama-qv", "tiny-llama-embed" };
 
 START_TEST(adapters_both_ways)
 {

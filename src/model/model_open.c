@@ -294,7 +294,7 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 	st = open_files(m, path);
 	if (st == LORA_OK) {
 		m->s.default_targets = m->arch->targets;
-		m->arch->build(&b);
+		m->arch->build(&b), lora__b_finish(&b);
 		st = b.status;
 		if (st == LORA_OK && m->want_labels && m->want_labels != m->n_labels)
 			st = lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "num_labels", -1, "num_labels: %s models are no classifiers here", m->arch->m.name);
@@ -353,7 +353,7 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 		lora__builder b = { .m = m, .layer = -1, .fresh = 1, .fresh_dtype = lora__dtype_parse(lora__get_string(settings, open_params, "weight_dtype")),
 			.seed = (uint64_t)lora__get_int(settings, open_params, "seed"), .init_range = init_range(settings, arch) };
 		read_token_ids(m);
-		arch->build(&b);
+		arch->build(&b), lora__b_finish(&b);
 		st = b.status;
 	}
 	if (st) {
@@ -366,13 +366,20 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 	return LORA_OK;
 }
 
+int lora__model_unties(const lora_model *m)
+{
+	for (size_t i = 0; i < m->s.n && m->tied; i++)
+		if (m->s.list[i]->merged && (m->s.list[i]->is_head || (m->s.list[i]->flags & LORA_SITE_EMBEDDING))) return 1;
+	return 0;
+}
+
 /* All small weights, and of large ones the first and last page and 64 pages between: enough to tell base models apart, quick on mapped files. */
 uint64_t lora__model_digest(lora_model *m)
 {
 	enum { PAGE = 4096, SAMPLES = 64 };
 	uint64_t h = 0;
 	if (m->digest) return m->digest;
-	for (size_t i = 0; i < m->s.n; i++) {
+	for (size_t i = 0; i < m->s.n - m->s.n_tables; i++) {
 		const lora__site *s = m->s.list[i];
 		size_t bytes = lora__site_bytes(s), step = bytes / SAMPLES & ~(size_t)(PAGE - 1);
 		int64_t shape[3] = { s->out, s->in, s->dtype };

@@ -131,7 +131,7 @@ static lora_status collect(saver *s, lora_dtype want)
 	if (!s->list || !s->owned) return LORA_E_MEMORY;
 	for (size_t i = 0; i < m->s.n && st == LORA_OK && m->tied; i++) {
 		lora__site *h = m->s.list[i];
-		if (!h->is_head || !h->merged) continue;
+		if (!h->is_head || !lora__model_unties(m)) continue;
 		int64_t shape[2] = { h->out, h->in };
 		s->untied = 1;
 		snprintf(s->head_name, sizeof s->head_name, "%s.weight", h->name);

@@ -88,6 +88,67 @@ START_TEST(logits)
 }
 END_TEST
 
+/* Every architecture that GGUF has a place for: written and opened again, and from there to a directory again, the model computes what it did. */
+static const struct { const char *name; int scalar; } hf_models[] = { { "llama", 0 }, { "llama-bias", 0 }, { "llama-linear-rope", 0 }, { "llama-tied", 0 }, { "llama-yarn", 0 },
+	{ "llama3", 0 }, { "qwen2", 0 }, { "qwen3", 0 }, { "phi3", 0 }, { "gpt2", 0 }, { "gemma2", 1 }, { "gemma3_text", 1 } };
+
+START_TEST(there_and_back)
+{
+	static const int32_t ids[12] = { 5, 70, 9, 9, 23, 100, 5, 1, 44, 61, 7, 88 };
+	char dir[512], gguf[512], back[512], command[2200];
+	size_t n;
+	snprintf(dir, sizeof dir, "tests/golden/models/%s/model", hf_models[_i].name);
+	if (hf_models[_i].scalar) { /* the golden scale of the queries has no place in GGUF: take that of the heads */
+		const char *to = scratch_path(&room, "scaled");
+		snprintf(command, sizeof command, "mkdir %s && cp %s/model.safetensors %s && sed 's/\"query_pre_attn_scalar\": [0-9]*/\"query_pre_attn_scalar\": 16/' %s/config.json >%s/config.json",
+			to, dir, to, dir, to);
+		ck_assert_int_eq(system(command), 0);
+		snprintf(dir, sizeof dir, "%s", to);
+	}
+	snprintf(gguf, sizeof gguf, "%s", scratch_path(&room, "m.gguf"));
+	snprintf(back, sizeof back, "%s", scratch_path(&room, "back"));
+	lora_model *m = open_model(dir);
+	float *want = logits_of(m, ids, 12, &n);
+	ck_ok(lora_model_save(m, gguf, NULL));
+	lora_model_destroy(m);
+	for (int k = 0; k < 2; k++) {
+		m = open_model(k ? back : gguf);
+		float *got = logits_of(m, ids, 12, &n);
+		double most = 0;
+		for (size_t i = 0; i < n; i++) most = fmax(most, fabs((double)got[i] - want[i]));
+		ck_assert_msg(most < 1e-5, "%s, %s: logits differ by %g", hf_models[_i].name, k ? "directory" : "GGUF", most);
+		if (!k) ck_ok(lora_model_save(m, back, NULL));
+		free(got);
+		lora_model_destroy(m);
+	}
+	free(want);
+}
+END_TEST
+
+/* Biases that no key and no first block announces are not left out in silence, as they would be with blk.0.ffn_up.bias called otherwise. */
+START_TEST(stray_bias)
+{
+	static const char name[] = "blk.0.ffn_up.bias";
+	static char head[1 << 14];
+	char gguf[512];
+	size_t n, at = 0;
+	lora_model *m = open_model("tests/golden/models/llama-bias/model");
+	snprintf(gguf, sizeof gguf, "%s", scratch_path(&room, "m.gguf"));
+	ck_ok(lora_model_save(m, gguf, NULL));
+	lora_model_destroy(m);
+	FILE *f = fopen(gguf, "r+b");
+	n = fread(head, 1, sizeof head, f);
+	while (at + sizeof name < n && memcmp(head + at, name, sizeof name - 1)) at++;
+	ck_assert(at + sizeof name < n);
+	head[at + 11] = 'x';
+	rewind(f);
+	fwrite(head, 1, n, f);
+	fclose(f);
+	ck_assert_int_eq(lora_model_open(golden_ctx, gguf, NULL, &m), LORA_E_UNSUPPORTED);
+	ck_assert_ptr_nonnull(strstr(lora_context_last_error(golden_ctx), ".bias"));
+}
+END_TEST
+
 /* ---- adapters ---- */
 
 static void same_tensors(const lora__tensors *a, const lora__tensors *b, const char *skip)
@@ -507,6 +568,8 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_set_timeout(c, 30);
 	tcase_add_loop_test(c, logits, 0, (int)(sizeof logit_cases / sizeof *logit_cases));
+	tcase_add_loop_test(c, there_and_back, 0, (int)(sizeof hf_models / sizeof *hf_models));
+	tcase_add_test(c, stray_bias);
 	tcase_add_loop_test(c, adapters_both_ways, 0, (int)(sizeof adapters / sizeof *adapters));
 	tcase_add_test(c, bad_adapters);
 	tcase_add_loop_test(c, bad_models, 0, N_BAD_MODELS);

@@ -257,7 +257,11 @@ static lora_status keep_the_rest(lora_model *m)
 	for (size_t i = 0; i < m->file.n && st == LORA_OK; i++) {
 		const lora__tensor *t = &m->file.list[i];
 		lora__weight *w;
-		if (lora__map_find(&seen, t->name, strlen(t->name)) < 0) st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, t->data, 0, &w);
+		if (lora__map_find(&seen, t->name, strlen(t->name)) >= 0) continue;
+		size_t n = strlen(t->name);
+		if (m->gguf && n > 5 && strcmp(t->name + n - 5, ".bias") == 0) /* llama.cpp would add it: leaving it out would be another model */
+			return lora__map_free(&seen), lora__fail_at(m->s.ctx, LORA_E_UNSUPPORTED, "model", t->name, -1, "tensor %s: the architecture has no such bias here", lora__quote(t->name).text);
+		st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, t->data, 0, &w);
 	}
 	lora__map_free(&seen);
 	return st;

@@ -100,6 +100,21 @@ def check(name, got, want, bound):
     return d <= bound
 
 
+def repeat_blocks(path, more):
+    raw = open(path, "rb").read()
+    n = int.from_bytes(raw[:8], "little")
+    head = json.loads(raw[8:8 + n])
+    for to, of in more.items():
+        head.update({k.replace(f".layers.{of}.", f".layers.{to}."): dict(v) for k, v in head.items() if f".layers.{of}." in k})
+    data = b""
+    for k, v in head.items():
+        if k != "__metadata__":
+            a, b = v["data_offsets"]
+            v["data_offsets"], data = [len(data), len(data) + b - a], data + raw[8 + n + a:8 + n + b]
+    text = json.dumps(head).encode()
+    open(path, "wb").write(len(text).to_bytes(8, "little") + text + data)
+
+
 def models():
     seen = set()
     for root in ROOTS:
@@ -122,10 +137,14 @@ def main():
             if "query_pre_attn_scalar" in config and config["query_pre_attn_scalar"] != config["head_dim"]:  # GGUF has no place for another one
                 shutil.copytree(path, f"{tmp}/{name}", copy_function=shutil.copyfile)
                 path, config["query_pre_attn_scalar"] = f"{tmp}/{name}", config["head_dim"]
+                if config["model_type"] == "gemma3_text":  # six blocks in the order that GGUF has a place for
+                    config["num_hidden_layers"], config["layer_types"] = 6, ["sliding_attention"] * 5 + ["full_attention"]
+                    repeat_blocks(f"{path}/model.safetensors", {4: 0, 5: 1})
                 os.chmod(path, 0o755)
                 json.dump(config, open(f"{path}/config.json", "w"))
             family = config["model_type"]
-            ids = 4 + np.arange(14) * 37 % (config["vocab_size"] - 4)
+            count = 8 if family == "mistral" else 14  # its window, which GGUF's architecture does not have
+            ids = 4 + np.arange(count) * 37 % (config["vocab_size"] - 4)
             write_tensors(f"{tmp}/in.safetensors", input_ids=ids[None])
             width = config.get("hidden_size", config.get("n_embd", 0))
             for kind in BLOCKS if width % 256 == 0 or path.startswith("examples") else SMALL:
@@ -136,7 +155,7 @@ def main():
                     if kind == "F32":
                         print(f"{name}: not written to GGUF: {failed.stderr.strip().splitlines()[-1]}")
                     break
-                must("score", "-q", "--dtype", "f32", "-m", gguf, "-i", f"{tmp}/in.safetensors", "-o", f"{tmp}/out.safetensors")
+                must("score", "-q", "--dtype", "f32", "-m", path if kind == "F32" else gguf, "-i", f"{tmp}/in.safetensors", "-o", f"{tmp}/out.safetensors")
                 bound = BOUND.get(kind, QUANT_BOUND)
                 bound = max(bound, 2e-3) if family.startswith(GELU) else bound
                 good &= check(f"{name}, {kind}", theirs(gguf, ids), read_logits(f"{tmp}/out.safetensors"), bound)

@@ -99,6 +99,8 @@ extern const lora__op *const lora__ops[]; /* NULL-ended */
 #include "ops/list.h"
 #undef LORA__OP
 
+lora_status lora__embed_look_up(lora__exec *e, lora_view table); /* embed.c */
+
 static inline lora_call lora__prim(int32_t prim, int32_t n_views)
 {
 	lora_call c = { .struct_size = sizeof c, .prim = prim, .n_views = n_views };

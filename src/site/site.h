@@ -25,6 +25,8 @@ typedef struct lora__site_call {
 	int           train;      /* dropout is on */
 	uint64_t      key;        /* dropout key of this step */
 	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
+	const int32_t *ids;       /* embeddings: the table's row for each row of y; there is no x */
+	double        factor;     /* embeddings: of the rows (Gemma) */
 } lora__site_call;
 
 /* A product of low rank: f a[n,r] b[r,columns]. */
@@ -107,6 +109,7 @@ typedef struct lora__sites {
 	atomic_int    refs;
 	lora__site  **list;
 	size_t        n, cap;
+	size_t        n_tables;   /* the last so many are embeddings: an adapter may be asked for there, nothing else sees them */
 	lora__map     by_name;
 	uint64_t      pack_limit, pack_bytes; /* memory that packed weights may take, and take now */
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */

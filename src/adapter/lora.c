@@ -180,8 +180,8 @@ static lora_status gradients(lora__slot *s, const lora__site_call *c)
 	lora_view da = strided(s, A, part(s)->grad[A], lora__wide(c->real), r, in), db = strided(s, B, part(s)->grad[B], lora__wide(c->real), out, r);
 	if (!c->saved) st = shrink(s, c, &p);
 	else if (drops(s, c)) st = dropout(s, c, c->x, p.xd, 0.0);
-	if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p.t, 1.0, db);
-	return st ? st : lora__gemm(c->ctx, 1.0, lora__view_t(p.z), p.xd, 1.0, da);
+	if (st == LORA_OK) st = lora__site_gradient(s, c, B, scale(s), c->dy, p.t, db);
+	return st ? st : lora__site_gradient(s, c, A, 1.0, p.z, p.xd, da);
 }
 
 static lora_status pair(lora__slot *s, const lora__site_call *c, int back, lora__pair *out)
@@ -224,5 +224,5 @@ static int64_t rank(const lora__slot *s, int train) { return train && part(s)->d
 static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .gradients = gradients, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
-	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops,
+	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT | LORA__KIND_PRODUCTS, .roles = roles, .ops = &ops,
 	.configure = configure, .init = init, .refuse = refuse };

@@ -57,8 +57,9 @@ build/deps.core: tests/deps.sh
 $(B)/%.o: src/%.c $(B)/flags
 	$(call step,CC)
 	$(Q)$(cc) -c $< -o $@
-$(B)/flags: FORCE                                        # touched only when the flags change
-	@mkdir -p $(@D); echo '$(cc)' | cmp -s - $@ || echo '$(cc)' >$@
+flags := $(cc)
+$(B)/flags: FORCE                                        # touched only when the flags change; := above, or a target's own flags would get in
+	@mkdir -p $(@D); echo '$(flags)' | cmp -s - $@ || echo '$(flags)' >$@
 $(B)/objects: FORCE                                      # ... when a source comes or goes
 	@mkdir -p $(@D); echo '$(OBJ) $(CLI)' | cmp -s - $@ || echo '$(OBJ) $(CLI)' >$@
 $(B)/libdir: FORCE                                       # ... when the plug-in directory changes
@@ -117,7 +118,7 @@ clean:                                                   ## remove what was buil
 distclean: clean                                         ## remove also what the tests and Python left behind
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 help:                                                    ## this list
-	@echo "Targets:"; awk -F':.*##' '/^[a-z][a-z -]*:.*##/ { printf "  %-22s %s\n", $$1, $$2 }' Makefile $(wildcard tests/*/rules.mk src/*/*/rules.mk)
+	@echo "Targets:"; awk -F':.*##' '/^[a-z][a-z -]*:.*##/ { printf "  %-22s %s\n", $$1, $$2 }' Makefile $(wildcard tests/*/rules.mk src/*/*/rules.mk examples/*/rules.mk)
 	@echo "Variables: CC CFLAGS CPPFLAGS LDFLAGS prefix libdir DESTDIR FLAVOR=release|asan|ubsan|tsan|cov V=1"
 
 # ---- tests -------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ dist:                                                    ## source tarball of HE
 repro:                                                   ## build twice in two folders and compare, byte for byte
 	@CC="$(CC)" MAKE="$(MAKE)" sh tests/repro.sh
 
--include $(wildcard tests/*/rules.mk src/backend/*/rules.mk)
+-include $(wildcard tests/*/rules.mk src/backend/*/rules.mk examples/*/rules.mk)
 -include $(OBJ:.o=.d) $(CLI:.o=.d) $(TSTOBJ:.o=.d) $(BENCH:=.d)
 .PHONY: all plugins install uninstall clean distclean help programs check check-quick check-programs check-install asan ubsan tsan \
         valgrind coverage fuzz fuzz-regress torture headers lint format abi size examples demo docs docs-check bench bench-peft dist repro FORCE

@@ -29,7 +29,8 @@ typedef struct lora__naive {
 	size_t      scratch_bytes;
 } lora__naive;
 
-/* The copy for activations of type real; PICK_WIDE of a group without BF16. */
+/* The copy for activations of type real; PICK_WIDE of a group without BF16 copies, PICK_PORTABLE of one without copies by instruction set. */
+#define PICK_PORTABLE(real, f) ((real) == LORA_F64 ? f##_f64 : (real) == LORA_BF16 ? f##_bf16 : f##_f32)
 #ifdef NAIVE_X86
 #define PICK_WIDE(self, real, f) \
 	((real) == LORA_F64 ? f##_f64 : (self)->isa >= 2 ? f##_avx512 : (self)->isa == 1 ? f##_avx2 : f##_f32)

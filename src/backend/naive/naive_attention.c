@@ -7,6 +7,7 @@
  * Queries of different segments must not overlap; key rows may (a shared prefix), then the backward runs segments in order. */
 #include "backend/naive/naive_attention.h"
 
+#define NAIVE_NO_BF16
 #define NAIVE_TEMPLATE "backend/naive/naive_attention.inc"
 #include "backend/naive/naive_each.h"
 
@@ -68,7 +69,7 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	const lora_view *bias = c->n_views > segments + 2 && c->v[segments + 2].data ? &c->v[segments + 2] : NULL;
 	j->amx = j->amx && !bias;
 	if (j->amx) lora__attn_amx_layout(j, backward);
-	else PICK(self, real, attn_layout)(j, backward);
+	else PICK_WIDE(self, real, attn_layout)(j, backward);
 	size_t packed = j->amx ? (lora__attn_amx_bytes(j, j->units) + 63) & ~(size_t)63 : 0;
 	j->columns = cv ? cv->data : NULL;
 	if (bias && (bias->size[1] % 2 == 0 || bias->stride[0] != bias->size[1]))
@@ -85,13 +86,13 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	if (st == LORA_OK && backward) {
 		int64_t blocks = (keys + ATTN_ROWS - 1) / ATTN_ROWS;
 		double size = 2.0 * (double)(j->kv * keys * j->dp);
-		lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK(self, real, attn_zero), j);
-		lora__naive_parallel(self, j->serial_segments ? j->kv : j->n_seg * j->kv * j->parts, pairs(j), PICK(self, real, attention_bwd), j);
-		lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, PICK(self, real, attn_finish), j);
+		lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_zero), j);
+		lora__naive_parallel(self, j->serial_segments ? j->kv : j->n_seg * j->kv * j->parts, pairs(j), PICK_WIDE(self, real, attention_bwd), j);
+		lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_finish), j);
 	} else if (st == LORA_OK && j->n_seg) {
 		const attn_seg *last = &j->seg[j->n_seg - 1];
 		int64_t tiles = last->task0 + (last->queries + ATTN_TQ - 1) / ATTN_TQ * j->heads;
-		lora__naive_parallel(self, tiles, pairs(j), PICK(self, real, attention), j);
+		lora__naive_parallel(self, tiles, pairs(j), PICK_WIDE(self, real, attention), j);
 	}
 	lora__naive_release(self, scratch);
 	return st;

@@ -47,7 +47,10 @@ void lora__attn_amx_layout(attn_job *j, int backward)
 	j->per_thread = line(sizeof(work)) + 4096;
 	for (int i = 0; i < PARTS; i++) j->per_thread += part_bytes(j->dp, i);
 	j->packings = backward ? 3 : 2;
-	j->at[AT_O] = line(ATTN_TK * sizeof(float)); /* for attn_few() */
+	static const int of_few[] = { AT_O, AT_QT, AT_K, AT_V }; /* attn_few() works in the same scratch, its scores at 0 */
+	size_t few = line(ATTN_TK * sizeof(float)), row = line((size_t)j->d * sizeof(float));
+	for (int i = 0; i < 4; i++) j->at[of_few[i]] = few, few += i < 2 ? row : ATTN_TK * row;
+	if (j->per_thread < few) j->per_thread = few;
 }
 
 size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (size_t)(j->packings * j->kv * units * SIDE * j->dp) * 2; }

@@ -1,7 +1,8 @@
 /* Includes the file NAIVE_TEMPLATE once per (real, instruction set). No include guard: every primitive group includes this once.
  * Set for the template: REAL, the type of arithmetic; ACT, the type that activations are stored in, and ACT_TYPE, its dtype (they differ
- * for BF16 only; a group without BF16 defines NAIVE_NO_BF16); F(name), the suffixed name; TARGET, the attribute of every function; VB,
- * bytes of a vector; the register tile of GEMM, MR rows by NV vectors, such that accumulators, one row of B and a product fit the registers. */
+ * for BF16 only; a group without BF16 copies defines NAIVE_NO_BF16, one whose speed never matters NAIVE_PORTABLE); F(name), the suffixed
+ * name; TARGET, the attribute of every function; VB, bytes of a vector; the register tile of GEMM, MR rows by NV vectors, such that
+ * accumulators, one row of B and a product fit the registers. */
 
 #define F(name) name##_f64
 #define REAL double
@@ -56,7 +57,7 @@
 #undef VB
 #undef MR
 
-#ifdef NAIVE_X86
+#if defined(NAIVE_X86) && !defined(NAIVE_PORTABLE)
 #define F(name) name##_avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #define VB 32
@@ -118,3 +119,4 @@
 #undef REAL_IS_DOUBLE
 #undef NV
 #undef NAIVE_NO_BF16
+#undef NAIVE_PORTABLE

@@ -2,8 +2,9 @@
  * (arXiv:1702.03118), GELU by erf and by tanh (arXiv:1606.08415), ReLU with derivative 0 at 0, as torch has them. */
 #include "backend/naive/naive.h"
 
-typedef struct gated_job { const lora_call *c; lora__naive_grid g; const lora_view *up, *dup; } gated_job;
+typedef struct gated_job { const lora_call *c; lora__naive_grid g; const lora_view *up, *dup; int half; } gated_job;
 
+#define NAIVE_NO_BF16
 #define NAIVE_TEMPLATE "backend/naive/naive_gated.inc"
 #include "backend/naive/naive_each.h"
 
@@ -19,12 +20,12 @@ static const lora_view *given(const lora_call *c, int i) { return c->n_views > i
 
 lora_status lora__naive_gated(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	gated_job j = { c, lora__naive_split(c, 0, 2, 1), given(c, 2), NULL };
-	return run(self, &j, PICK(self, real, gated));
+	gated_job j = { c, lora__naive_split(c, 0, 2, 1), given(c, 2), NULL, real == LORA_BF16 };
+	return run(self, &j, PICK_WIDE(self, real, gated));
 }
 
 lora_status lora__naive_gated_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	gated_job j = { c, lora__naive_split(c, 0, 4, 1), given(c, 3), given(c, 1) };
-	return run(self, &j, PICK(self, real, gated_bwd));
+	gated_job j = { c, lora__naive_split(c, 0, 4, 1), given(c, 3), given(c, 1), real == LORA_BF16 };
+	return run(self, &j, PICK_WIDE(self, real, gated_bwd));
 }

@@ -5,6 +5,7 @@
 
 typedef struct route_job { const lora_call *c; lora__naive_grid g; } route_job;
 
+#define NAIVE_PORTABLE
 #define NAIVE_TEMPLATE "backend/naive/naive_route.inc"
 #include "backend/naive/naive_each.h"
 
@@ -19,7 +20,7 @@ lora_status lora__naive_topk(lora__naive *self, const lora_call *c, lora_dtype r
 {
 	if (c->v[0].size[1] < 1 || c->v[0].size[1] > c->v[1].size[1])
 		return lora__naive_fail(self, LORA_E_SHAPE, "primitive topk: %lld of %lld", (long long)c->v[0].size[1], (long long)c->v[1].size[1]);
-	return run(self, c, &c->v[1], PICK(self, real, topk));
+	return run(self, c, &c->v[1], PICK_PORTABLE(real, topk));
 }
 
 lora_status lora__naive_topk_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
@@ -30,13 +31,13 @@ lora_status lora__naive_topk_bwd(lora__naive *self, const lora_call *c, lora_dty
 		lora_status st = lora__naive_check_ids(self, &row, c->v[1].size[1], 0, "index");
 		if (st) return st;
 	}
-	return ids->size[1] ? run(self, c, &c->v[1], PICK(self, real, topk_bwd)) : lora__naive_fail(self, LORA_E_SHAPE, "primitive topk_bwd: nothing chosen");
+	return ids->size[1] ? run(self, c, &c->v[1], PICK_PORTABLE(real, topk_bwd)) : lora__naive_fail(self, LORA_E_SHAPE, "primitive topk_bwd: nothing chosen");
 }
 
-lora_status lora__naive_rowscale(lora__naive *self, const lora_call *c, lora_dtype real) { return run(self, c, &c->v[0], PICK(self, real, rowscale)); }
+lora_status lora__naive_rowscale(lora__naive *self, const lora_call *c, lora_dtype real) { return run(self, c, &c->v[0], PICK_PORTABLE(real, rowscale)); }
 
 lora_status lora__naive_rowdot(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	if (c->v[1].size[1] == 0 && c->v[0].size[0]) memset(c->v[0].data, 0, (size_t)c->v[0].size[0] * lora__dtype_size(c->v[0].dtype));
-	return run(self, c, &c->v[1], PICK(self, real, rowdot));
+	return run(self, c, &c->v[1], PICK_PORTABLE(real, rowdot));
 }

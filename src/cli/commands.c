@@ -14,6 +14,7 @@ const command *const commands[] = {
 	&command_merge,
 	&command_combine,
 	&command_extract,
+	&command_posterior,
 	&command_convert,
 	&command_quantize,
 	&command_plot,

@@ -18,8 +18,13 @@ typedef struct axis {
 	double low, high, step; /* ticks at multiples of step */
 } axis;
 
-/* runlog.c */
-int runs_read(const args *a, run_log **out, size_t *n);
+/* Answers by confidence. */
+typedef struct reliability_bin { double low, high, count, accuracy, confidence; } reliability_bin;
+typedef struct diagram { char *name; reliability_bin *bins; size_t n_bins; double count, ece; } diagram;
+typedef struct diagrams { diagram *list; size_t n; int several; /* files: names of parts say of which */ } diagrams;
+
+/* runlog.c: runs with steps, or diagrams, never both */
+int runs_read(const args *a, run_log **out, size_t *n, diagrams *d);
 void runs_free(run_log *runs, size_t n);
 void series_range(const series *s, double *low, double *high);
 
@@ -31,5 +36,12 @@ void axis_label(const axis *a, double value, char *buf, size_t size);
 /* svg.c, termplot.c */
 int svg_write(const char *path, const run_log *runs, size_t n);
 int terminal_plot(const run_log *runs, size_t n);
+void svg_text(FILE *f, const char *s);
+
+/* reliability.c: the diagrams that a line of a log has */
+int diagrams_add(diagrams *d, const char *file, const char *name, json_t *line);
+void diagrams_free(diagrams *d);
+int reliability_write(const char *path, const diagrams *d);
+int reliability_terminal(const diagrams *d);
 
 #endif

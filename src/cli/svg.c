@@ -33,7 +33,7 @@ static double place_y(const panel *p, double y)
 	return p->top + p->height - (y - p->y.low) / (p->y.high - p->y.low) * p->height;
 }
 
-static void put_text(FILE *f, const char *s)
+void svg_text(FILE *f, const char *s)
 {
 	for (; *s; s++) {
 		if (*s == '<') fputs("&lt;", f);
@@ -118,7 +118,7 @@ static double draw_legend(FILE *f, const run_log *runs, size_t n, double top)
 			fprintf(f,
 				"<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" stroke-width=\"3\"/><text x=\"%.1f\" y=\"%.1f\">",
 				x, y - 4, x + 22, y - 4, colours[i % N_COLOURS], x + 28, y);
-			put_text(f, runs[i].name);
+			svg_text(f, runs[i].name);
 			fputs("</text>\n", f);
 		}
 		x += width;

@@ -124,6 +124,10 @@ void        lora__adapter_detach(lora_adapter *a);
 void        lora__adapter_set_scale(lora_adapter *a, double scale);
 /* Make the gradients (zero) when there are none yet: an adapter that only serves has none. */
 lora_status lora__adapter_need_grads(lora_adapter *a);
+/* The layer of every part, -1 = trained as a whole; how many there are. Parts of one block of the model (the name up to its first number) are one layer. */
+int32_t     lora__adapter_layers(const lora_adapter *a, int32_t *layer);
+lora_status lora__adapter_set_layers(lora_adapter *a, const uint8_t *active); /* by layer; NULL = all act */
+lora_status lora__adapter_prune(const lora_adapter *a, const uint8_t *keep, lora_adapter **out);
 int64_t     lora__adapter_part_of(const lora_adapter *a, const lora__site *site); /* -1 = none */
 
 /* An adapter without parts and parameters yet. */

@@ -211,6 +211,12 @@ static lora_status backward(lora__slot *s, const lora__site_call *c)
 	return st ? st : dropout(s, c, p.xd, c->dx, 1.0);
 }
 
+static int factors(const lora__slot *s, lora__pair *out)
+{
+	*out = (lora__pair){ view_b(s), view_a(s), part(s)->scaling };
+	return out->b.stride[1] == 1;
+}
+
 /* D[first..first+n, in] += scale * scaling * B A, summed in F32 */
 static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, int64_t first, int64_t n, float *d)
 {
@@ -221,7 +227,7 @@ static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, 
 
 static int64_t rank(const lora__slot *s, int train) { return train && part(s)->dropout > 0 ? 0 : part(s)->rank; }
 
-static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .gradients = gradients, .delta = delta };
+static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .gradients = gradients, .factors = factors, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
 	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops,

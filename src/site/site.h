@@ -30,6 +30,8 @@ typedef struct lora__site_call {
 /* A product of low rank: f a[n,r] b[r,columns]. */
 typedef struct lora__pair { lora_view a, b; double f; } lora__pair;
 
+enum { LORA__IDLE_MASKED = 1 /* lora_adapter_set_layers() */, LORA__IDLE_STRATEGY = 2 };
+
 /* One adapter on one site. The adapter layer embeds this as the first member of its own struct. */
 typedef struct lora__slot {
 	const struct lora__slot_ops *ops;
@@ -38,6 +40,7 @@ typedef struct lora__slot {
 	double                       attach_scale; /* of lora_adapter_attach() */
 	int                          trainable;
 	int                          merged; /* the delta is in the weight: the slot does not act */
+	int                          idle;   /* LORA__IDLE_*: it does not act now, and gets no gradient; plans are made as if it did */
 	int                          whole;  /* it stands for the base's product (and bias) instead of adding to it */
 } lora__slot;
 
@@ -54,6 +57,8 @@ typedef struct lora__slot_ops {
 	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int back, lora__pair *out);
 	lora_status (*gradients)(lora__slot *s, const lora__site_call *c); /* after a pair of backward, whose scratch is still there: gradients += ... */
 	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
+	/* The whole delta as f a b with b's rows dense, for one pass over a weight; 0 = it is not such a product. NULL = never. */
+	int (*factors)(const lora__slot *s, lora__pair *out);
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;

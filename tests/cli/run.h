@@ -60,6 +60,7 @@ Suite *suite_words(void);
 Suite *suite_virtual(void);
 Suite *suite_score(void);
 Suite *suite_combine(void);
+Suite *suite_prune(void);
 Suite *suite_train(void);
 Suite *suite_data(void);
 Suite *suite_plot(void);

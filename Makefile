@@ -72,7 +72,7 @@ $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$
 # What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
 ifeq ($(FLAVOR),release)
 $(OBJ): CFLAGS += -fno-asynchronous-unwind-tables # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
-cold := $(addsuffix /%,adapter api graph merge model ops optim search site train) format/% base/% backend/plugin backend/naive/naive combine/combin% combine/e% combine/lowrank combine/lowrank_dense combine/shapley quant/quant_grid quant/quant_k_encode \
+cold := $(addsuffix /%,adapter api graph merge model ops optim posterior search site train) format/% base/% backend/plugin backend/naive/naive combine/combin% combine/e% combine/lowrank combine/lowrank_dense combine/shapley quant/quant_grid quant/quant_k_encode \
   $(addprefix tokenizer/,chat% norm_% dec_% tok_added sentencepiece tok_build tok_class tok_json tok_post tok_source tok_vocab)
 $(cold:%=$(B)/%.o): CFLAGS += -Os
 # Relative relocations take 80 kB, or 2 where the C library reads the packed form (glibc 2.36): asked of this system by running a program.

@@ -27,13 +27,14 @@ enum {
 	LORA_SITE_READONLY   = 1, /* data must not be written: merge gives LORA_E_UNSUPPORTED */
 	LORA_SITE_TRANSPOSED = 2, /* stored [in,out], as GPT-2's Conv1D */
 	LORA_SITE_HOST       = 4, /* out: data belongs to the host */
-	LORA_SITE_MAPPED     = 8  /* out: data is mapped from a file */
+	LORA_SITE_MAPPED     = 8, /* out: data is mapped from a file */
+	LORA_SITE_EMBEDDING  = 16 /* out: a table of rows that token ids choose, stored [in,out] = [vocabulary, width]; no linear layer */
 };
 
 /* One batch of token sequences, [B,T] row-major. Unused pointers are NULL. All memory is borrowed for the call. */
 typedef struct lora_batch {
 	uint32_t       struct_size;
-	uint32_t       flags;             /* zero */
+	uint32_t       flags;             /* LORA_BATCH_* */
 	int64_t        n_sequences;       /* B */
 	int64_t        length;            /* T */
 	const int32_t *input_ids;         /* [B,T] */
@@ -49,8 +50,13 @@ typedef struct lora_batch {
 	const int32_t *adapter_rows;      /* [B] index into adapters for each sequence, -1 = none; NULL = every attached adapter on every row */
 	lora_adapter *const *adapters;    /* the adapters that adapter_rows counts */
 	int64_t        n_adapters;
-	uint64_t       reserved[4];       /* zero */
+	uint64_t       dropout_seed;      /* of LORA_BATCH_DROPOUT, else zero */
+	uint64_t       reserved[3];       /* zero */
 } lora_batch;
+
+enum {
+	LORA_BATCH_DROPOUT = 1 /* lora_model_forward(): the adapters' dropout acts as in training, drawn from dropout_seed (MC dropout) */
+};
 
 /* Facts about a model; text is borrowed from the model. */
 typedef struct lora_model_info {
@@ -66,7 +72,7 @@ typedef struct lora_model_info {
 	int64_t     hidden_size;
 	int64_t     max_positions;
 	int64_t     n_sites;
-	int64_t     eos_token_id;     /* -1 = none */
+	int64_t     eos_token_id;     /* -1 = none; the first of a list (lora_model_is_end) */
 	int64_t     bos_token_id;     /* -1 = none */
 	int64_t     pad_token_id;     /* -1 = none */
 	int64_t     n_labels;         /* classes of a classifier; 0 = tokens are predicted */
@@ -186,11 +192,17 @@ enum {
  * Since    0.1 */
 LORA_API lora_status lora_model_site_order(const lora_model *m, int64_t site, int64_t rows, int64_t rank, int32_t dropout, lora_site_order *out);
 
-/* Number of the site with this name.
+/* Number of the site with this name. The token embedding, which only adapters use, has one too, not below lora_model_site_count().
  * Errors   LORA_E_NOTFOUND; LORA_E_ARGUMENT
  * Thread   any while nobody changes the model
  * Since    0.1 */
 LORA_API lora_status lora_model_find_site(const lora_model *m, const char *name, int64_t *index);
+
+/* Whether generation ends at this token: 1 = eos_token_id of generation_config.json (of config.json where that does not say) is it or has it in its
+ * list; in GGUF the eos, eot or eom token. 0 = it does not, or m is NULL.
+ * Thread   any
+ * Since    0.1 */
+LORA_API int32_t lora_model_is_end(const lora_model *m, int32_t token);
 
 /* Tokens to logits, with the attached adapters.
  * batch    borrowed for the call

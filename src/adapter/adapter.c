@@ -17,6 +17,7 @@ static const lora__role *roles_of(const lora_adapter *a, const lora__part *p)
 {
 	static const lora__role whole[] = { { "weight", 2, { LORA__DIM_OUT, LORA__DIM_IN } }, { "bias", 1, { LORA__DIM_OUT } }, { 0 } };
 	static const lora__role bare[] = { { "weight", 2, { LORA__DIM_OUT, LORA__DIM_IN } }, { 0 } };
+	if (lora__part_is_table(p)) return a->kind->table_roles;
 	return p->how != LORA__WHOLE ? a->kind->roles : p->slot.site->bias.data ? whole : bare;
 }
 
@@ -120,6 +121,9 @@ static lora_status add_part(lora_adapter *a, lora__site *site, int how, const lo
 	if (how == LORA__WHOLE && (site->flags & LORA_SITE_HOST))
 		return lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "modules_to_save", -1, "modules_to_save: %s is a weight of the host", site->name);
 	if (how == LORA__WHOLE) return LORA_OK;
+	if (lora__part_is_table(p) && !a->kind->table_ops)
+		return lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "target_modules", -1, "target_modules: %s is an embedding, where %s does not go", site->name, a->kind->m.name);
+	if (lora__part_is_table(p)) p->slot.ops = a->kind->table_ops;
 	lora_status st = a->kind->configure(a->ctx, settings, p);
 	if (st == LORA_OK && how == LORA__PARAMETER && p->dropout > 0)
 		st = lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "lora_dropout", -1, "lora_dropout does not go with target_parameters (as in PEFT)");

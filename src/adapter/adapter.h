@@ -33,7 +33,10 @@ typedef struct lora__part {
 	size_t     at[LORA__MAX_ROLES];     /* offset of the share in params */
 } lora__part;
 
-enum { LORA__KIND_LINEAR = 1, LORA__KIND_MERGEABLE = 2, LORA__KIND_IDENTITY_AT_INIT = 4 };
+enum {
+	LORA__KIND_LINEAR = 1, LORA__KIND_MERGEABLE = 2, LORA__KIND_IDENTITY_AT_INIT = 4,
+	LORA__KIND_PRODUCTS = 8 /* its tensors are matrices whose gradients all go through lora__site_gradient() */
+};
 
 /* What a kind of virtual tokens (virtual_tokens.c) says of itself instead of roles per site. */
 typedef struct lora__virtual_kind {
@@ -53,6 +56,8 @@ typedef struct lora__kind {
 	uint32_t             flags;
 	const lora__role    *roles;     /* NULL leaf ends */
 	const lora__slot_ops *ops;
+	const lora__role     *table_roles; /* the same for embeddings, in the same order; NULL = the kind does not go there */
+	const lora__slot_ops *table_ops;
 	/* Set rank, scaling and dropout of one site from the settings. */
 	lora_status (*configure)(lora_context *ctx, const lora_settings *s, lora__part *p);
 	/* Fresh parameters from the site's own stream. */
@@ -117,6 +122,7 @@ lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_s
 void        lora__adapter_retain(lora_adapter *a);
 /* The last release unmerges and detaches first. When even unmerging has no memory, the adapter stays alive with its model. */
 void        lora__adapter_release(lora_adapter *a);
+static inline int lora__part_is_table(const lora__part *p) { return p->how == LORA__CHOSEN && (p->slot.site->flags & LORA_SITE_EMBEDDING) != 0; }
 extern const lora__slot_ops lora__whole_ops; /* of parts with LORA__WHOLE */
 /* Put on the chain of every site, or none; and off again. */
 lora_status lora__adapter_attach(lora_adapter *a, double scale);

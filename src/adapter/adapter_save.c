@@ -18,6 +18,7 @@ static json_t *resolved_targets(const lora_adapter *a)
 {
 	json_t *list = json_array();
 	for (size_t i = 0; i < a->n_parts && list; i++) {
+		if (a->parts[i].how != LORA__CHOSEN) continue; /* modules_to_save names the others */
 		const char *name = a->parts[i].slot.site->name, *dot = strrchr(name, '.'), *s = a->sites->default_targets && dot ? dot + 1 : name;
 		int there = 0;
 		for (size_t k = 0; k < json_array_size(list); k++) there |= strcmp(json_string_value(json_array_get(list, k)), s) == 0;

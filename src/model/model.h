@@ -54,6 +54,7 @@ struct lora_model {
 	lora_dtype        dtype;
 	int64_t           vocab, hidden, layers, max_positions, kv_width, n_parameters;
 	int64_t           eos, bos, pad;
+	json_t           *ends;       /* eos_token_id of generation_config.json, or of config.json: a number or a list; may be NULL */
 	int               tied;
 	lora__rotary      rotary[LORA__ROTARIES];
 	int64_t           table_positions; /* size of the learned position table; 0 = none */
@@ -85,6 +86,8 @@ typedef struct lora__builder {
 	uint64_t    seed;
 	double      init_range;
 	int         has_hidden;
+	char        table_name[512]; /* module, node and weight of the embedding, for lora__b_finish(); "" = none */
+	size_t      table, table_weight;
 	int32_t     layer_base; /* added to layer for the unit of recomputation: a decoder's blocks are not its encoder's */
 } lora__builder;
 
@@ -124,6 +127,7 @@ int         lora__key_sliding(lora__builder *b, int64_t n, int def);
 
 /* Building blocks of a forward. Names are printf formats with the block number as only argument; values are ints, -1 after a failure. */
 int32_t lora__b_embed(lora__builder *b, const char *name, double factor);
+void    lora__b_finish(lora__builder *b); /* after the architecture's build */
 int32_t lora__b_embed_of(lora__builder *b, const char *name, int64_t width, double factor); /* width other than hidden */
 int32_t lora__b_rmsnorm(lora__builder *b, int32_t x, const char *name, double eps, double offset);
 /* x is heads vectors of head_dim: a norm over each, with one weight[head_dim]. */
@@ -183,6 +187,7 @@ lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype d
                                    int owned, lora__weight **out);
 /* The weight of this name: found already, or taken from the file; NULL when there is none. */
 lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out);
+int         lora__model_unties(const lora_model *m); /* the head is the embedding's, and something is merged into one of them: they are two weights now */
 uint64_t    lora__model_digest(lora_model *m); /* over names, shapes and sampled pages of the base weights */
 
 /* Rotary tables long enough for n positions. */
@@ -205,6 +210,7 @@ typedef struct lora__pass {
 	int64_t   n_rows;       /* out: tokens computed */
 } lora__pass;
 lora_status lora__model_pass(lora_model *m, lora__pass *p);
+lora__rowinfo lora__model_rowinfo(const lora_model *m, const struct lora__batchmem *b, const lora__pass *p); /* what is known about the rows of one table */
 /* Labelled tokens of a batch, as lora__model_pass() counts them. */
 lora_status lora__batch_labels(lora_model *m, const lora_batch *batch, int64_t *n);
 

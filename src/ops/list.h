@@ -1,4 +1,4 @@
-/* Members of family "op". linear, prefix, prompt, experts and head live in graph/, because they use sites. */
+/* Members of family "op". embed, linear, prefix, prompt, experts and head live in graph/, because they use sites. */
 LORA__OP(embed)
 LORA__OP(position)
 LORA__OP(rmsnorm)

@@ -25,6 +25,8 @@ typedef struct lora__site_call {
 	int           train;      /* dropout is on */
 	uint64_t      key;        /* dropout key of this step */
 	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
+	const int32_t *ids;       /* embeddings: the table's row for each row of y; there is no x */
+	double        factor;     /* embeddings: of the rows (Gemma) */
 } lora__site_call;
 
 /* A product of low rank: f a[n,r] b[r,columns]. */
@@ -62,6 +64,12 @@ typedef struct lora__slot_ops {
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;
+
+/* Someone who takes the gradients of matrices in place of their adapters: of every product f * left^T right that a slot would add up, with
+ * left[n,rows of the matrix] and right[n,its columns] for the rows first_row .. of the batch. bias: of a matrix with a bias, sums of left's columns. */
+typedef struct lora__tap {
+	lora_status (*take)(struct lora__tap *t, lora__slot *slot, int role, double f, lora_view left, lora_view right, int64_t first_row);
+} lora__tap;
 
 typedef struct lora__site {
 	char        *name;
@@ -107,9 +115,11 @@ typedef struct lora__sites {
 	atomic_int    refs;
 	lora__site  **list;
 	size_t        n, cap;
+	size_t        n_tables;   /* the last so many are embeddings: an adapter may be asked for there, nothing else sees them */
 	lora__map     by_name;
 	uint64_t      pack_limit, pack_bytes; /* memory that packed weights may take, and take now */
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */
+	lora__tap    *tap;        /* NULL = gradients go to the adapters */
 	uint64_t      generation; /* counts changes that make plans stale */
 	void (*destroy)(struct lora__sites *s); /* frees the whole model */
 	lora_status (*merged_rows)(struct lora__site *s, int64_t first, int64_t n, float *out); /* base and deltas before they are rounded (merge layer) */
@@ -148,6 +158,8 @@ size_t      lora__site_quant_scratch(const lora__site *s, lora_dtype real, int64
 /* which 0: y = x W^T. which 1: dx = dx_beta dx + dy W. */
 lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which);
 
+/* The gradient of a slot's matrix: grad += f left^T right; or the tap gets the three instead. */
+lora_status lora__site_gradient(lora__slot *slot, const lora__site_call *c, int role, double f, lora_view left, lora_view right, lora_view grad);
 lora_status lora__site_attach(lora__sites *all, lora__site *s, lora__slot *slot);
 void        lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot);
 lora_status lora__site_prepare(lora__site *s); /* memory for the gradients of all slots that train, so that a backward pass cannot fail half-way */

@@ -14,6 +14,7 @@ static void find_products(const lora__graph *g, const lora__plan *p, unsigned ch
 		const lora__node *n = s->node < 0 ? NULL : &g->nodes[s->node];
 		const lora__site *site;
 		for (int32_t k = 0; n && (site = lora__node_site(n, k)); k++) {
+			if (site->flags & LORA_SITE_EMBEDDING) continue; /* no product */
 			if (!s->backward || (n->op->flags & LORA__OP_LOSS)) products[site->index] |= FORWARD;
 			if (s->backward && s->din[0] >= 0) products[site->index] |= BACKWARD;
 		}

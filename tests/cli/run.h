@@ -58,6 +58,7 @@ void write_ids(const char *path, const char *header, const int32_t *values, size
 
 Suite *suite_words(void);
 Suite *suite_virtual(void);
+Suite *suite_models(void);
 Suite *suite_score(void);
 Suite *suite_combine(void);
 Suite *suite_prune(void);
@@ -65,5 +66,6 @@ Suite *suite_train(void);
 Suite *suite_data(void);
 Suite *suite_plot(void);
 Suite *suite_gguf(void);
+Suite *suite_uncertainty(void);
 
 #endif

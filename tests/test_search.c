@@ -115,7 +115,7 @@ typedef struct watch { int64_t seen, stop; double best; } watch;
 static int32_t watching(void *user, const lora_search_result *r)
 {
 	watch *w = user;
-	ck_assert(r->evaluations == ++w->seen && r->objective <= w->best);
+	ck_assert(r->struct_size == sizeof *r && r->evaluations == ++w->seen && r->objective <= w->best);
 	w->best = r->objective;
 	return w->seen == w->stop;
 }

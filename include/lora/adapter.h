@@ -59,7 +59,8 @@ LORA_API lora_status lora_adapter_open_memory(lora_model *m, const char *config,
 LORA_API lora_status lora_adapter_save(lora_adapter *a, const char *path, const lora_settings *settings);
 
 /* Let the adapter act on its model's forward. scale multiplies the adapter's own scale (lora_alpha / r); 0 is allowed.
- * Errors   LORA_E_EXISTS attached already; LORA_E_ARGUMENT scale not finite; LORA_E_MEMORY; on error nothing is attached anywhere
+ * Errors   LORA_E_EXISTS attached already; LORA_E_ARGUMENT scale not finite; LORA_E_UNSUPPORTED a scale other than 1 of virtual tokens (kinds
+ *          prefix_tuning and prompt_tuning); LORA_E_MEMORY; on error nothing is attached anywhere
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_adapter_attach(lora_adapter *a, double scale);
@@ -71,7 +72,7 @@ LORA_API lora_status lora_adapter_attach(lora_adapter *a, double scale);
 LORA_API lora_status lora_adapter_detach(lora_adapter *a);
 
 /* Change the scale given to lora_adapter_attach().
- * Errors   LORA_E_STATE not attached, or merged; LORA_E_ARGUMENT not finite
+ * Errors   LORA_E_STATE not attached, or merged; LORA_E_ARGUMENT not finite; LORA_E_UNSUPPORTED other than 1 of virtual tokens
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_adapter_set_scale(lora_adapter *a, double scale);

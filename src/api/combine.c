@@ -48,8 +48,8 @@ lora_status lora_adapter_extract(lora_model *base, const lora_model *tuned, cons
 	lora_settings *own = NULL;
 	if (!tuned || !out) return lora__fail(ctx, LORA_E_ARGUMENT, "extract", "lora_adapter_extract: %s is NULL", tuned ? "out" : "tuned");
 	if (tuned->s.ctx != ctx) return lora__fail(ctx, LORA_E_ARGUMENT, "extract", "the two models are of different contexts");
-	if ((norms || errors) && count != (int64_t)base->s.n)
-		return lora__fail(ctx, LORA_E_ARGUMENT, "extract", "count is %lld, the model has %zu sites", (long long)count, base->s.n);
+	if ((norms || errors) && count != lora_model_site_count(base))
+		return lora__fail(ctx, LORA_E_ARGUMENT, "extract", "count is %lld, the model has %lld sites", (long long)count, (long long)lora_model_site_count(base));
 	lora_status st = lora__kind_lora.refuse(ctx, settings, 0);
 	if (st == LORA_OK) st = lora__settings_check(ctx, settings, "lora_adapter_extract", params, NULL, NULL);
 	if (st == LORA_OK) st = lora__settings_copy(ctx, settings, &own);

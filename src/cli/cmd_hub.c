@@ -58,7 +58,8 @@ static int read_peft(const char *dir, json_t *row)
 	int status = config && weights ? OK : FAILED;
 	if (!status && !path_exists(config)) status = fail(FAILED, dir, "is no adapter: it has no adapter_config.json");
 	if (!status) status = read_file(config, 64u << 20, &text, &n);
-	if (!status && !json_is_object(o = json_loadb(text, n, 0, &err))) status = fail(FAILED, config, "is not a JSON object");
+	if (!status) o = json_loadb(text, n, 0, &err);
+	if (!status && !json_is_object(o)) status = fail(FAILED, config, "is not a JSON object");
 	const char *type = json_string_value(json_object_get(o, "peft_type")), *base = json_string_value(json_object_get(o, "base_model_name_or_path"));
 	if (!status && !type) status = fail(FAILED, config, "has no peft_type");
 	if (!status) status = st_read(weights, 1, &f);

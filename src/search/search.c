@@ -47,7 +47,8 @@ static lora_status read_settings(lora__hunt *h)
 lora_status lora__search_run(lora_context *ctx, const lora__search *s, const lora_settings *settings, int64_t n, lora_search_fn fn, void *user,
                              lora_search_progress_fn progress, void *progress_user, double *x, lora_search_result *result)
 {
-	lora__hunt h = { .ctx = ctx, .settings = settings, .params = s->m.params, .n = n, .fn = fn, .user = user, .progress = progress, .progress_user = progress_user };
+	lora__hunt h = { .ctx = ctx, .settings = settings, .params = s->m.params, .n = n, .fn = fn, .user = user, .progress = progress, .progress_user = progress_user,
+		.result = { .struct_size = sizeof h.result } };
 	double value = 0, *room;
 	lora_status st = read_settings(&h);
 	if (st) return st;

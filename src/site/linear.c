@@ -72,6 +72,7 @@ static lora__site_call narrow(const lora__site_call *c, char *saved, size_t save
 	d.n = n;
 	d.x = rows_of(c->x, first, n), d.y = rows_of(c->y, first, n), d.dy = rows_of(c->dy, first, n), d.dx = rows_of(c->dx, first, n);
 	d.saved = saved ? saved + saved_row * (size_t)first : NULL;
+	if (d.ids) d.ids += first;
 	d.first_row = c->first_row + first;
 	return d;
 }

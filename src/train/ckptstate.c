@@ -43,6 +43,7 @@ static uint64_t parts_digest(const lora_adapter *a)
 		h = lora__hash64(p->slot.site->name, strlen(p->slot.site->name), h);
 		h = lora__hash64(v, sizeof v, h);
 	}
+	if (a->tokens) h = lora__hash64(&a->tokens->vertices, sizeof a->tokens->vertices, h);
 	return h;
 }
 

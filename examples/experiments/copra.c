@@ -6,7 +6,7 @@
 
 enum { SEEDS = 5, RANK = 8, POINTS = 11, ROWS = 4, LENGTH = 64, TEST_ROWS = 12, MOST = 8, METHODS = 3 };
 /* Layers that rest learn less per step: so LoRA is there twice, with as many steps, and with so few that it ends at about the same loss. */
-static const struct { const char *name, *strategy; int steps; } methods[METHODS] = { { "LoRA", "none", 160 }, { "LoRA, fewer steps", "none", 64 }, { "CoTo", "coto", 160 } };
+static const struct { const char *name, *strategy; int steps; } methods[METHODS] = { { "LoRA", "none", 160 }, { "LoRA, fewer steps", "none", 72 }, { "CoTo", "coto", 160 } };
 
 static lora_model *model;
 static int32_t *text, test_ids[TEST_ROWS * LENGTH];
@@ -16,7 +16,7 @@ static size_t n_text, n_train;
 typedef struct outcome {
 	double curve[POINTS], ends, barrier; /* factors averaged */
 	double delta_barrier;
-	double all, none, shapley, norm, chance, one; /* loss with all layers, without, with half of them; the worst with one away */
+	double all, none, shapley, norm, chance, one, rise; /* loss with all layers, without, with half of them; the worst with one away; how much half by Shapley value costs */
 	double entropy;                               /* of the Shapley values' shares */
 } outcome;
 
@@ -183,6 +183,7 @@ static void without_layers(lora_adapter *a, outcome *out)
 	size_t full = ((size_t)1 << n) - 1;
 	out->none = t.loss[0], out->all = t.loss[full];
 	out->shapley = t.loss[best(value, n, n / 2)], out->norm = t.loss[best(norm, n, n / 2)];
+	out->rise = out->shapley - out->all;
 	out->chance = out->one = out->entropy = 0;
 	for (size_t k = 0; k <= full; k++)
 		if (__builtin_popcountll(k) == n / 2) out->chance += t.loss[k], sets++;
@@ -261,6 +262,7 @@ int main(int argc, char **argv)
 	ROW("barrier, deltas averaged", delta_barrier);
 	ROW("the layer away that hurts most", one);
 	ROW("half of the layers, by Shapley value", shapley);
+	ROW("... above that of all layers", rise);
 	ROW("half of the layers, by norm", norm);
 	ROW("half of the layers, by chance", chance);
 	ROW("evenness of the Shapley values (entropy / log n)", entropy);

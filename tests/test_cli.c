@@ -14,6 +14,8 @@ int main(void)
 	srunner_add_suite(r, suite_gguf());
 	srunner_add_suite(r, suite_models());
 	srunner_add_suite(r, suite_combine());
+	srunner_add_suite(r, suite_virtual());
+	srunner_add_suite(r, suite_prune());
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);
 	srunner_free(r);

@@ -40,7 +40,8 @@ typedef struct lora_batch {
 	const int32_t *input_ids;         /* [B,T] */
 	const int32_t *attention_mask;    /* [B,T] 0 or 1; NULL = all 1. Left and right padding; padded rows are never computed */
 	const int32_t *position_ids;      /* [B,T]; NULL = 0..T-1 within the unpadded row, as transformers' generate does (BERT: columns 0..T-1;
-	                                   * RoBERTa: from the padding id + 1; both as transformers) */
+	                                   * RoBERTa: from the padding id + 1; both as transformers). Behind virtual tokens (prefix
+	                                   * and prompt tuning) positions count on from them over all columns and this is not looked at, as in PEFT */
 	const int32_t *token_type_ids;    /* [B,T]; NULL = 0. Models without token types ignore them */
 	const int32_t *labels;            /* [B,T] not shifted (-100 = ignored); [B] for classifiers; [B,decoder_length] for encoder-decoder models, label t
 	                                   * against decoder position t */

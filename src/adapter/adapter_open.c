@@ -270,12 +270,20 @@ static lora_status run(loader *l, const lora__peft_config *config, lora_adapter 
 {
 	lora_status st = read_settings(l, config);
 	if (st) return st;
+	const char *name = lora__get_string(l->options, open_params, "name");
+	if (l->kind->virtual_tokens) {
+		st = lora__virtual_load(l->sites, l->kind, l->settings, l->tensors, name, lora__get_bool(l->options, open_params, "ignore_extra"), out);
+		if (st) return st;
+		(*out)->extra = l->extra;
+		l->settings = NULL, l->extra = NULL;
+		return LORA_OK;
+	}
 	if (!(l->wanted = lora__zalloc(l->ctx, l->sites->n + 1)) || !(l->chosen = lora__zalloc(l->ctx, l->sites->n + 1))) return LORA_E_MEMORY;
 	st = read_wanted(l);
 	for (size_t i = 0; i < l->tensors->n && st == LORA_OK; i++) st = sort_tensor(l, &l->tensors->list[i]);
 	if (st == LORA_OK) st = check_complete(l);
 	lora_adapter *a = NULL;
-	if (st == LORA_OK) st = lora__adapter_new(l->sites, l->kind, l->settings, lora__get_string(l->options, open_params, "name"), l->chosen, &a);
+	if (st == LORA_OK) st = lora__adapter_new(l->sites, l->kind, l->settings, name, l->chosen, &a);
 	if (st) return st;
 	l->settings = NULL;
 	a->extra = l->extra;

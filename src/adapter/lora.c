@@ -217,6 +217,12 @@ static lora_status backward(lora__slot *s, const lora__site_call *c)
 	return st ? st : dropout(s, c, p.xd, c->dx, 1.0);
 }
 
+static int factors(const lora__slot *s, lora__pair *out)
+{
+	*out = (lora__pair){ view_b(s), view_a(s), part(s)->scaling };
+	return out->b.stride[1] == 1;
+}
+
 /* D[first..first+n, in] += scale * scaling * B A, summed in F32 */
 static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, int64_t first, int64_t n, float *d)
 {
@@ -227,7 +233,7 @@ static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, 
 
 static int64_t rank(const lora__slot *s, int train) { return train && part(s)->dropout > 0 ? 0 : part(s)->rank; }
 
-static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .gradients = gradients, .delta = delta };
+static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .gradients = gradients, .factors = factors, .delta = delta };
 
 /* Embeddings: x is one-hot, so x A^T is columns of A, which are picked; dropout does not act there, as in PEFT. */
 static const lora__role table_roles[] = {

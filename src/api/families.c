@@ -9,6 +9,7 @@
 #include "optim/optim.h"
 #include "tokenizer/chat.h"
 #include "quant/quant.h"
+#include "search/search.h"
 #include "train/train.h"
 
 extern const lora__member lora__model_save_member, lora__generator_member;
@@ -19,11 +20,13 @@ static const lora__member *kind_at(int32_t i) { return &lora__kinds[i]->m; }
 static const lora__member *op_at(int32_t i) { return &lora__ops[i]->m; }
 static const lora__member *optim_at(int32_t i) { return &lora__optims[i]->m; }
 static const lora__member *combination_at(int32_t i) { return &lora__combinations[i]->m; }
+static const lora__member *search_at(int32_t i) { return &lora__searches[i]->m; }
 static const lora__member *quant_at(int32_t i) { return &lora__quants[i]->m; }
+static const lora__member *strategy_at(int32_t i) { return &lora__strategies[i]->m; }
 static const lora__member *schedule_at(int32_t i) { return &lora__schedules[i]->m; }
 
 static const lora__member *const fixed[] = { &lora__model_member, &lora__model_save_member, &lora__adapter_open_member, &lora__adapter_save_member,
-	&lora__generator_member };
+	&lora__generator_member, &lora__shapley_member };
 static const lora__member *fixed_at(int32_t i) { return fixed[i]; }
 static const lora__member *trainer_at(int32_t i) { return i == 0 ? &lora__trainer_member : NULL; }
 
@@ -39,8 +42,10 @@ COUNT(kinds)
 COUNT(ops)
 COUNT(optims)
 COUNT(schedules)
+COUNT(strategies)
 COUNT(quants)
 COUNT(combinations)
+COUNT(searches)
 
 static int32_t count_fixed(void) { return (int32_t)(sizeof fixed / sizeof *fixed); }
 static int32_t count_one(void) { return 1; }
@@ -51,8 +56,9 @@ static const struct family {
 	const lora__member *(*at)(int32_t i);
 } families[] = {
 	{ "backend", lora__backend_count, backend_at }, { "architecture", count_archs, arch_at }, { "adapter", count_kinds, kind_at },
-	{ "optimizer", count_optims, optim_at }, { "schedule", count_schedules, schedule_at }, { "trainer", count_one, trainer_at }, { "op", count_ops, op_at },
+	{ "optimizer", count_optims, optim_at }, { "schedule", count_schedules, schedule_at }, { "strategy", count_strategies, strategy_at }, { "trainer", count_one, trainer_at }, { "op", count_ops, op_at },
 	{ "chat_template", lora__chat_count, lora__chat_member }, { "quant", count_quants, quant_at }, { "combination", count_combinations, combination_at },
+	{ "search", count_searches, search_at },
 	{ "call", count_fixed, fixed_at }, /* settings that single calls take */
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };

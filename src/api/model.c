@@ -174,6 +174,8 @@ static lora_status keep_gradients(lora_model *m, keeper *k)
 	for (size_t i = 0; i < m->s.n; i++)
 		for (size_t j = 0; j < m->s.list[i]->n_chain && st == LORA_OK; j++)
 			if (m->s.list[i]->chain[j]->trainable) st = keep_one(m->s.ctx, k, m->s.list[i]->chain[j]->adapter);
+	for (size_t i = 0; i < m->s.n_virtuals && st == LORA_OK; i++)
+		if (m->s.virtuals[i]->trainable) st = keep_one(m->s.ctx, k, m->s.virtuals[i]->adapter);
 	return st;
 }
 

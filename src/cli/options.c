@@ -57,6 +57,9 @@ static const option options[] = {
 	{ "type", 0, TEXT, AT(type), "T", "how to combine; default linear" },
 	{ "tuned", 't', TEXT, AT(tuned), "TUNED", "the model after training" },
 	{ "rank", 'r', INTEGER, AT(rank), "RANK", "rank of the new adapter; default 8" },
+	{ "keep", 0, REAL, AT(keep), "SHARE", "share of the layers that stay; default 0.5" },
+	{ "by", 0, TEXT, AT(by), "HOW", "which layers stay: shapley (default), norm, random" },
+	{ "points", 0, INTEGER, AT(points), "N", "points from one adapter to the next; default 11" },
 	{ "to", 0, TEXT, AT(to), "TYPE", "q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k" },
 	{ "force", 0, FLAG, AT(force), NULL, "replace an output that is something else" },
 	{ "backend", 0, TEXT, AT(backend), "NAME", "auto (default), naive, blis, ..." },
@@ -306,8 +309,8 @@ int options_parse(const command *cmd, int argc, char **argv, args *out)
 
 	memset(out, 0, sizeof *out);
 	out->cmd = cmd;
-	out->count = out->threads = out->seed = out->top_k = out->rank = UNSET;
-	out->temperature = out->top_p = out->repetition_penalty = NAN;
+	out->count = out->threads = out->seed = out->top_k = out->rank = out->points = UNSET;
+	out->temperature = out->top_p = out->repetition_penalty = out->keep = NAN;
 	out->positional = new_array((size_t)argc + 1, sizeof *out->positional);
 	if (!out->positional) return FAILED;
 	while (i < argc) {

@@ -40,7 +40,9 @@ enum { LORA__PLAN_CACHE = 6 };
 struct lora_model {
 	lora__sites       s; /* must be first: adapters see this part */
 	const struct lora__arch *arch; /* NULL for host-owned sites */
-	lora__graph       graph;
+	lora__graph       graph;      /* as the architecture lists it */
+	lora__graph       woven;      /* with the ops of attached virtual tokens, see lora__model_graph() */
+	int               woven_is;   /* 0: there is none; 2: of keys, 1: of rows */
 	json_t           *config;
 	char             *path, *dir;
 	lora__tensors     file;
@@ -66,6 +68,7 @@ struct lora_model {
 	int64_t           n_labels;      /* classes of a classifier, 0 = tokens are predicted */
 	int64_t           n_types;       /* token types, 0 = the model has none */
 	int64_t           position_base; /* added to positions that are not given */
+	int               position_kept; /* behind virtual tokens positions count kept tokens only, not columns (OPT) */
 	int               position_columns; /* such positions are columns, padding counted */
 	int64_t           want_labels;   /* setting num_labels: make a classifier of an encoder; 0 = as config.json says */
 	int64_t           decoder_start; /* first decoder token */
@@ -218,13 +221,22 @@ typedef struct lora__feed {
 	const lora_adapter *adapter;
 	const int32_t      *source;   /* encoder tokens to be read in this pass, NULL = they are in the cache */
 	int64_t             n_source; /* how many the slot has */
+	int64_t             keys, rows; /* virtual tokens before it: keys, rows; computed with its first tokens (past 0) */
 } lora__feed;
 /* Compute the new tokens of all feeds; logits of each feed's last token to logits[k*vocab] (real converted to F32). */
 lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__feed *feeds, int64_t n_feeds, float *logits);
 
+/* Virtual tokens (virtual_rows.c). */
+void        lora__model_body(lora_model *m);                                   /* set m->s.body from the graph */
+lora_status lora__model_graph(lora_model *m, const lora__graph **out);         /* the list that runs with what is attached now */
+int64_t     lora__model_virtual(const lora_model *m, int where);               /* most virtual tokens that a sequence may have there */
+/* The keys of space 1 for the rows of m->batch, into m->source_batch, and the cross tables of both. fresh[segment] 0: its virtual keys are in the
+ * cache already; NULL = all are fresh. */
+lora_status lora__model_keys(lora_model *m, const lora__runs *runs, const int64_t *fresh);
+
 /* Row tables of a batch (batch.c). */
 struct lora__batchmem {
-	int32_t *ids, *positions, *columns, *types, *segments, *cross, *labels, *head_rows;
+	int32_t *ids, *positions, *columns, *types, *segments, *cross, *lead, *labels, *head_rows; /* lead: virtual rows at a segment's head */
 	int64_t *logit_row; /* row of the caller's logits and hidden states */
 	double  *loss;
 	lora__stretch *run;

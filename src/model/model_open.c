@@ -20,6 +20,7 @@ static void destroy(lora__sites *s)
 	lora_model *m = (lora_model *)s;
 	lora_context *ctx = s->ctx;
 	for (int i = 0; i < m->n_plans; i++) lora__plan_free(ctx, &m->plans[i]);
+	lora__graph_unweave(&m->woven);
 	lora__graph_free(&m->graph);
 	lora__batch_free(m);
 	lora__free(ctx, m->arena);
@@ -59,6 +60,7 @@ lora_status lora__model_new(lora_context *ctx, lora_model **out)
 	lora__map_init(&m->s.by_name, ctx);
 	lora__map_init(&m->weight_names, ctx);
 	lora__graph_init(&m->graph, ctx);
+	lora__graph_init(&m->woven, ctx);
 	m->eos = m->bos = m->pad = -1;
 	lora__context_retain(ctx);
 	*out = m;
@@ -309,6 +311,7 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 		return lora__fail_prefix(ctx, st, "%s: ", lora__quote(path).text);
 	}
 	lora__model_gguf_names(m);
+	lora__model_body(m);
 	m->dtype = main_dtype(m);
 	*out = m;
 	return LORA_OK;
@@ -365,6 +368,7 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 		return lora__fail_prefix(ctx, st, "lora_model_build: ");
 	}
 	lora__model_gguf_names(m);
+	lora__model_body(m);
 	m->dtype = main_dtype(m);
 	*out = m;
 	return LORA_OK;

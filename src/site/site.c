@@ -86,6 +86,7 @@ void lora__sites_free(lora__sites *s)
 		lora__free(s->ctx, s->list[i]);
 	}
 	lora__free(s->ctx, s->list);
+	lora__free(s->ctx, s->virtuals);
 	lora__map_free(&s->by_name);
 	s->list = NULL, s->n = s->cap = 0;
 }

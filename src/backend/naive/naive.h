@@ -97,6 +97,7 @@ lora_status lora__naive_topk(lora__naive *self, const lora_call *c, lora_dtype r
 lora_status lora__naive_topk_bwd(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_rowscale(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_rowdot(lora__naive *self, const lora_call *c, lora_dtype real);
+lora_status lora__naive_lowrank(lora__naive *self, const lora_call *c, lora_dtype real);
 lora_status lora__naive_sgd(lora__naive *self, const lora_call *c, lora_dtype real);
 
 #endif

@@ -15,7 +15,9 @@ void must(lora_status st)
 void experiment_start(const char *title)
 {
 	const char *threads = getenv("LORA_THREADS");
-	lora_context_options options = { .struct_size = sizeof options, .threads = threads ? (int32_t)strtol(threads, NULL, 10) : 2 };
+	lora_context_options options;
+	must(lora_context_options_init(&options, sizeof options));
+	options.threads = threads ? (int32_t)strtol(threads, NULL, 10) : 2;
 	must(lora_context_create(LORA_ABI, &options, &experiment_ctx));
 	printf("## %s\n\nliblora %s, backend %s, %d threads.\n\n", title, lora_version_string(), lora_context_backend_name(experiment_ctx),
 		(int)options.threads);

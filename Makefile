@@ -71,8 +71,8 @@ $(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$(CC)),,-fvect-cost-model=dynamic) -fno-trapping-math -fno-math-errno
 # What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
 ifeq ($(FLAVOR),release)
-$(OBJ): CFLAGS += -fno-asynchronous-unwind-tables # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
-cold := $(addsuffix /%,adapter api graph merge model ops optim posterior site train) format/% base/% backend/plugin backend/naive/naive combine/combin% combine/e% combine/lowrank quant/quant_grid quant/quant_k_encode \
+$(OBJ): CFLAGS += -fno-asynchronous-unwind-tables -ffunction-sections -fdata-sections # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
+cold := $(addsuffix /%,adapter api graph merge model ops optim posterior search site train) format/% base/% backend/plugin backend/naive/naive combine/combin% combine/e% combine/lowrank combine/lowrank_dense combine/shapley quant/quant_grid quant/quant_k_encode \
   $(addprefix tokenizer/,chat% norm_% dec_% tok_added sentencepiece tok_build tok_class tok_json tok_post tok_source tok_vocab)
 $(cold:%=$(B)/%.o): CFLAGS += -Os
 # Relative relocations take 80 kB, or 2 where the C library reads the packed form (glibc 2.36): asked of this system by running a program.
@@ -84,13 +84,13 @@ $(L)/liblora.a: $(OBJ) $(B)/objects
 	$(Q)rm -f $@ && $(AR) crsD $@ $(OBJ)
 $(L)/liblora.so.$(VERSION): $(OBJ) $(B)/objects src/lora.map
 	$(call step,LD)
-	$(Q)$(ld) -shared $(relr) -Wl,-z,noseparate-code -Wl,-soname,$(SONAME) -Wl,--version-script=src/lora.map -Wl,--no-undefined-version \
+	$(Q)$(ld) -shared $(relr) -Wl,--gc-sections -Wl,-z,noseparate-code -Wl,-soname,$(SONAME) -Wl,--version-script=src/lora.map -Wl,--no-undefined-version \
 	  $(if $(filter release,$(FLAVOR)),-Wl$(comma)-z$(comma)defs) -o $@ $(OBJ) $(libs)
 $(L)/liblora.so: $(L)/liblora.so.$(VERSION)
 	$(Q)ln -sf $(<F) $(L)/$(SONAME) && ln -sf $(SONAME) $@
 $(BIN)/lora: $(CLI) $(B)/objects $(L)/liblora.so
 	$(call step,LD)
-	$(Q)$(ld) -o $@ $(CLI) -L$(L) -llora -Wl,-rpath,'$$ORIGIN/../../lib:$$ORIGIN/../lib' -ljansson -lz -lm
+	$(Q)$(ld) -o $@ $(CLI) -L$(L) -llora -Wl,-rpath,'$$ORIGIN/../../lib:$$ORIGIN/../lib' -ljansson -lsqlite3 -lz -lm
 
 # ---- install -----------------------------------------------------------------------------------------------------
 D := $(DESTDIR)
@@ -104,7 +104,7 @@ install: all                                             ## into $(prefix), hono
 	for p in $(wildcard $(L)/lora/*.so); do $(INSTALL) -m 755 $$p $(D)$(libdir)/lora || exit 1; done
 	sed -e 's|@prefix@|$(prefix)|' -e 's|@exec_prefix@|$(exec_prefix:$(prefix)%=$${prefix}%)|' -e 's|@libdir@|$(libdir:$(prefix)%=$${prefix}%)|' \
 	  -e 's|@includedir@|$(includedir:$(prefix)%=$${prefix}%)|' -e 's|@VERSION@|$(VERSION)|' pkgconfig/lora.pc.in >$(D)$(libdir)/pkgconfig/lora.pc
-	$(if $(CLI),$(ld) -o $(D)$(bindir)/lora $(CLI) -L$(L) -llora $(if $(filter /usr/lib%,$(libdir)),,-Wl$(comma)-rpath$(comma)$(libdir)) -ljansson -lz -lm)
+	$(if $(CLI),$(ld) -o $(D)$(bindir)/lora $(CLI) -L$(L) -llora $(if $(filter /usr/lib%,$(libdir)),,-Wl$(comma)-rpath$(comma)$(libdir)) -ljansson -lsqlite3 -lz -lm)
 	for f in $(wildcard docs/man/*.1); do $(INSTALL) -m 644 $$f $(D)$(mandir)/man1 || exit 1; done
 	$(if $(wildcard src/cli/completions/lora.bash),$(INSTALL) -m 644 src/cli/completions/lora.bash $(D)$(datadir)/bash-completion/completions/lora)
 	$(if $(wildcard src/cli/completions/_lora),$(INSTALL) -m 644 src/cli/completions/_lora $(D)$(datadir)/zsh/site-functions/_lora)
@@ -127,6 +127,7 @@ $(B)/tests/%.o: tests/%.c $(B)/flags
 	$(Q)$(cc) -Itests -c $< -o $@
 .SECONDEXPANSION:
 $(B)/tests/test_faults: $(B)/tests/torture/world.o
+$(B)/tests/test_hub: $(B)/tests/cli/run.o
 $(TST): $(B)/tests/test_%: $(B)/tests/test_%.o $$(call parts,$$*) $(L)/liblora.a
 	$(call step,LD)
 	$(Q)$(ld) -o $@ $(filter %.o,$^) $(L)/liblora.a $(check_libs) $(libs)

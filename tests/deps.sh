@@ -18,6 +18,7 @@ table() {
 	core need jansson libjansson-dev h jansson.h -ljansson
 	core need PCRE2 libpcre2-dev h pcre2.h -lpcre2-8
 	core need utf8proc libutf8proc-dev h utf8proc.h -lutf8proc
+	core need SQLite-(the-lora-program) libsqlite3-dev h sqlite3.h -lsqlite3
 	core like BLIS-(fast-backend) libblis-dev b - -
 	core like oneDNN-(fast-backend,-bf16) libdnnl-dev h oneapi/dnnl/dnnl.h -ldnnl
 	check like oneDNN-(bf16-backend) libdnnl-dev h oneapi/dnnl/dnnl.h -

@@ -140,6 +140,8 @@ static lora_status open_made(const char *config, const item *items, const char *
 #define P0 "base_model.model.model.layers.0.self_attn.q_proj."
 #define P1 "base_model.model.model.layers.1.self_attn.q_proj."
 #define CONFIG(more) "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"target_modules\":[\"layers.0.self_attn.q_proj\"]" more "}"
+#define PE "base_model.model.model.embed_tokens."
+#define TABLE "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"target_modules\":[\"embed_tokens\"]}"
 static const item good[] = { { P0 "lora_A.weight", LORA_F32, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 3 }, { NULL } };
 
 typedef struct opening { const char *id, *config; item items[5]; lora_status status; const char *message; } opening;
@@ -163,7 +165,13 @@ static const opening openings[] = {
 		{ "model.layers.0.self_attn.q_proj.lora_A.weight", LORA_F32, 3, 48 } }, LORA_E_FORMAT, "same part" },
 	{ "A30", "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"target_modules\":[\"q_proj\"]}", { { "base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight", LORA_F32, 3, 48 } },
 		LORA_E_NOTFOUND, "layer 2, the model has 2 layers" },
-	{ "A31", CONFIG(""), { { "base_model.model.model.embed_tokens.lora_embedding_A", LORA_F32, 3, 131 } }, LORA_E_UNSUPPORTED, "lora_embedding_A" },
+	{ "A31", TABLE, { { PE "lora_embedding_A", LORA_F32, 3, 131 }, { PE "lora_embedding_B", LORA_F32, 48, 3 } }, LORA_OK, "" },
+	{ "A31b", TABLE, { { PE "lora_embedding_A", LORA_F32, 3, 131 } }, LORA_E_FORMAT, "embed_tokens.lora_embedding_B" },
+	{ "A31c", TABLE, { { PE "lora_embedding_A", LORA_F32, 131, 3 }, { PE "lora_embedding_B", LORA_F32, 48, 3 } }, LORA_E_SHAPE, "transposed" },
+	{ "A31d", TABLE, { { PE "lora_embedding_A", LORA_F32, 3, 131 }, { PE "lora_embedding_B", LORA_F32, 48, 3 }, { PE "base_layer.weight", LORA_F32, 13, 48 } }, LORA_E_UNSUPPORTED,
+		"base_layer.weight" },
+	{ "A31e", TABLE, { { PE "lora_A.weight", LORA_F32, 3, 131 }, { PE "lora_B.weight", LORA_F32, 48, 3 } }, LORA_E_NOTFOUND, "embed_tokens.lora_A.weight" },
+	{ "A31f", CONFIG(""), { { P0 "lora_embedding_A", LORA_F32, 3, 48 }, { P0 "lora_embedding_B", LORA_F32, 48, 3 } }, LORA_E_NOTFOUND, "lora_embedding_A" },
 	{ "A16", CONFIG(",\"use_dora\":true"), { { P0 "lora_A.weight", LORA_F32, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 3 } }, LORA_E_UNSUPPORTED, "use_dora" },
 	{ "A17b", CONFIG(",\"modules_to_save\":[\"lm_head\"]"), { { P0 "lora_A.weight", LORA_F32, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 3 } }, LORA_E_FORMAT,
 		"lm_head, but there are no tensors" },

@@ -70,7 +70,7 @@ static int same(const test_case *t, unsigned char **copy)
 /* Where naive's copies may differ by the roundings that a fused multiply-add leaves out: products, and what calls exp. */
 static int fused(lora_prim p)
 {
-	return p == LORA_PRIM_GEMM || p == LORA_PRIM_ATTENTION || p == LORA_PRIM_ATTENTION_BWD || p == LORA_PRIM_GATED || p == LORA_PRIM_GATED_BWD ||
+	return p == LORA_PRIM_LOWRANK || p == LORA_PRIM_GEMM || p == LORA_PRIM_ATTENTION || p == LORA_PRIM_ATTENTION_BWD || p == LORA_PRIM_GATED || p == LORA_PRIM_GATED_BWD ||
 	       p == LORA_PRIM_XENT;
 }
 

@@ -12,7 +12,10 @@ int main(void)
 	srunner_add_suite(r, suite_data());
 	srunner_add_suite(r, suite_plot());
 	srunner_add_suite(r, suite_gguf());
+	srunner_add_suite(r, suite_models());
 	srunner_add_suite(r, suite_combine());
+	srunner_add_suite(r, suite_virtual());
+	srunner_add_suite(r, suite_prune());
 	srunner_add_suite(r, suite_uncertainty());
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);

@@ -88,6 +88,104 @@ START_TEST(logits)
 }
 END_TEST
 
+/* Every architecture that GGUF has a place for: written and opened again, and from there to a directory again, the model computes what it did. */
+/* (Of Gemma 3 there are four blocks only, all with a window there; gemma3_global below has the sixth.) */
+static const struct { const char *name; int scalar; } hf_models[] = { { "llama", 0 }, { "llama-bias", 0 }, { "llama-linear-rope", 0 }, { "llama-tied", 0 }, { "llama-yarn", 0 },
+	{ "llama3", 0 }, { "qwen2", 0 }, { "qwen3", 0 }, { "phi3", 0 }, { "gpt2", 0 }, { "gemma2", 1 }, { "gemma3_text", 2 } };
+
+START_TEST(there_and_back)
+{
+	static const int32_t ids[12] = { 5, 70, 9, 9, 23, 100, 5, 1, 44, 61, 7, 88 };
+	char dir[512], gguf[512], back[512], command[2200];
+	size_t n;
+	snprintf(dir, sizeof dir, "tests/golden/models/%s/model", hf_models[_i].name);
+	if (hf_models[_i].scalar) { /* the golden scale of the queries and order of the windows have no place in GGUF */
+		const char *to = scratch_path(&room, "scaled");
+		snprintf(command, sizeof command, "mkdir %s && cp %s/model.safetensors %s && sed 's/\"query_pre_attn_scalar\": [0-9]*/\"query_pre_attn_scalar\": 16/; s/\"full_attention\",/\"%s_attention\",/' %s/config.json >%s/config.json",
+			to, dir, to, hf_models[_i].scalar == 2 ? "sliding" : "full", dir, to);
+		ck_assert_int_eq(system(command), 0);
+		snprintf(dir, sizeof dir, "%s", to);
+	}
+	snprintf(gguf, sizeof gguf, "%s", scratch_path(&room, "m.gguf"));
+	snprintf(back, sizeof back, "%s", scratch_path(&room, "back"));
+	lora_model *m = open_model(dir);
+	float *want = logits_of(m, ids, 12, &n);
+	ck_ok(lora_model_save(m, gguf, NULL));
+	lora_model_destroy(m);
+	for (int k = 0; k < 2; k++) {
+		m = open_model(k ? back : gguf);
+		float *got = logits_of(m, ids, 12, &n);
+		double most = 0;
+		for (size_t i = 0; i < n; i++) most = fmax(most, fabs((double)got[i] - want[i]));
+		ck_assert_msg(most < 1e-5, "%s, %s: logits differ by %g", hf_models[_i].name, k ? "directory" : "GGUF", most);
+		if (!k) ck_ok(lora_model_save(m, back, NULL));
+		free(got);
+		lora_model_destroy(m);
+	}
+	free(want);
+}
+END_TEST
+
+/* Every sixth block of Gemma 3 sees everything, with rotary frequencies of its own that may be scaled. Other orders are refused. */
+START_TEST(gemma3_global)
+{
+	static const int32_t ids[12] = { 5, 70, 9, 9, 23, 100, 5, 1, 44, 61, 7, 88 };
+	static const char config[] = "{\"vocab_size\":131,\"hidden_size\":32,\"intermediate_size\":48,\"num_hidden_layers\":7,\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":16,"
+		"\"query_pre_attn_scalar\":16,\"sliding_window\":4,\"initializer_range\":0.2,\"max_position_embeddings\":64,\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\","
+		"\"factor\":4.0,\"rope_theta\":500000.0},\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":10000.0}}%s}";
+	char text[1200];
+	size_t n;
+	lora_settings *s;
+	lora_model *m;
+	for (int bad = 0; bad < 2; bad++) {
+		snprintf(text, sizeof text, config, bad ? ",\"layer_types\":[\"full_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\","
+			"\"sliding_attention\",\"sliding_attention\"]" : "");
+		ck_ok(lora_settings_create(golden_ctx, &s));
+		ck_ok(lora_settings_from_json(s, text, strlen(text)));
+		ck_ok(lora_model_build(golden_ctx, "gemma3_text", s, &m));
+		lora_settings_destroy(s);
+		float *want = logits_of(m, ids, 12, &n);
+		lora_status st = lora_model_save(m, scratch_path(&room, bad ? "bad.gguf" : "m.gguf"), NULL);
+		ck_assert_int_eq(st, bad ? LORA_E_UNSUPPORTED : LORA_OK);
+		lora_model_destroy(m);
+		if (!bad) {
+			m = open_model(scratch_path(&room, "m.gguf"));
+			float *got = logits_of(m, ids, 12, &n);
+			double most = 0;
+			for (size_t i = 0; i < n; i++) most = fmax(most, fabs((double)got[i] - want[i]));
+			ck_assert_msg(most < 1e-5, "logits differ by %g", most);
+			free(got);
+			lora_model_destroy(m);
+		} else ck_assert_ptr_nonnull(strstr(lora_context_last_error(golden_ctx), "layer_types"));
+		free(want);
+	}
+}
+END_TEST
+
+/* Biases that no key and no first block announces are not left out in silence, as they would be with blk.0.ffn_up.bias called otherwise. */
+START_TEST(stray_bias)
+{
+	static const char name[] = "blk.0.ffn_up.bias";
+	static char head[1 << 14];
+	char gguf[512];
+	size_t n, at = 0;
+	lora_model *m = open_model("tests/golden/models/llama-bias/model");
+	snprintf(gguf, sizeof gguf, "%s", scratch_path(&room, "m.gguf"));
+	ck_ok(lora_model_save(m, gguf, NULL));
+	lora_model_destroy(m);
+	FILE *f = fopen(gguf, "r+b");
+	n = fread(head, 1, sizeof head, f);
+	while (at + sizeof name < n && memcmp(head + at, name, sizeof name - 1)) at++;
+	ck_assert(at + sizeof name < n);
+	head[at + 11] = 'x';
+	rewind(f);
+	fwrite(head, 1, n, f);
+	fclose(f);
+	ck_assert_int_eq(lora_model_open(golden_ctx, gguf, NULL, &m), LORA_E_UNSUPPORTED);
+	ck_assert_ptr_nonnull(strstr(lora_context_last_error(golden_ctx), ".bias"));
+}
+END_TEST
+
 /* ---- adapters ---- */
 
 static void same_tensors(const lora__tensors *a, const lora__tensors *b, const char *skip)
@@ -102,7 +200,7 @@ static void same_tensors(const lora__tensors *a, const lora__tensors *b, const c
 	}
 }
 
-static const char *const adapters[] = { "tiny-llama-plain", "tiny-llama-pattern", "tiny-llama-rslora", "tiny-llama-qv" };
+static const char *const adapters[] = { "tiny-llama-plain", "tiny-llama-pattern", "tiny-llama-rslora", "tiny-llama-qv", "tiny-llama-embed" };
 
 START_TEST(adapters_both_ways)
 {
@@ -507,6 +605,9 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_set_timeout(c, 30);
 	tcase_add_loop_test(c, logits, 0, (int)(sizeof logit_cases / sizeof *logit_cases));
+	tcase_add_loop_test(c, there_and_back, 0, (int)(sizeof hf_models / sizeof *hf_models));
+	tcase_add_test(c, gemma3_global);
+	tcase_add_test(c, stray_bias);
 	tcase_add_loop_test(c, adapters_both_ways, 0, (int)(sizeof adapters / sizeof *adapters));
 	tcase_add_test(c, bad_adapters);
 	tcase_add_loop_test(c, bad_models, 0, N_BAD_MODELS);

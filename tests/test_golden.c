@@ -11,7 +11,7 @@ static const char *const models[] = { "llama/model", "llama/model-bf16", "llama/
 static const char *const adapters[] = { "lora-default", "lora-all-linear", "lora-regex", "lora-rslora", "lora-rank-alpha-pattern",
 	"lora-layers-to-transform", "lora-exclude-modules", "lora-dropout", "lora-negative-alpha", "lora-bf16-adapter", "lora-arch-llama-bias",
 	"lora-arch-llama-linear-rope", "lora-arch-llama-tied", "lora-arch-llama-yarn", "lora-arch-llama3", "lora-gemma2", "lora-phi3", "lora-gpt2-conv1d",
-	"lora-gpt_neox" };
+	"lora-gpt_neox", "lora-embedding", "lora-embedding-tied" };
 /* Only where LORA_GOLDEN has them. */
 static const char *const more_models[] = { "mistral/model", "mistral/model-bf16", "qwen2/model-bf16", "gemma/model", "gpt2/model-bf16", "gpt_neox-serial/model" };
 static const char *const more_adapters[] = { "lora-arch-gemma", "lora-arch-gemma3_text", "lora-arch-gpt_neox-serial", "lora-arch-mistral", "lora-arch-olmo2",

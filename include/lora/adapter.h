@@ -59,7 +59,8 @@ LORA_API lora_status lora_adapter_open_memory(lora_model *m, const char *config,
 LORA_API lora_status lora_adapter_save(lora_adapter *a, const char *path, const lora_settings *settings);
 
 /* Let the adapter act on its model's forward. scale multiplies the adapter's own scale (lora_alpha / r); 0 is allowed.
- * Errors   LORA_E_EXISTS attached already; LORA_E_ARGUMENT scale not finite; LORA_E_MEMORY; on error nothing is attached anywhere
+ * Errors   LORA_E_EXISTS attached already; LORA_E_ARGUMENT scale not finite; LORA_E_UNSUPPORTED a scale other than 1 of virtual tokens (kinds
+ *          prefix_tuning and prompt_tuning); LORA_E_MEMORY; on error nothing is attached anywhere
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_adapter_attach(lora_adapter *a, double scale);
@@ -71,7 +72,7 @@ LORA_API lora_status lora_adapter_attach(lora_adapter *a, double scale);
 LORA_API lora_status lora_adapter_detach(lora_adapter *a);
 
 /* Change the scale given to lora_adapter_attach().
- * Errors   LORA_E_STATE not attached, or merged; LORA_E_ARGUMENT not finite
+ * Errors   LORA_E_STATE not attached, or merged; LORA_E_ARGUMENT not finite; LORA_E_UNSUPPORTED other than 1 of virtual tokens
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_adapter_set_scale(lora_adapter *a, double scale);
@@ -167,6 +168,34 @@ LORA_API lora_status lora_adapter_zero_grad(lora_adapter *a);
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_adapter_delta(lora_adapter *a, int64_t site, float *out, size_t bytes);
+
+/* Layers of an adapter: its sites in groups, one per block of the model (the site's name up to its first number, "model.layers.3"; sites without
+ * number are one group), counted in the order of sites. Modules trained as a whole belong to none.
+ * layer    [count] by site of the model: the number of its layer, -1 = none; may be NULL
+ * count    number of sites of the model
+ * n        number of layers
+ * Errors   LORA_E_ARGUMENT; LORA_E_SHAPE count; LORA_E_MEMORY
+ * Thread   any while nobody changes the adapter
+ * Since    0.1 */
+LORA_API lora_status lora_adapter_layers(const lora_adapter *a, int32_t *layer, int64_t count, int64_t *n);
+
+/* Put layers to rest: they add nothing and get no gradient, until the next call. Merging and saving take all layers all the same.
+ * active   [n] by layer, 0 = rests; borrowed for the call; NULL = all act
+ * n        number of layers
+ * Errors   LORA_E_ARGUMENT; LORA_E_SHAPE n; LORA_E_STATE the adapter is merged; LORA_E_MEMORY
+ * Thread   exclusive(model)
+ * Since    0.1 */
+LORA_API lora_status lora_adapter_set_layers(lora_adapter *a, const uint8_t *active, int64_t n);
+
+/* A new adapter with some of the layers only. Its settings choose just these (layers_to_transform where that can say it, else full names), so
+ * that PEFT loads it, too.
+ * keep     [n] by layer, 0 = left out; borrowed for the call
+ * n        number of layers
+ * out      returned owned; not attached yet
+ * Errors   LORA_E_ARGUMENT no layer is kept; LORA_E_SHAPE n; LORA_E_UNSUPPORTED settings can't say which sites are kept; LORA_E_MEMORY
+ * Thread   exclusive(model)
+ * Since    0.1 */
+LORA_API lora_status lora_adapter_prune(const lora_adapter *a, const uint8_t *keep, int64_t n, lora_adapter **out);
 
 /* Release an adapter; a merged one is unmerged and an attached one detached first. NULL is a no-op.
  * Thread   exclusive(model)

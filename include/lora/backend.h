@@ -104,7 +104,10 @@ enum {
 	LORA_PRIM_ROWSCALE = 24,
 	/* v0 out[n] wide = sums over d of v1 a[n,d] * v2 b[n,d] */
 	LORA_PRIM_ROWDOT = 25,
-	LORA_PRIM_COUNT = 26
+	/* v0 out[n,d] = v1 base[n,d] + f0 * v2 b[n,r] * v3 a[r,d]; out and base of one float type, rounded once; b (any strides) and a wide; v4 F64 [1]
+	 * (written): 0 when all of out is finite. The merge of a low-rank adapter. arXiv:2106.09685 section 4.1 */
+	LORA_PRIM_LOWRANK = 26,
+	LORA_PRIM_COUNT = 27
 };
 
 enum { LORA_ACT_SILU = 1, LORA_ACT_GELU_TANH = 2, LORA_ACT_GELU = 3, LORA_ACT_RELU = 4, LORA_ACT_TANH = 5 };

@@ -20,7 +20,8 @@ LORA_API lora_status lora_generator_create(lora_model *m, const lora_settings *s
 /* Append tokens to one sequence and compute them. The first tokens of an encoder-decoder model's sequence are its source, given as a whole; the
  * sequence itself (and max_length) counts decoder tokens and begins with the decoder's start token.
  * sequence 0 .. batch_size-1
- * adapter  adapter for this sequence, attached; NULL = every attached adapter (must be the same at every call)
+ * adapter  adapter for this sequence, attached; NULL = every attached adapter (must be the same at every call). Virtual tokens of prefix and
+ *          prompt tuning go in front with the first tokens; they stay in the cache and do not count towards max_length
  * tokens   n > 0 ids; borrowed for the call
  * Errors   LORA_E_LIMIT max_length reached; LORA_E_SHAPE a token out of range; LORA_E_MEMORY
  * Thread   exclusive(model)

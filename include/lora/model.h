@@ -27,7 +27,8 @@ enum {
 	LORA_SITE_READONLY   = 1, /* data must not be written: merge gives LORA_E_UNSUPPORTED */
 	LORA_SITE_TRANSPOSED = 2, /* stored [in,out], as GPT-2's Conv1D */
 	LORA_SITE_HOST       = 4, /* out: data belongs to the host */
-	LORA_SITE_MAPPED     = 8  /* out: data is mapped from a file */
+	LORA_SITE_MAPPED     = 8, /* out: data is mapped from a file */
+	LORA_SITE_EMBEDDING  = 16 /* out: a table of rows that token ids choose, stored [in,out] = [vocabulary, width]; no linear layer */
 };
 
 /* One batch of token sequences, [B,T] row-major. Unused pointers are NULL. All memory is borrowed for the call. */
@@ -39,7 +40,8 @@ typedef struct lora_batch {
 	const int32_t *input_ids;         /* [B,T] */
 	const int32_t *attention_mask;    /* [B,T] 0 or 1; NULL = all 1. Left and right padding; padded rows are never computed */
 	const int32_t *position_ids;      /* [B,T]; NULL = 0..T-1 within the unpadded row, as transformers' generate does (BERT: columns 0..T-1;
-	                                   * RoBERTa: from the padding id + 1; both as transformers) */
+	                                   * RoBERTa: from the padding id + 1; both as transformers). Behind virtual tokens (prefix
+	                                   * and prompt tuning) positions count on from them over all columns and this is not looked at, as in PEFT */
 	const int32_t *token_type_ids;    /* [B,T]; NULL = 0. Models without token types ignore them */
 	const int32_t *labels;            /* [B,T] not shifted (-100 = ignored); [B] for classifiers; [B,decoder_length] for encoder-decoder models, label t
 	                                   * against decoder position t */
@@ -70,7 +72,7 @@ typedef struct lora_model_info {
 	int64_t     hidden_size;
 	int64_t     max_positions;
 	int64_t     n_sites;
-	int64_t     eos_token_id;     /* -1 = none */
+	int64_t     eos_token_id;     /* -1 = none; the first of a list (lora_model_is_end) */
 	int64_t     bos_token_id;     /* -1 = none */
 	int64_t     pad_token_id;     /* -1 = none */
 	int64_t     n_labels;         /* classes of a classifier; 0 = tokens are predicted */
@@ -190,11 +192,17 @@ enum {
  * Since    0.1 */
 LORA_API lora_status lora_model_site_order(const lora_model *m, int64_t site, int64_t rows, int64_t rank, int32_t dropout, lora_site_order *out);
 
-/* Number of the site with this name.
+/* Number of the site with this name. The token embedding, which only adapters use, has one too, not below lora_model_site_count().
  * Errors   LORA_E_NOTFOUND; LORA_E_ARGUMENT
  * Thread   any while nobody changes the model
  * Since    0.1 */
 LORA_API lora_status lora_model_find_site(const lora_model *m, const char *name, int64_t *index);
+
+/* Whether generation ends at this token: 1 = eos_token_id of generation_config.json (of config.json where that does not say) is it or has it in its
+ * list; in GGUF the eos, eot or eom token. 0 = it does not, or m is NULL.
+ * Thread   any
+ * Since    0.1 */
+LORA_API int32_t lora_model_is_end(const lora_model *m, int32_t token);
 
 /* Tokens to logits, with the attached adapters.
  * batch    borrowed for the call

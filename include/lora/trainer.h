@@ -21,6 +21,8 @@ typedef struct lora_metrics {
 	int64_t  loss_tokens;   /* labelled tokens */
 	int64_t  skipped;       /* steps skipped so far because the loss or a gradient was not finite */
 	double   seconds;       /* wall time of the step's batches */
+	int64_t  layers;        /* layers of the adapter (lora_adapter_layers) */
+	int64_t  layers_active; /* those of them that the strategy let take part */
 } lora_metrics;
 
 /* Progress callback: called after every optimizer step; another value than 0 cancels (the call returns LORA_E_CANCELLED, the
@@ -30,8 +32,8 @@ typedef int32_t (*lora_progress_fn)(void *user, const lora_metrics *metrics);
 /* Create a trainer. Dropout draws from a counter-based generator keyed by seed, step and site.
  * m, a, o  the model, the attached adapter, its optimizer
  * settings max_steps, lr_scheduler_type, warmup_steps, warmup_ratio, max_grad_norm, gradient_accumulation_steps,
- *          loss_average ("tokens", "micro_batches"), gradient_checkpointing, seed, save_total_limit, and the settings of the schedule
- *          (num_cycles, lr_end, ...); NULL = defaults
+ *          loss_average ("tokens", "micro_batches"), gradient_checkpointing, seed, save_total_limit, strategy, and the settings of the schedule
+ *          (num_cycles, lr_end, ...) and of the strategy (initial_p, ...); NULL = defaults
  * out      returned owned; keeps the three alive
  * Errors   LORA_E_STATE a is not attached to m, or merged, or o is of another adapter; LORA_E_ARGUMENT a setting; LORA_E_MEMORY
  * Thread   exclusive(model)

@@ -17,6 +17,7 @@ static const lora__role *roles_of(const lora_adapter *a, const lora__part *p)
 {
 	static const lora__role whole[] = { { "weight", 2, { LORA__DIM_OUT, LORA__DIM_IN } }, { "bias", 1, { LORA__DIM_OUT } }, { 0 } };
 	static const lora__role bare[] = { { "weight", 2, { LORA__DIM_OUT, LORA__DIM_IN } }, { 0 } };
+	if (lora__part_is_table(p)) return a->kind->table_roles;
 	return p->how != LORA__WHOLE ? a->kind->roles : p->slot.site->bias.data ? whole : bare;
 }
 
@@ -120,6 +121,9 @@ static lora_status add_part(lora_adapter *a, lora__site *site, int how, const lo
 	if (how == LORA__WHOLE && (site->flags & LORA_SITE_HOST))
 		return lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "modules_to_save", -1, "modules_to_save: %s is a weight of the host", site->name);
 	if (how == LORA__WHOLE) return LORA_OK;
+	if (lora__part_is_table(p) && !a->kind->table_ops)
+		return lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "target_modules", -1, "target_modules: %s is an embedding, where %s does not go", site->name, a->kind->m.name);
+	if (lora__part_is_table(p)) p->slot.ops = a->kind->table_ops;
 	lora_status st = a->kind->configure(a->ctx, settings, p);
 	if (st == LORA_OK && how == LORA__PARAMETER && p->dropout > 0)
 		st = lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "lora_dropout", -1, "lora_dropout does not go with target_parameters (as in PEFT)");
@@ -147,19 +151,30 @@ static void copy_base(lora_adapter *a)
 	}
 }
 
-lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_settings *settings, const char *name, const char *chosen,
-                              lora_adapter **out)
+lora_status lora__adapter_blank(lora__sites *sites, const lora__kind *kind, const char *name, lora_adapter **out)
 {
 	lora_context *ctx = sites->ctx;
 	lora_adapter *a = lora__zalloc(ctx, sizeof *a);
-	lora_status st = LORA_OK;
-	if (!a) return LORA_E_MEMORY;
+	if (!a || !(a->name = lora__strdup(ctx, name))) {
+		lora__free(ctx, a);
+		return LORA_E_MEMORY;
+	}
 	a->ctx = ctx, a->kind = kind, a->trainable = 1, a->scale = 1;
 	atomic_init(&a->refs, 1);
 	a->sites = sites;
 	lora__sites_retain(sites);
 	a->id = atomic_fetch_add(&ctx->next_id, 1) + 1;
-	if (!(a->name = lora__strdup(ctx, name))) st = LORA_E_MEMORY;
+	*out = a;
+	return LORA_OK;
+}
+
+lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_settings *settings, const char *name, const char *chosen,
+                              lora_adapter **out)
+{
+	lora_context *ctx = sites->ctx;
+	lora_adapter *a;
+	lora_status st = lora__adapter_blank(sites, kind, name, &a);
+	if (st) return st;
 	size_t n = 0;
 	for (size_t i = 0; i < sites->n; i++) n += chosen[i] != 0;
 	if (st == LORA_OK && !(a->parts = lora__calloc(ctx, n, sizeof *a->parts))) st = LORA_E_MEMORY;
@@ -192,6 +207,8 @@ void lora__adapter_release(lora_adapter *a)
 	for (size_t i = 0; i < a->n_tensors; i++) lora__free(ctx, a->tensors[i].name);
 	lora__free(ctx, a->tensors);
 	lora__free(ctx, a->parts);
+	lora__free(ctx, a->tokens);
+	lora__free(ctx, a->encoder);
 	lora__free(ctx, a->params);
 	lora__free(ctx, a->grads);
 	lora__free(ctx, a->name);
@@ -219,6 +236,9 @@ lora_status lora__adapter_attach(lora_adapter *a, double scale)
 {
 	size_t n = 0;
 	lora_status st = LORA_OK;
+	if (a->tokens && scale != 1)
+		return lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "scale", -1, "kind %s takes no scale other than 1", a->kind->m.name);
+	if (a->tokens && (st = lora__virtual_attach(a->sites, a->tokens))) return st;
 	for (; n < a->n_parts && st == LORA_OK; n++) st = lora__site_attach(a->sites, a->parts[n].slot.site, &a->parts[n].slot);
 	if (st) {
 		for (size_t i = 0; i < n; i++) lora__site_detach(a->sites, a->parts[i].slot.site, &a->parts[i].slot);
@@ -232,6 +252,7 @@ lora_status lora__adapter_attach(lora_adapter *a, double scale)
 void lora__adapter_detach(lora_adapter *a)
 {
 	for (size_t i = 0; i < a->n_parts; i++) lora__site_detach(a->sites, a->parts[i].slot.site, &a->parts[i].slot);
+	if (a->tokens) lora__virtual_detach(a->sites, a->tokens);
 	lora__adapter_set_scale(a, 1.0);
 	a->attached = 0;
 }

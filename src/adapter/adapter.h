@@ -5,7 +5,7 @@
 #include "base/rng.h"
 #include "format/peft.h"
 #include "lora/adapter.h"
-#include "site/site.h"
+#include "site/virtual.h"
 
 enum { LORA__MAX_ROLES = 4 };
 
@@ -38,6 +38,17 @@ enum {
 	LORA__KIND_PRODUCTS = 8 /* its tensors are matrices whose gradients all go through lora__site_gradient() */
 };
 
+/* What a kind of virtual tokens (virtual_tokens.c) says of itself instead of roles per site. */
+typedef struct lora__virtual_kind {
+	int where; /* LORA__VIRTUAL_* */
+	/* Fill in what PEFT takes from the model (num_layers, token_dim, ...), and refuse what does not fit it; from a file, every number is checked. */
+	lora_status (*complete)(lora_context *ctx, const lora__body *body, lora_settings *s);
+	int64_t (*width)(const lora_settings *s);    /* elements of a virtual token */
+	int64_t (*vertices)(const lora_settings *s); /* NULL = 1 */
+	int64_t (*hidden)(const lora_settings *s);   /* width of the encoder's hidden layer, 0 = the values are the parameters; NULL = 0 */
+	lora_status (*init)(lora_adapter *a, lora__rng *r); /* fresh parameters */
+} lora__virtual_kind;
+
 /* Member of family "adapter". */
 typedef struct lora__kind {
 	lora__member         m;         /* params: every PEFT key that it reads or carries */
@@ -45,6 +56,8 @@ typedef struct lora__kind {
 	uint32_t             flags;
 	const lora__role    *roles;     /* NULL leaf ends */
 	const lora__slot_ops *ops;
+	const lora__role     *table_roles; /* the same for embeddings, in the same order; NULL = the kind does not go there */
+	const lora__slot_ops *table_ops;
 	/* Set rank, scaling and dropout of one site from the settings. */
 	lora_status (*configure)(lora_context *ctx, const lora_settings *s, lora__part *p);
 	/* Fresh parameters from the site's own stream. */
@@ -52,6 +65,7 @@ typedef struct lora__kind {
 	/* Settings that PEFT has and this library does not do yet, when set to something: LORA_E_UNSUPPORTED naming the key.
 	 * opening: the adapter comes from a file, so how it was initialised matters only where it changed the base. */
 	lora_status (*refuse)(lora_context *ctx, const lora_settings *s, int opening);
+	const lora__virtual_kind *virtual_tokens; /* NULL = the kind works site by site; else the members about sites are NULL */
 } lora__kind;
 
 #define LORA__KIND(name) extern const lora__kind lora__kind_##name;
@@ -82,6 +96,8 @@ struct lora_adapter {
 	size_t            n_params;
 	int               attached, merged, trainable;
 	double            scale;       /* of the attachment */
+	lora__virtual    *tokens;      /* kinds of virtual tokens; else NULL */
+	char             *encoder;     /* memory of their encoder's pass */
 	lora_status (*unmerge)(lora_adapter *a); /* set by the merge layer while merged: the last release calls it */
 };
 
@@ -106,6 +122,7 @@ lora_status lora__adapter_new(lora__sites *sites, const lora__kind *kind, lora_s
 void        lora__adapter_retain(lora_adapter *a);
 /* The last release unmerges and detaches first. When even unmerging has no memory, the adapter stays alive with its model. */
 void        lora__adapter_release(lora_adapter *a);
+static inline int lora__part_is_table(const lora__part *p) { return p->how == LORA__CHOSEN && (p->slot.site->flags & LORA_SITE_EMBEDDING) != 0; }
 extern const lora__slot_ops lora__whole_ops; /* of parts with LORA__WHOLE */
 /* Put on the chain of every site, or none; and off again. */
 lora_status lora__adapter_attach(lora_adapter *a, double scale);
@@ -113,7 +130,24 @@ void        lora__adapter_detach(lora_adapter *a);
 void        lora__adapter_set_scale(lora_adapter *a, double scale);
 /* Make the gradients (zero) when there are none yet: an adapter that only serves has none. */
 lora_status lora__adapter_need_grads(lora_adapter *a);
+/* The layer of every part, -1 = trained as a whole; how many there are. Parts of one block of the model (the name up to its first number) are one layer. */
+int32_t     lora__adapter_layers(const lora_adapter *a, int32_t *layer);
+lora_status lora__adapter_set_layers(lora_adapter *a, const uint8_t *active); /* by layer; NULL = all act */
+lora_status lora__adapter_prune(const lora_adapter *a, const uint8_t *keep, lora_adapter **out);
 int64_t     lora__adapter_part_of(const lora_adapter *a, const lora__site *site); /* -1 = none */
+
+/* An adapter without parts and parameters yet. */
+lora_status lora__adapter_blank(lora__sites *sites, const lora__kind *kind, const char *name, lora_adapter **out);
+/* The same for a kind of virtual tokens, whose settings are complete; encoded: with its encoder's tensors, where the settings ask for one. */
+lora_status lora__virtual_new(lora__sites *sites, const lora__kind *kind, lora_settings *settings, const char *name, int encoded, lora_adapter **out);
+lora_status lora__virtual_create(lora__sites *sites, const lora__kind *kind, lora_settings *settings, lora_adapter **out);
+lora_status lora__virtual_load(lora__sites *sites, const lora__kind *kind, lora_settings *settings, const lora__tensors *tensors, const char *name,
+                               int ignore_extra, lora_adapter **out);
+/* prompt_embeddings as PEFT reads them, [tokens, width], where the adapter's own parameters are others: returned owned, else NULL. */
+lora_status lora__virtual_flat(lora_adapter *a, lora_dtype dtype, char **out);
+#define LORA__PROMPT_TENSOR "prompt_embeddings"
+#define LORA__PROMPT_IDS "prompt_tuning_init_ids" /* between api and kind: tokens of prompt_tuning_init_text */
+lora_status lora__set_int(lora_context *ctx, lora_settings *s, const char *key, int64_t value);
 
 /* Opening a PEFT directory or its two files in memory, and saving one (adapter_open.c, adapter_save.c). */
 lora_status lora__adapter_load(lora__sites *sites, const lora__peft_config *config, const lora__tensors *tensors, const lora_settings *options,

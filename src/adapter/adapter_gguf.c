@@ -275,12 +275,10 @@ static lora_status put_tensor(writer *w, const lora__ptensor *t)
 {
 	lora_adapter *a = w->a;
 	const lora__part *p = &a->parts[t->part];
-	const char *leaf = a->kind->roles[t->role].leaf;
+	int table = lora__part_is_table(p);
 	char hf[LORA__GGUF_LONG_NAME], name[LORA__GGUF_LONG_NAME];
 	uint32_t flags;
-	int is_b = strcmp(leaf, "lora_B.weight") == 0;
-	if (!is_b && strcmp(leaf, "lora_A.weight"))
-		return lora__fail_at(w->ctx, LORA_E_UNSUPPORTED, "adapter", t->name, -1, "tensor %s: GGUF can't carry %s", t->name, leaf);
+	int is_b = t->role == 1; /* the kind is LoRA: roles A and B */
 	int n = snprintf(hf, sizeof hf, "%s.weight", p->slot.site->name);
 	if (n < 0 || n >= (int)sizeof hf || !lora__gguf_from_hf(a->sites->gguf, hf, name, &flags))
 		return lora__fail_at(w->ctx, LORA_E_UNSUPPORTED, "adapter", p->slot.site->name, -1, "%s has no name in GGUF", p->slot.site->name);
@@ -296,11 +294,17 @@ static lora_status put_tensor(writer *w, const lora__ptensor *t)
 		rows = values + t->n;
 		lora__gguf_permute(rows, values, t->shape[0], (size_t)t->shape[1] * sizeof *rows, flags & LORA__GGUF_PERMUTE_Q ? a->sites->heads : a->sites->kv_heads, 0);
 	}
+	int64_t shape[2] = { t->shape[0], t->shape[1] };
+	if (table && !is_b) { /* an embedding's A lies turned */
+		rows = values + t->n;
+		for (size_t i = 0; i < t->n; i++) rows[i % (size_t)shape[1] * (size_t)shape[0] + i / (size_t)shape[1]] = values[i];
+		shape[0] = t->shape[1], shape[1] = t->shape[0];
+	}
 	lora__convert(to, w->dtype, rows, LORA_F32, t->n);
 	int fits = lora__all_finite(to, w->dtype, t->n) || !lora__all_finite(values, LORA_F32, t->n);
 	lora__free(w->ctx, values);
 	if (!fits) return lora__fail_at(w->ctx, LORA_E_NUMERIC, "adapter", t->name, -1, "tensor %s has values out of range for %s", t->name, lora__dtype_name(w->dtype));
-	w->list[t - a->tensors] = (lora__tensor){ .name = w->names + w->used, .dtype = w->dtype, .rank = 2, .shape = { t->shape[0], t->shape[1] },
+	w->list[t - a->tensors] = (lora__tensor){ .name = w->names + w->used, .dtype = w->dtype, .rank = 2, .shape = { shape[0], shape[1] },
 		.data = (uint8_t *)to, .bytes = bytes };
 	w->used += (size_t)snprintf(w->names + w->used, NAME, "%s.lora_%c", name, is_b ? 'b' : 'a') + 1;
 	w->at += (bytes + 63) & ~(size_t)63;

@@ -132,16 +132,56 @@ static lora_status sort_whole(loader *l, const lora__tensor *t, int *taken)
 	return add_name(l, t, site->name, dot + 1);
 }
 
+/* PEFT saves the untouched weight of an adapted embedding, and of a head, as well. It must be the model's. */
+static lora_status sort_base(loader *l, const lora__tensor *t, int *taken)
+{
+	static const char tail[] = ".base_layer.weight";
+	const char *name = t->name + lora__peft_prefix(t->name, NULL);
+	size_t n = strlen(name), k = sizeof tail - 1, each;
+	lora__site *site = NULL;
+	*taken = 0;
+	if (n <= k || strcmp(name + n - k, tail)) return LORA_OK;
+	lora_status st = find_site(l, name, n - k, &site);
+	if (st || !site || (!site->is_head && !(site->flags & LORA_SITE_EMBEDDING))) return st;
+	*taken = 1;
+	int table = (site->flags & LORA_SITE_EMBEDDING) != 0, same = t->rank == 2 && t->shape[0] == (table ? site->in : site->out) && t->shape[1] == (table ? site->out : site->in);
+	if (lora__site_is_quant(site) && same) return LORA_OK; /* another form of it: nothing to compare */
+	if (same && t->dtype == site->dtype) same = memcmp(t->data, site->base, (size_t)t->bytes) == 0;
+	else if (same && lora__dtype_is_float(t->dtype)) { /* rounded to the narrower of both types they are equal */
+		lora_dtype type = lora__dtype_size(t->dtype) < lora__dtype_size(site->dtype) ? t->dtype : site->dtype;
+		char a[8], b[8];
+		each = lora__dtype_size(type);
+		for (size_t i = 0; i < (size_t)(site->out * site->in) && same; i++) {
+			lora__convert(a, type, t->data + i * lora__dtype_size(t->dtype), t->dtype, 1);
+			lora__convert(b, type, (const char *)site->base + i * lora__dtype_size(site->dtype), site->dtype, 1);
+			same = memcmp(a, b, each) == 0;
+		}
+	} else same = 0;
+	if (same) return LORA_OK;
+	return lora__fail_at(l->ctx, LORA_E_UNSUPPORTED, "adapter", t->name, -1, "tensor %s is not the model's own %s: the adapter was made for a model with another one",
+		lora__quote(t->name).text, site->name);
+}
+
+/* Number of the role that a tensor's name ends in; in *roles the list that has it. */
+static int role_of(const loader *l, const lora__tensor *t, lora__peft_name *name, const lora__role **roles)
+{
+	const lora__role *both[2] = { l->kind->roles, l->kind->table_roles };
+	for (int i = 0; i < 2 && both[i]; i++)
+		for (int role = 0; both[i][role].leaf; role++)
+			if (lora__peft_split_leaf(t->name, both[i][role].leaf, name)) return *roles = both[i], role;
+	return -1;
+}
+
 static lora_status sort_tensor(loader *l, const lora__tensor *t)
 {
 	lora__peft_name name = { 0 };
-	int role = 0, taken = 0;
-	while (l->kind->roles[role].leaf && !lora__peft_split_leaf(t->name, l->kind->roles[role].leaf, &name)) role++;
-	int has_role = l->kind->roles[role].leaf != NULL;
+	const lora__role *roles = l->kind->roles;
+	int role = role_of(l, t, &name, &roles), has_role = role >= 0, taken = 0;
 	lora__site *site = NULL;
 	lora_status st = LORA_OK;
 	if (!has_role) {
 		if ((st = sort_whole(l, t, &taken)) || taken) return st;
+		if ((st = sort_base(l, t, &taken)) || taken) return st;
 		lora__peft_split_name(t->name, &name);
 		return stray(l, t, &name, has_role);
 	}
@@ -150,16 +190,16 @@ static lora_status sort_tensor(loader *l, const lora__tensor *t)
 		lora__text module;
 		lora__text_init(&module, l->ctx);
 		st = lora__target_module(l->sites, l->wanted, (size_t)group, &module);
-		if (st == LORA_OK) st = add_name(l, t, module.data, l->kind->roles[role].leaf);
+		if (st == LORA_OK) st = add_name(l, t, module.data, roles[role].leaf);
 		lora__text_free(&module);
 		for (size_t i = 0; i < l->sites->n; i++)
 			if (l->wanted[i] == LORA__PARAMETER && strcmp(l->sites->list[i]->param, l->sites->list[group]->param) == 0) l->chosen[i] = LORA__PARAMETER;
 		return st;
 	}
 	if ((st = find_site(l, name.module, name.module_n, &site))) return st;
-	if (!site) return stray(l, t, &name, has_role);
+	if (!site || (roles == l->kind->table_roles) != ((site->flags & LORA_SITE_EMBEDDING) != 0)) return stray(l, t, &name, has_role);
 	l->chosen[site->index] = LORA__CHOSEN;
-	return add_name(l, t, site->name, l->kind->roles[role].leaf);
+	return add_name(l, t, site->name, roles[role].leaf);
 }
 
 /* What the configuration asks for. Which modules target_modules means is for the tensors to say; parameters and whole modules are named here. */
@@ -230,12 +270,20 @@ static lora_status run(loader *l, const lora__peft_config *config, lora_adapter 
 {
 	lora_status st = read_settings(l, config);
 	if (st) return st;
+	const char *name = lora__get_string(l->options, open_params, "name");
+	if (l->kind->virtual_tokens) {
+		st = lora__virtual_load(l->sites, l->kind, l->settings, l->tensors, name, lora__get_bool(l->options, open_params, "ignore_extra"), out);
+		if (st) return st;
+		(*out)->extra = l->extra;
+		l->settings = NULL, l->extra = NULL;
+		return LORA_OK;
+	}
 	if (!(l->wanted = lora__zalloc(l->ctx, l->sites->n + 1)) || !(l->chosen = lora__zalloc(l->ctx, l->sites->n + 1))) return LORA_E_MEMORY;
 	st = read_wanted(l);
 	for (size_t i = 0; i < l->tensors->n && st == LORA_OK; i++) st = sort_tensor(l, &l->tensors->list[i]);
 	if (st == LORA_OK) st = check_complete(l);
 	lora_adapter *a = NULL;
-	if (st == LORA_OK) st = lora__adapter_new(l->sites, l->kind, l->settings, lora__get_string(l->options, open_params, "name"), l->chosen, &a);
+	if (st == LORA_OK) st = lora__adapter_new(l->sites, l->kind, l->settings, name, l->chosen, &a);
 	if (st) return st;
 	l->settings = NULL;
 	a->extra = l->extra;

@@ -18,6 +18,7 @@ static json_t *resolved_targets(const lora_adapter *a)
 {
 	json_t *list = json_array();
 	for (size_t i = 0; i < a->n_parts && list; i++) {
+		if (a->parts[i].how != LORA__CHOSEN) continue; /* modules_to_save names the others */
 		const char *name = a->parts[i].slot.site->name, *dot = strrchr(name, '.'), *s = a->sites->default_targets && dot ? dot + 1 : name;
 		int there = 0;
 		for (size_t k = 0; k < json_array_size(list); k++) there |= strcmp(json_string_value(json_array_get(list, k)), s) == 0;
@@ -41,8 +42,8 @@ static json_t *config_of(const lora_adapter *a)
 	json_t *o = json_object();
 	int bad = !o || json_object_set_new(o, "peft_type", json_string(a->kind->peft_type));
 	for (const lora__param *p = a->kind->m.params; p->name && !bad; p++) {
-		if (!strcmp(p->name, "name") || !strcmp(p->name, "seed")) continue;
 		const json_t *v = lora__get_json(a->settings, p->name);
+		if (!strcmp(p->name, "name") || !strcmp(p->name, "seed") || (!v && !strncmp(p->name, "subspace_", 9))) continue;
 		json_t *value = v && strcmp(p->name, "fan_in_fan_out") ? json_deep_copy(v) : NULL;
 		if (!v && strcmp(p->name, "target_modules") == 0) value = resolved_targets(a);
 		else if (strcmp(p->name, "fan_in_fan_out") == 0) value = json_boolean(json_is_true(v) || any_turned(a)); /* as PEFT sets it for Conv1D */
@@ -86,6 +87,7 @@ lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_se
 	lora_dtype d = lora__dtype_parse(lora__get_string(options, save_params, "dtype"));
 	if (strcmp(lora__get_string(options, save_params, "format"), "gguf") == 0) {
 		int there = lora__path_exists(path);
+		if (a->tokens) return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", "format", -1, "kind %s has no GGUF form", a->kind->m.name);
 		if (there && (lora__path_is_dir(path) || !lora__gguf_is(path)))
 			return lora__fail(ctx, LORA_E_EXISTS, "adapter", "%s is there and is no GGUF file", lora__quote(path).text);
 		if (there && !lora__get_bool(options, save_params, "force")) return lora__fail(ctx, LORA_E_EXISTS, "adapter", "%s is there already", lora__quote(path).text);
@@ -100,7 +102,9 @@ lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_se
 		if (!lora__get_bool(options, save_params, "force")) return lora__fail(ctx, LORA_E_EXISTS, "adapter", "%s is there already", lora__quote(path).text);
 	}
 	size_t each = lora__dtype_size(d);
-	lora__tensor *list = lora__calloc(ctx, a->n_tensors, sizeof *list);
+	size_t n = a->n_tensors;
+	char *flat = NULL;
+	lora__tensor *list = lora__calloc(ctx, n + 1, sizeof *list);
 	char *data = d == LORA_F32 ? (char *)a->params : lora__alloc(ctx, a->n_params * each);
 	json_t *config = config_of(a);
 	if (!list || !data) st = LORA_E_MEMORY;
@@ -112,7 +116,11 @@ lora_status lora__adapter_store(lora_adapter *a, const char *path, const lora_se
 		st = check_range(a, t, d, to);
 		list[i] = (lora__tensor){ .name = t->name, .dtype = d, .rank = t->rank, .shape = { t->shape[0], t->shape[1] }, .data = (uint8_t *)to, .bytes = t->n * each };
 	}
-	if (st == LORA_OK) st = lora__peft_save(ctx, path, a->extra, config, list, a->n_tensors);
+	if (st == LORA_OK) st = lora__virtual_flat(a, d, &flat);
+	if (flat) list[n++] = (lora__tensor){ .name = LORA__PROMPT_TENSOR, .dtype = d, .rank = 2, .shape = { a->tokens->tokens, a->tokens->width },
+		.data = (uint8_t *)flat, .bytes = (size_t)(a->tokens->tokens * a->tokens->width) * each };
+	if (st == LORA_OK) st = lora__peft_save(ctx, path, a->extra, config, list, n);
+	lora__free(ctx, flat);
 	json_decref(config);
 	if (d != LORA_F32) lora__free(ctx, data);
 	lora__free(ctx, list);

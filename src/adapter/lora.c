@@ -1,4 +1,5 @@
 /* LoRA: y += s (xd A^T) B^T, s = lora_alpha / r (or lora_alpha / sqrt(r) with use_rslora), xd = dropout(x).
+ * On an embedding x is one-hot: columns of A[r,vocabulary] are picked.
  * A[r,in] starts uniform in +-1/sqrt(in), B[out,r] zero: a fresh adapter changes nothing.
  * Backward (methods as in any LoRA code): z = s dy B; dB += s dy^T t; dA += z^T xd; dx += (z A) * mask, with t = xd A^T.
  * Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; rsLoRA: Kalajdzievski 2023, arXiv:2312.03732; names and inits: PEFT's LoraConfig. */
@@ -101,6 +102,11 @@ static lora_status init(lora_context *ctx, const lora_settings *s, lora__part *p
 	(void)ctx;
 	const json_t *how = lora__get_json(s, "init_lora_weights");
 	int64_t in = p->slot.site->in, out = p->slot.site->out;
+	if (lora__part_is_table(p)) { /* torch's Embedding in PEFT: A zero, B normal; with false both normal */
+		for (int64_t i = 0; json_is_false(how) && i < p->rank * in; i++) p->param[A][i] = (float)lora__rng_normal(r);
+		for (int64_t i = 0; i < p->rank * out; i++) p->param[B][i] = (float)lora__rng_normal(r);
+		return LORA_OK;
+	}
 	if (json_is_string(how)) {
 		for (int64_t i = 0; i < p->rank * in; i++) p->param[A][i] = (float)(lora__rng_normal(r) / (double)p->rank);
 		return LORA_OK;
@@ -211,6 +217,12 @@ static lora_status backward(lora__slot *s, const lora__site_call *c)
 	return st ? st : dropout(s, c, p.xd, c->dx, 1.0);
 }
 
+static int factors(const lora__slot *s, lora__pair *out)
+{
+	*out = (lora__pair){ view_b(s), view_a(s), part(s)->scaling };
+	return out->b.stride[1] == 1;
+}
+
 /* D[first..first+n, in] += scale * scaling * B A, summed in F32 */
 static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, int64_t first, int64_t n, float *d)
 {
@@ -221,8 +233,59 @@ static lora_status delta(const lora__slot *s, lora_context *ctx, double factor, 
 
 static int64_t rank(const lora__slot *s, int train) { return train && part(s)->dropout > 0 ? 0 : part(s)->rank; }
 
-static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .gradients = gradients, .delta = delta };
+static const lora__slot_ops ops = { .rank = rank, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .prepare = prepare, .backward = backward, .pair = pair, .gradients = gradients, .factors = factors, .delta = delta };
+
+/* Embeddings: x is one-hot, so x A^T is columns of A, which are picked; dropout does not act there, as in PEFT. */
+static const lora__role table_roles[] = {
+	{ "lora_embedding_A", 2, { LORA__DIM_RANK, LORA__DIM_IN } },
+	{ "lora_embedding_B", 2, { LORA__DIM_OUT, LORA__DIM_RANK } },
+	{ 0 }
+};
+
+static size_t no_bytes(const lora__slot *s, lora_dtype real, int64_t n) { return (void)s, (void)real, (void)n, (size_t)0; }
+static size_t table_scratch(const lora__slot *s, lora_dtype real, int64_t n) { return 2 * lora__dtype_size(real) * (size_t)(n * part(s)->rank); }
+
+/* t[n,r] = A[:, ids]^T, and z[n,r] behind it */
+static void pick(const lora__slot *s, const lora__site_call *c, lora_view *t, lora_view *z)
+{
+	int64_t r = part(s)->rank, vocab = s->site->in;
+	size_t each = lora__dtype_size(c->real);
+	*t = lora__view2(c->scratch, c->real, c->n, r, r);
+	*z = lora__view2(c->scratch + each * (size_t)(c->n * r), c->real, c->n, r, r);
+	for (int64_t i = 0; i < c->n; i++)
+		for (int64_t k = 0; k < r; k++) lora__convert((char *)t->data + each * (size_t)(i * r + k), c->real, part(s)->param[A] + k * vocab + c->ids[i], LORA_F32, 1);
+}
+
+static lora_status table_forward(lora__slot *s, const lora__site_call *c)
+{
+	lora_view t, z;
+	pick(s, c, &t, &z);
+	return lora__gemm(c->ctx, scale(s) * c->factor, t, lora__view_t(view_b(s)), 1.0, c->y);
+}
+
+/* z = f s dy B; dB += f s dy^T t; dA[:, ids] += z^T */
+static lora_status table_backward(lora__slot *s, const lora__site_call *c)
+{
+	lora_view t, z;
+	lora_dtype wide = lora__wide(c->real);
+	int64_t r = part(s)->rank, vocab = s->site->in;
+	if (!s->trainable) return LORA_OK;
+	pick(s, c, &t, &z);
+	lora_status st = lora__gemm(c->ctx, scale(s) * c->factor, c->dy, view_b(s), 0.0, z);
+	if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s) * c->factor, lora__view_t(c->dy), t, 1.0, strided(s, B, part(s)->grad[B], wide, s->site->out, r));
+	for (int64_t i = 0; i < c->n && st == LORA_OK; i++)
+		for (int64_t k = 0; k < r; k++) {
+			const char *from = (const char *)z.data + lora__dtype_size(c->real) * (size_t)(i * r + k);
+			char *to = part(s)->grad[A] + lora__dtype_size(wide) * (size_t)(k * vocab + c->ids[i]);
+			float v;
+			if (wide == LORA_F64) *(double *)(void *)to += *(const double *)(const void *)from;
+			else lora__convert(&v, LORA_F32, from, c->real, 1), *(float *)(void *)to += v;
+		}
+	return st;
+}
+
+static const lora__slot_ops table_ops = { .saved_bytes = no_bytes, .scratch_bytes = table_scratch, .forward = table_forward, .prepare = prepare, .backward = table_backward, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
-	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT | LORA__KIND_PRODUCTS, .roles = roles, .ops = &ops,
+	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT | LORA__KIND_PRODUCTS, .roles = roles, .ops = &ops, .table_roles = table_roles, .table_ops = &table_ops,
 	.configure = configure, .init = init, .refuse = refuse };

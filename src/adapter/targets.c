@@ -78,14 +78,14 @@ static int is_all_linear(const char *s)
 static lora_status targeted(lora_context *ctx, const lora__sites *sites, const lora_settings *s, const lora__site *site, int *out)
 {
 	const json_t *v = lora__get_json(s, "target_modules");
-	int exact = 0;
+	int exact = 0, table = (site->flags & LORA_SITE_EMBEDDING) != 0;
 	*out = 0;
 	if (!v && lora__get_json(s, "target_parameters")) return LORA_OK;
 	if (!v) {
-		*out = !sites->default_targets && !site->is_head && !site->param;
+		*out = !sites->default_targets && !site->is_head && !site->param && !table;
 		for (int i = 0; sites->default_targets && sites->default_targets[i]; i++) *out |= ends_with(site->name, sites->default_targets[i]);
 	} else if (json_is_string(v) && is_all_linear(json_string_value(v))) {
-		*out = !site->is_head && !site->param;
+		*out = !site->is_head && !site->param && !table;
 		exact = 0;
 	} else if (json_is_string(v)) {
 		return lora__regex_match(ctx, json_string_value(v), "target_modules", site->name, out); /* layers_to_transform has no say here, as in PEFT */
@@ -145,7 +145,7 @@ static lora_status choose_whole(lora_context *ctx, const lora__sites *sites, con
 		const char *name = json_string_value(json_is_string(v) ? v : json_array_get(v, k));
 		int found = 0;
 		for (size_t i = 0; name && i < sites->n; i++)
-			if (under(sites->list[i]->name, name)) found = 1, chosen[i] = LORA__WHOLE;
+			if (under(sites->list[i]->name, name) && !(sites->list[i]->flags & LORA_SITE_EMBEDDING)) found = 1, chosen[i] = LORA__WHOLE;
 		for (int i = 0; i < 2; i++) found |= name && strcmp(name, classifier_names[i]) == 0;
 		if (!found)
 			return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "adapter", "modules_to_save", -1, "modules_to_save: \"%s\" is no linear layer of this model; other modules cannot be trained here",
@@ -241,7 +241,7 @@ static int spread_all_linear(const lora__sites *sites, const lora__kind *kind, l
 	for (size_t i = 0; i < sites->n && !bad; i++) {
 		const lora__site *t = sites->list[i];
 		const char *dot = strrchr(t->name, '.');
-		if (!t->param && !t->is_head) bad = add_name(names, dot ? dot + 1 : t->name);
+		if (!t->param && !t->is_head && !(t->flags & LORA_SITE_EMBEDDING)) bad = add_name(names, dot ? dot + 1 : t->name);
 		for (int k = 0; k < 3 && t->param && !bad; k++)
 			if (ends_with(t->param, leaves[k])) fused |= k == 0, bad = add_name(parameters, leaves[k]);
 	}

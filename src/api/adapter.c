@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "api/prompt_text.h"
 #include "merge/merge.h"
 #include "model/model.h"
 
@@ -56,6 +57,11 @@ lora_status lora_adapter_create(lora_model *m, const char *kind, const lora_sett
 	lora_status st = k->refuse ? k->refuse(ctx, settings, 0) : LORA_OK;
 	if (st == LORA_OK) st = lora__settings_check(ctx, settings, kind, k->m.params, NULL, NULL);
 	if (st == LORA_OK) st = lora__settings_copy(ctx, settings, &own);
+	if (st == LORA_OK && k->virtual_tokens) {
+		if ((st = lora__prompt_text(m, own)) == LORA_OK) st = lora__virtual_create(&m->s, k, own, out);
+		if (st) lora_settings_destroy(own);
+		return st;
+	}
 	if (st == LORA_OK) st = lora__target_complete(ctx, &m->s, k, own);
 	if (st == LORA_OK) st = create(m, k, own, out);
 	if (st) lora_settings_destroy(own);
@@ -147,6 +153,8 @@ lora_status lora_adapter_set_scale(lora_adapter *a, double scale)
 	if (!a) return LORA_E_ARGUMENT;
 	lora_status st = need_attached(a);
 	if (st == LORA_OK) st = check_scale(a, scale);
+	if (st == LORA_OK && a->tokens && scale != 1)
+		st = lora__fail_at(a->ctx, LORA_E_UNSUPPORTED, "adapter", "scale", -1, "kind %s takes no scale other than 1", a->kind->m.name);
 	if (st == LORA_OK) lora__adapter_set_scale(a, scale);
 	return st;
 }
@@ -157,6 +165,7 @@ lora_status lora_adapter_set_trainable(lora_adapter *a, int32_t trainable)
 	if (trainable != 0 && trainable != 1) return lora__fail(a->ctx, LORA_E_ARGUMENT, "adapter", "trainable must be 0 or 1");
 	a->trainable = trainable;
 	for (size_t i = 0; i < a->n_parts; i++) a->parts[i].slot.trainable = trainable;
+	if (a->tokens) a->tokens->trainable = trainable;
 	a->sites->generation++;
 	return LORA_OK;
 }
@@ -287,7 +296,7 @@ lora_status lora_adapter_delta(lora_adapter *a, int64_t site, float *out, size_t
 	lora__site *s = a->sites->list[site];
 	int64_t p = lora__adapter_part_of(a, s);
 	if (p < 0) return lora__fail_at(a->ctx, LORA_E_NOTFOUND, "adapter", s->name, -1, "the adapter does not act on %s", s->name);
-	if (!a->kind->ops->delta) return lora__fail(a->ctx, LORA_E_UNSUPPORTED, "adapter", "kind %s has no delta", a->kind->m.name);
+	if (!a->kind->ops || !a->kind->ops->delta) return lora__fail(a->ctx, LORA_E_UNSUPPORTED, "adapter", "kind %s has no delta", a->kind->m.name);
 	size_t n = (size_t)(s->out * s->in) * sizeof(float);
 	if (bytes != n) return lora__fail_at(a->ctx, LORA_E_SHAPE, "adapter", s->name, -1, "%zu bytes given, the delta of %s has %zu", bytes, s->name, n);
 	memset(out, 0, n);

@@ -12,7 +12,6 @@ typedef struct reader {
 	lora__tok_source  s;
 	lora__tok_entry  *entries;
 	lora__tok_slice  *merges;
-	lora__text        words; /* bert: tokens in WordPiece's spelling */
 	json_t           *parts;
 	int64_t           bos, eos, unk;
 	int               add_bos, add_eos;
@@ -134,40 +133,26 @@ static lora_status bpe(reader *r)
 	return st;
 }
 
-/* llama.cpp spells words with U+2581 in front and the rest of a word without "##". */
+/* llama.cpp spells words with U+2581 in front and the rest of a word without "##": BertWords puts the one, and the prefix of the rest is empty. */
 static lora_status wordpiece(reader *r)
 {
-	size_t at = 0;
 	int64_t cls, sep;
+	int lower, accents;
 	lora_status st = read_rules(r, 1, 1);
 	if (!st) st = read_id(r, "tokenizer.ggml.cls_token_id", r->bos, &cls);
 	if (!st) st = read_id(r, "tokenizer.ggml.seperator_token_id", r->eos, &sep); /* the key is spelled so */
+	if (!st) st = lora__gguf_bool(r->g, "tokenizer.ggml.normalizer.lowercase", 1, &lower);
+	if (!st) st = lora__gguf_bool(r->g, "tokenizer.ggml.normalizer.strip_accents", lower, &accents);
 	if (st) return st;
-	lora__text_init(&r->words, r->ctx);
-	for (size_t i = 0; i < r->s.n; i++) {
-		const lora__tok_entry *e = &r->entries[i];
-		if (e->n > 3 && memcmp(e->s, "\xe2\x96\x81", 3) == 0) lora__text_add(&r->words, e->s + 3, e->n - 3);
-		else {
-			if (e->type == LORA__TOK_NORMAL && !(e->n > 1 && e->s[0] == '[' && e->s[e->n - 1] == ']')) lora__text_puts(&r->words, "##");
-			lora__text_add(&r->words, e->s, e->n);
-		}
-		r->entries[i].score = (float)(r->words.n - at); /* its new length, until the text stays in place */
-		at = r->words.n;
-	}
-	if (r->words.status) return r->words.status;
-	at = 0;
-	for (size_t i = 0; i < r->s.n; i++) {
-		lora__tok_entry *e = &r->entries[i];
-		e->s = r->words.data + at, e->n = (size_t)e->score;
-		at += e->n, e->score = 0;
-	}
 	r->s.kind = LORA__TOK_WORDPIECE;
 	r->s.bos = r->add_bos ? (int32_t)cls : -1, r->s.eos = r->add_eos ? (int32_t)sep : -1;
-	st = need(r, &r->parts, "{\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,\"strip_accents\":true,"
-		"\"lowercase\":true},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":false}}");
+	st = need(r, &r->parts, "{\"pre_tokenizer\":{\"type\":\"WhitespaceSplit\"},"
+		"\"decoder\":{\"type\":\"Metaspace\",\"prepend_scheme\":\"never\"}}");
 	int64_t unk = r->unk >= 0 ? r->unk : 100;
+	if (!st && json_object_set_new(r->parts, "normalizer", json_pack("{s:s, s:b, s:b}", "type", "BertWords", "lowercase", lower, "strip_accents", accents)))
+		st = lora__fail(r->ctx, LORA_E_MEMORY, "tokenizer", "out of memory");
 	if (!st && unk < (int64_t)r->s.n &&
-		json_object_set_new(r->parts, "model", json_pack("{s:s, s:s%, s:i}", "continuing_subword_prefix", "##", "unk_token", r->entries[unk].s, r->entries[unk].n,
+		json_object_set_new(r->parts, "model", json_pack("{s:s, s:s%, s:i}", "continuing_subword_prefix", "", "unk_token", r->entries[unk].s, r->entries[unk].n,
 			"max_input_chars_per_word", 1 << 20)))
 		st = lora__fail(r->ctx, LORA_E_MEMORY, "tokenizer", "out of memory");
 	r->s.parts = r->parts;
@@ -180,7 +165,7 @@ static lora_status by_model(reader *r)
 	size_t n;
 	lora_status st = lora__gguf_string(r->g, "tokenizer.ggml.model", &model, &n);
 	if (st) return st;
-	if (!model) return bad(r, LORA_E_NOTFOUND, "tokenizer.ggml.model", "missing: the file has no tokenizer");
+	if (!model || lora__gguf_no_vocab(model, n)) return bad(r, LORA_E_NOTFOUND, "tokenizer.ggml.model", "missing: the file has no tokenizer");
 	if ((st = read_tokens(r))) return st;
 	if (n == 5 && !memcmp(model, "llama", 5)) return spm(r, 0);
 	if (n == 2 && !memcmp(model, "t5", 2)) return spm(r, 1);
@@ -212,7 +197,6 @@ static lora_status chat(const reader *r, lora_tokenizer *t)
 lora_status lora__tokenizer_from_gguf(lora_context *ctx, const lora__gguf *g, lora_tokenizer **out)
 {
 	reader r = { .ctx = ctx, .g = g, .s = { .what = g->what, .bos = -1, .eos = -1, .parse_special = 1, .cut_user = 1, .show_control = 1, .keep_prefix = 1 } };
-	lora__text_init(&r.words, ctx);
 	lora_status st = by_model(&r);
 	if (!st) st = lora__tokenizer_from_source(ctx, &r.s, out);
 	if (!st && (st = chat(&r, *out))) {
@@ -221,7 +205,6 @@ lora_status lora__tokenizer_from_gguf(lora_context *ctx, const lora__gguf *g, lo
 	}
 	lora__free(ctx, r.entries);
 	lora__free(ctx, r.merges);
-	lora__text_free(&r.words);
 	json_decref(r.parts);
 	return st;
 }

@@ -70,7 +70,7 @@ lora_status lora_rows_create(lora_model *m, lora_adapter *const *adapters, int64
 
 size_t lora_linear_workspace_bytes(const lora_model *m, int64_t site, int64_t n_rows)
 {
-	if (!m || site < 0 || site >= (int64_t)m->s.n || n_rows < 0) return 0;
+	if (!m || site < 0 || site >= lora_model_site_count(m) || n_rows < 0) return 0;
 	return lora__site_scratch_bytes(m->s.list[site], LORA_F32, n_rows) + 64;
 }
 
@@ -79,8 +79,8 @@ static lora_status check(lora_model *m, const lora_linear_args *a, int backward)
 	lora_context *ctx = m->s.ctx;
 	if (!a || a->struct_size < offsetof(lora_linear_args, reserved)) return lora__fail(ctx, LORA_E_ARGUMENT, "linear", "args is NULL or its struct_size is not set");
 	if (a->flags & ~(uint32_t)(LORA_LINEAR_BASE | LORA_LINEAR_ADD | LORA_LINEAR_TRAIN)) return lora__fail(ctx, LORA_E_ARGUMENT, "linear", "unknown flags");
-	if (a->site < 0 || a->site >= (int64_t)m->s.n)
-		return lora__fail(ctx, LORA_E_ARGUMENT, "linear", "site %lld, the model has %zu", (long long)a->site, m->s.n);
+	if (a->site < 0 || a->site >= lora_model_site_count(m))
+		return lora__fail(ctx, LORA_E_ARGUMENT, "linear", "site %lld, the model has %lld", (long long)a->site, (long long)lora_model_site_count(m));
 	const lora__site *s = m->s.list[a->site];
 	int64_t n = a->n_rows;
 	if (n < 0 || n > INT32_MAX) return lora__fail(ctx, n < 0 ? LORA_E_ARGUMENT : LORA_E_LIMIT, "linear", "n_rows is %lld", (long long)n);

@@ -38,7 +38,7 @@ lora_status lora_model_get_info(const lora_model *m, lora_model_info *out)
 	if (!out || out->struct_size < 8) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_get_info: out is NULL or its struct_size is not set");
 	lora_model_info i = { .dtype = m->dtype, .compute_dtype = m->s.real, .n_layers = (int32_t)m->layers, .architecture = m->arch ? m->arch->m.name : "",
 		.format = m->gguf ? "gguf" : m->has_file ? "safetensors" : m->arch ? "built" : "host", .path = m->path ? m->path : "", .n_parameters = m->n_parameters,
-		.vocab_size = m->vocab, .hidden_size = m->hidden, .max_positions = m->max_positions, .n_sites = (int64_t)m->s.n, .eos_token_id = m->eos,
+		.vocab_size = m->vocab, .hidden_size = m->hidden, .max_positions = m->max_positions, .n_sites = lora_model_site_count(m), .eos_token_id = m->eos,
 		.bos_token_id = m->bos, .pad_token_id = m->pad, .n_labels = m->n_labels,
 		.has_head = m->has_head, .has_decoder = m->form == LORA__FORM_SEQ2SEQ, .decoder_start_token_id = m->form == LORA__FORM_SEQ2SEQ ? m->decoder_start : -1 };
 	uint32_t size = out->struct_size;
@@ -47,7 +47,16 @@ lora_status lora_model_get_info(const lora_model *m, lora_model_info *out)
 	return LORA_OK;
 }
 
-int64_t lora_model_site_count(const lora_model *m) { return m ? (int64_t)m->s.n : 0; }
+int32_t lora_model_is_end(const lora_model *m, int32_t token)
+{
+	if (!m || !m->ends) return 0;
+	if (!json_is_array(m->ends)) return json_is_integer(m->ends) && json_integer_value(m->ends) == token;
+	for (size_t i = 0; i < json_array_size(m->ends); i++)
+		if (json_is_integer(json_array_get(m->ends, i)) && json_integer_value(json_array_get(m->ends, i)) == token) return 1;
+	return 0;
+}
+
+int64_t lora_model_site_count(const lora_model *m) { return m ? (int64_t)(m->s.n - m->s.n_tables) : 0; }
 
 static int32_t merged_count(const lora__site *s)
 {
@@ -74,7 +83,7 @@ lora_status lora_model_site_info(const lora_model *m, int64_t index, lora_site_i
 lora_status lora_model_site_order(const lora_model *m, int64_t site, int64_t rows, int64_t rank, int32_t dropout, lora_site_order *out)
 {
 	if (!m) return LORA_E_ARGUMENT;
-	const char *bad = site < 0 || site >= (int64_t)m->s.n ? "site" : rows < 1 || rows > INT32_MAX ? "rows" : rank < 1 || rank > INT32_MAX ? "rank" :
+	const char *bad = site < 0 || site >= lora_model_site_count(m) ? "site" : rows < 1 || rows > INT32_MAX ? "rows" : rank < 1 || rank > INT32_MAX ? "rank" :
 		!out || out->struct_size < offsetof(lora_site_order, flops_forward) ? "out" : NULL;
 	if (bad) return lora__fail_at(m->s.ctx, LORA_E_ARGUMENT, "model", bad, -1, "lora_model_site_order: %s is out of range", bad);
 	int fixed = 0;
@@ -166,6 +175,8 @@ static lora_status keep_gradients(lora_model *m, keeper *k)
 	for (size_t i = 0; i < m->s.n; i++)
 		for (size_t j = 0; j < m->s.list[i]->n_chain && st == LORA_OK; j++)
 			if (m->s.list[i]->chain[j]->trainable) st = keep_one(m->s.ctx, k, m->s.list[i]->chain[j]->adapter);
+	for (size_t i = 0; i < m->s.n_virtuals && st == LORA_OK; i++)
+		if (m->s.virtuals[i]->trainable) st = keep_one(m->s.ctx, k, m->s.virtuals[i]->adapter);
 	return st;
 }
 

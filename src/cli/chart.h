@@ -35,6 +35,9 @@ void axis_label(const axis *a, double value, char *buf, size_t size);
 
 /* svg.c, termplot.c */
 int svg_write(const char *path, const run_log *runs, size_t n);
+int svg_curves(const char *path, const char *x_title, const char *y_title, const run_log *runs, size_t n);
+/* svgplane.c: values at the points of a triangular grid, row by row: weight of corner 0 falls from row to row, that of corner 2 rises within one. n points along an edge. */
+int svg_plane(const char *path, const char *const names[3], const double *value, int64_t n);
 int terminal_plot(const run_log *runs, size_t n);
 void svg_text(FILE *f, const char *s);
 

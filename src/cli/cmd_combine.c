@@ -1,5 +1,6 @@
 /* lora combine: a new adapter from several, from their files alone or with their model. */
 #include "cli/commands.h"
+#include "cli/weigh.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -167,64 +168,102 @@ int save_adapter(const session *s, lora_adapter *made, const args *a)
 	return status;
 }
 
-static int combine(session *s, const args *a, const char *type, const lora_settings *settings, lora_adapter **made)
+static int combine(session *s, const args *a, const char *type, const lora_settings *settings, const double *weights, lora_adapter **made)
 {
-	double *weights = new_array(a->n_adapters, sizeof *weights);
-	if (!weights) return FAILED;
-	for (size_t i = 0; i < a->n_adapters; i++) weights[i] = a->adapters[i].scale;
-	int status = OK;
 	lora_status st = lora_adapter_combine(s->adapters, weights, (int64_t)a->n_adapters, type, settings, made);
-	if (st) status = fail_library(s->ctx, type);
-	free(weights);
-	return status;
+	return st ? fail_library(s->ctx, type) : OK;
 }
 
-static int tell(const args *a, const char *type, lora_adapter *made, double start)
+static int64_t rank_of(lora_adapter *a)
 {
-	lora_adapter_info info = { .struct_size = sizeof info };
 	char text[1 << 16];
 	size_t needed;
-	json_t *settings = lora_adapter_settings_json(made, text, sizeof text, &needed) ? NULL : json_loads(text, 0, NULL);
-	json_int_t r = json_integer_value(json_object_get(settings, "r"));
+	json_t *settings = lora_adapter_settings_json(a, text, sizeof text, &needed) ? NULL : json_loads(text, 0, NULL);
+	int64_t r = json_integer_value(json_object_get(settings, "r"));
 	json_decref(settings);
+	return r;
+}
+
+int tell_combined(const args *a, const char *type, lora_adapter *made, double start, size_t n, const char *const *names, const double *weights, const weighing *w, json_t *skipped)
+{
+	lora_adapter_info info = { .struct_size = sizeof info };
+	int64_t r = rank_of(made);
 	if (lora_adapter_get_info(made, &info)) return FAILED;
-	if (!a->json) return say("combined %zu adapter%s (%s) into %s: rank %lld at %lld sites\n", a->n_adapters, a->n_adapters == 1 ? "" : "s", type, a->output, (long long)r, (long long)info.n_sites);
-	return print_json(json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:o}", "output", a->output, "type", type, "adapters", (int)a->n_adapters, "r", r, "sites", (json_int_t)info.n_sites,
-		"parameters", (json_int_t)info.n_parameters, "seconds", json_number(seconds_now() - start)));
+	if (!a->json) {
+		for (size_t i = 0; w && i < n; i++) say("%8.4f  %s\n", weights[i], names[i]);
+		if (w) say("loss %.6g after %lld evaluations, without adapters %.6g\n", w->found.loss, (long long)w->found.evaluations, w->found.start_loss);
+		return say("combined %zu adapter%s (%s) into %s: rank %lld at %lld sites\n", n, n == 1 ? "" : "s", type, a->output, (long long)r, (long long)info.n_sites);
+	}
+	json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "output", a->output, "type", type, "adapters", (json_int_t)n, "r", (json_int_t)r, "sites",
+		(json_int_t)info.n_sites, "parameters", (json_int_t)info.n_parameters, "seconds", json_number(seconds_now() - start));
+	if (w) {
+		json_t *list = json_array();
+		for (size_t i = 0; i < n; i++) json_array_append_new(list, json_pack("{s:o, s:o}", "adapter", json_text(names[i], strlen(names[i])), "weight", json_number(weights[i])));
+		json_object_set_new(o, "weights", list);
+		weigh_report(w, o);
+		if (skipped) json_object_set(o, "skipped", skipped);
+	}
+	return print_json(o);
+}
+
+/* -d: the weights come from a search instead of the command line. */
+static int searched(session *s, const args *a, weighing *w, double *weights)
+{
+	for (size_t i = 0; i < a->n_adapters; i++)
+		if (a->adapters[i].scale != 1) return fail(USAGE, "-a", "with -d the weights are searched: give the adapters without");
+	int status = weigh_settings(w, s, a, NULL);
+	return status ? status : weigh_search(w, s, a, weights);
 }
 
 static int run(const args *a)
 {
 	session s;
 	sites all = { 0 };
+	weighing w = { 0 };
 	lora_settings *settings = NULL;
 	lora_adapter *made = NULL;
-	const char *type = a->type ? a->type : "linear";
-	double start = seconds_now();
+	int uniform = a->type && !strcmp(a->type, "uniform_soup");
+	const char *type = uniform ? "linear" : a->type ? a->type : a->data ? "lorahub" : "linear";
+	double start = seconds_now(), *weights = NULL;
 	int status = a->n_adapters ? adapter_output(a) : fail(USAGE, "-a", "at least one adapter is needed; usage: lora combine %s", a->cmd->usage);
+	if (!status && a->type && !strcmp(a->type, "greedy_soup")) return combine_soup(a);
+	if (!status && a->data && !a->model) status = fail(USAGE, "-m", "is needed with -d: the weights are searched by the model's loss");
 	if (status) return status;
+	const char **names = new_array(a->n_adapters, sizeof *names);
+	weights = new_array(a->n_adapters, sizeof *weights);
 	status = session_context(&s, a);
+	if (!status && (!names || !weights)) status = FAILED;
+	for (size_t i = 0; i < a->n_adapters && !status; i++) names[i] = a->adapters[i].path, weights[i] = uniform ? 1.0 / (double)a->n_adapters : a->adapters[i].scale;
 	if (!status && lora_settings_create(s.ctx, &settings)) status = fail_library(s.ctx, "-s");
-	if (!status) status = check_type(&s, type, a, settings);
+	if (!status && !a->data) status = check_type(&s, type, a, settings);
 	if (!status) status = a->model ? session_model(&s, a) : host_model(&s, a, &all);
 	if (!status) status = all.embeddings ? open_renamed(&s, a) : session_adapters(&s, a, 0);
-	if (!status) status = combine(&s, a, type, settings, &made);
+	if (!status && a->data) status = searched(&s, a, &w, weights);
+	if (!status) status = combine(&s, a, type, a->data ? w.type_settings : settings, weights, &made);
 	if (!status) status = save_adapter(&s, made, a);
 	if (!status && all.embeddings) status = restore_names(a->output, &all);
-	if (!status) status = tell(a, type, made, start);
+	if (!status) status = tell_combined(a, type, made, start, a->n_adapters, names, weights, a->data ? &w : NULL, NULL);
 	for (size_t i = 0; i < all.n; i++) free(all.list[i].name);
 	free(all.list);
+	free(names), free(weights);
 	json_decref(all.known);
 	lora_adapter_destroy(made);
 	lora_settings_destroy(settings);
+	weigh_close(&w);
 	session_close(&s);
 	return status;
 }
 
-const command command_combine = { "combine", "-a ADAPTER=WEIGHT... [--type T] -o OUT", "make one adapter of several",
-	"Types: linear (default), cat, svd, ties, dare_linear, dare_ties, magnitude_prune, and with _svd; 'lora methods combination' lists\n"
+const command command_combine = { "combine", "-a ADAPTER=WEIGHT... [--type T] [-m MODEL -d DATA] -o OUT", "make one adapter of several",
+	"Types: linear (default), cat, svd, lorahub, ties, dare_linear, dare_ties, magnitude_prune, and with _svd; 'lora methods combination' lists\n"
 	"them and 'lora methods combination T' their settings, such as svd_rank, density and seed. The result is the weighted sum of\n"
 	"the adapters' deltas: equal weights average, negative ones subtract. -s mode=peft gives the numbers of PEFT's\n"
 	"add_weighted_adapter. The model is not needed, but for adapters in GGUF.\n"
-	"JSON: output, type, adapters, r, sites, parameters, seconds.\n",
-	"adapter type set model output dtype-out force", 0, 0, run };
+	"With -m MODEL -d DATA the weights are searched: least loss on DATA plus l1 times the mean of |weight|, without gradients, over\n"
+	"type lorahub unless --type says otherwise. Settings: search (cmaes), budget (40), lower_bound, upper_bound (-1.5, 1.5), l1 (0.05),\n"
+	"sigma ('lora methods search'), batch_size, sequence_length, loss_on; --seed.\n"
+	"uniform_soup is linear with equal weights. greedy_soup needs -m and -d: adapters in the order of their own loss on DATA; each stays when the loss\n"
+	"of the average does not rise. Its JSON: output, type, adapters, kept, weights (adapter, weight, loss), loss, evaluations, seconds.\n"
+	"JSON: output, type, adapters, r, sites, parameters, seconds; with -d also weights (adapter, weight), search, evaluations, loss,\n"
+	"start_loss (without adapters), objective.\n",
+	"adapter type set model data skip-bad chat-template output dtype-out force", 0, 0, run };

@@ -192,7 +192,7 @@ static int make_generator(generation *g, int64_t n)
 static int take_token(generation *g, size_t i, int32_t token, int64_t n)
 {
 	sequence *t = &g->list[i];
-	int status = OK, end = token == g->s.info.eos_token_id && !g->a->ignore_eos;
+	int status = OK, end = lora_model_is_end(g->s.model, token) && !g->a->ignore_eos;
 	if (token >= 0) {
 		t->out[t->n_out++] = token;
 		t->n_text = t->n_out - (size_t)end;

@@ -59,7 +59,7 @@ static int read_input(score *c, const args *a)
 {
 	lora_batch *batch = &c->batch;
 	if (st_read(a->input, 0, &c->in)) return FAILED;
-	const st_tensor *ids = st_find(&c->in, "input_ids"), *decoder = st_find(&c->in, "decoder_input_ids");
+	const st_tensor *ids = st_find(&c->in, "input_ids"), *decoder = st_find(&c->in, "decoder_input_ids"), *labels = st_find(&c->in, "labels");
 	if (!ids) return fail(FAILED, a->input, "has no tensor \"input_ids\"");
 	if (ids->rank != 2 || !ids->count)
 		return fail(FAILED, a->input, "tensor \"input_ids\": its shape is not [B, T] with B and T above 0");
@@ -68,7 +68,7 @@ static int read_input(score *c, const args *a)
 	if (decoder) {
 		if (read_ids(c, "decoder_input_ids", b, -1, 0, &c->decoder_ids)) return FAILED;
 		label_t = batch->decoder_length = decoder->shape[1];
-	}
+	} else if (c->s.info.has_decoder && labels && labels->rank == 2) label_t = batch->decoder_length = labels->shape[1]; /* the decoder reads them, shifted */
 	int labels_are_rows = c->s.info.n_labels > 0;
 	if (read_ids(c, "attention_mask", b, t, 0, &c->mask) || read_ids(c, "position_ids", b, t, 0, &c->positions) ||
 		read_ids(c, "token_type_ids", b, t, 0, &c->types) || read_ids(c, "labels", b, label_t, labels_are_rows, &c->labels))

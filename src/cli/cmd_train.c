@@ -197,6 +197,7 @@ static int after_step(training *t)
 	json_object_set_new(line, "grad_norm", json_number(m->grad_norm));
 	json_object_set_new(line, "tokens", json_integer(m->tokens));
 	json_object_set_new(line, "tokens_per_second", json_number(rate));
+	if (json_object_get(t->plan.given, "strategy")) json_object_set_new(line, "layers_active", json_integer(m->layers_active));
 	if (emit(t, line)) return FAILED;
 	snprintf(detail, sizeof detail, "loss %.4g  %.4g tokens/s ", m->loss, rate);
 	progress_show(&t->bar, t->step, detail);
@@ -371,10 +372,12 @@ const command command_train = { "train",
 	"      settings, so that --resume needs only -m, -d and -o.\n"
 	"\n"
 	"Settings (-s NAME=VALUE; those of -c count where -s says nothing)\n"
-	"  method            kind of adapter: lora; 'lora methods adapter lora' lists what it takes (r, lora_alpha, target_modules ...)\n"
+	"  method            kind of adapter: lora; prefix_tuning, prompt_tuning (num_virtual_tokens ...); 'lora methods adapter lora'\n"
+	"                    lists what it takes (r, lora_alpha, target_modules ...)\n"
 	"  optimizer         adamw; 'lora methods optimizer' (learning_rate, weight_decay, adam_beta1 ...)\n"
 	"  lr_scheduler_type, warmup_steps, warmup_ratio, max_grad_norm (0 = off), gradient_accumulation_steps,\n"
 	"  loss_average, gradient_checkpointing: 'lora methods trainer trainer'\n"
+	"  strategy          none; coto or copra: layers take part at random, more and more of them ('lora methods strategy coto')\n"
 	"  max_steps         steps in all; without it num_train_epochs counts\n"
 	"  num_train_epochs  3 as in transformers; 1 for .safetensors\n"
 	"  batch_size        8 sequences per step (.txt, .jsonl)\n"
@@ -391,7 +394,7 @@ const command command_train = { "train",
 	"  num_labels        makes a BERT or RoBERTa without a head a classifier with a fresh one\n"
 	"  seed              0; of the adapter's start, dropout and the order of the examples\n"
 	"\n"
-	"JSON  per step: step, loss (before the update), lr, grad_norm, tokens, tokens_per_second; per evaluation: step, eval_loss,\n"
+	"JSON  per step: step, loss (before the update), lr, grad_norm, tokens, tokens_per_second, with a strategy layers_active; per evaluation: step, eval_loss,\n"
 	"      eval_perplexity, eval_tokens; last: done, steps, tokens, seconds, startup_seconds, tokens_per_second, final_loss,\n"
 	"      skipped, examples, bad_lines, parameters, peak_memory_bytes, output.\n"
 	"--dry-run needs no -o. It prints the memory of the largest batch in bytes: weights, packed, adapter, optimizer, activations, scratch,\n"

@@ -171,7 +171,7 @@ static int append_text(line_reader *r, json_t *text, int special, int counts)
 static int append_eos(line_reader *r)
 {
 	int32_t eos = (int32_t)r->s->info.eos_token_id;
-	if (eos < 0 || (r->n && r->ids[r->n - 1] == eos)) return OK;
+	if (eos < 0 || (r->n && lora_model_is_end(r->s->model, r->ids[r->n - 1]))) return OK;
 	if (room_for(r, 1)) return FAILED;
 	r->ids[r->n] = r->labels[r->n] = eos;
 	r->n++;

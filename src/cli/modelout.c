@@ -34,7 +34,7 @@ json_t *gguf_description(lora_context *ctx, const char *path)
 int gguf_has_tokenizer(lora_context *ctx, const char *path)
 {
 	json_t *d = gguf_description(ctx, path);
-	int yes = json_object_get(json_object_get(d, "metadata"), "tokenizer.ggml.model") != NULL;
+	int yes = json_object_get(json_object_get(d, "metadata"), "tokenizer.ggml.tokens") != NULL;
 	json_decref(d);
 	return yes;
 }

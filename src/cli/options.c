@@ -57,6 +57,9 @@ static const option options[] = {
 	{ "type", 0, TEXT, AT(type), "T", "how to combine; default linear" },
 	{ "tuned", 't', TEXT, AT(tuned), "TUNED", "the model after training" },
 	{ "rank", 'r', INTEGER, AT(rank), "RANK", "rank of the new adapter; default 8" },
+	{ "keep", 0, REAL, AT(keep), "SHARE", "share of the layers that stay; default 0.5" },
+	{ "by", 0, TEXT, AT(by), "HOW", "which layers stay: shapley (default), norm, random" },
+	{ "points", 0, INTEGER, AT(points), "N", "points from one adapter to the next; default 11" },
 	{ "posterior", 'p', TEXT, AT(posterior), "FILE", "what 'lora posterior fit' wrote" },
 	{ "validation", 0, TEXT, AT(validation), "FILE", "data that chooses the prior precision" },
 	{ "ensemble", 0, FLAG, AT(ensemble), NULL, "every -a is a model of its own, and their probabilities are averaged" },
@@ -318,8 +321,8 @@ int options_parse(const command *cmd, int argc, char **argv, args *out)
 
 	memset(out, 0, sizeof *out);
 	out->cmd = cmd;
-	out->count = out->threads = out->seed = out->top_k = out->rank = out->mc_dropout = UNSET;
-	out->temperature = out->top_p = out->repetition_penalty = NAN;
+	out->count = out->threads = out->seed = out->top_k = out->rank = out->points = out->mc_dropout = UNSET;
+	out->temperature = out->top_p = out->repetition_penalty = out->keep = NAN;
 	out->positional = new_array((size_t)argc + 1, sizeof *out->positional);
 	if (!out->positional) return FAILED;
 	while (i < argc) {

@@ -18,6 +18,9 @@
 #define FAINT       "#e4e4e4"
 
 static const char *const colours[] = { "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#4d4d4d" };
+static const char svg_head[] =
+	"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%.0f\" viewBox=\"0 0 %d %.0f\" font-family=\"Helvetica, Arial, sans-serif\" "
+	"font-size=\"12\" fill=\"%s\">\n<style>.t { font-size: 13px; font-weight: bold }</style>\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n";
 #define N_COLOURS (sizeof colours / sizeof colours[0])
 
 typedef struct panel {
@@ -154,10 +157,7 @@ static void draw(FILE *f, const run_log *runs, size_t n)
 		LR_HEIGHT };
 	if (has_lr && lr_high == 0) lr.y = axis_make(0, 1, 2);
 
-	fprintf(f,
-		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%.0f\" viewBox=\"0 0 %d %.0f\" font-family=\"Helvetica, Arial, sans-serif\" "
-		"font-size=\"12\" fill=\"%s\">\n<style>.t { font-size: 13px; font-weight: bold }</style>\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
-		WIDTH, height, WIDTH, height, INK);
+	fprintf(f, svg_head, WIDTH, height, WIDTH, height, INK);
 	draw_legend(f, runs, n, TOP - 8);
 	draw_frame(&loss, "loss", !has_lr);
 	for (size_t i = 0; i < n; i++) draw_line(&loss, &runs[i].loss, colours[i % N_COLOURS], 1, runs[i].loss.n > 40 ? 0.28 : 0.5);
@@ -176,5 +176,26 @@ int svg_write(const char *path, const run_log *runs, size_t n)
 	outfile o;
 	if (outfile_open(&o, path)) return FAILED;
 	draw(o.f, runs, n);
+	return outfile_commit(&o);
+}
+
+/* Curves (the loss of each run) in one panel. */
+int svg_curves(const char *path, const char *x_title, const char *y_title, const run_log *runs, size_t n)
+{
+	double low = INFINITY, high = -INFINITY, first = INFINITY, last = -INFINITY, top = TOP + draw_legend(NULL, runs, n, TOP);
+	outfile o;
+	if (outfile_open(&o, path)) return FAILED;
+	for (size_t i = 0; i < n; i++) {
+		series_range(&runs[i].loss, &low, &high);
+		first = fmin(first, runs[i].loss.x[0]), last = fmax(last, runs[i].loss.x[runs[i].loss.n - 1]);
+	}
+	panel p = { o.f, axis_make(first, last, 10), axis_make(low, high, 7), LEFT, top, WIDTH - LEFT - RIGHT, LOSS_HEIGHT };
+	fprintf(o.f, svg_head, WIDTH, top + LOSS_HEIGHT + 52, WIDTH, top + LOSS_HEIGHT + 52, INK);
+	draw_legend(o.f, runs, n, TOP - 8);
+	draw_frame(&p, y_title, 1);
+	for (size_t i = 0; i < n; i++) draw_line(&p, &runs[i].loss, colours[i % N_COLOURS], 2.2, 1), draw_dots(&p, &runs[i].loss, colours[i % N_COLOURS]);
+	fprintf(o.f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">", LEFT + p.width / 2, top + LOSS_HEIGHT + 42);
+	svg_text(o.f, x_title);
+	fprintf(o.f, "</text>\n</svg>\n");
 	return outfile_commit(&o);
 }

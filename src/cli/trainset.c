@@ -15,7 +15,7 @@ static const char *const own_names[] = { "method", "optimizer", "num_train_epoch
 static const char *const provenance[] = { "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
 	"inference_mode", "task_type", "megatron_config", "megatron_core", "runtime_config", "qalora_group_size", NULL };
 
-enum { ADAPTER, OPTIM, TRAINER, SCHEDULE, N_TAKERS };
+enum { ADAPTER, OPTIM, TRAINER, SCHEDULE, STRATEGY, N_TAKERS };
 
 typedef struct schemas {
 	json_t *list[N_TAKERS]; /* the "settings" arrays; NULL when the library does not say */
@@ -39,10 +39,10 @@ static void schemas_free(schemas *s)
 	for (int i = 0; i < N_TAKERS; i++) json_decref(s->members[i]);
 }
 
-static void schemas_load(schemas *s, lora_context *ctx, const train_plan *p, const char *schedule)
+static void schemas_load(schemas *s, lora_context *ctx, const train_plan *p, const char *schedule, const char *strategy)
 {
-	const char *const family[] = { "adapter", "optimizer", "trainer", "schedule" };
-	const char *const member[] = { p->method, p->optimizer, "trainer", schedule };
+	const char *const family[] = { "adapter", "optimizer", "trainer", "schedule", "strategy" };
+	const char *const member[] = { p->method, p->optimizer, "trainer", schedule, strategy };
 	memset(s, 0, sizeof *s);
 	for (int i = 0; i < N_TAKERS; i++) {
 		s->members[i] = family_member(ctx, family[i], member[i]);
@@ -213,7 +213,7 @@ static int unknown_setting(const schemas *s, const char *key)
 		}
 	const char *near = nearest_name(key, names, n);
 	if (near) return fail(USAGE, key, "no such setting; did you mean %s?", near);
-	return fail(USAGE, key, "no such setting; 'lora methods' lists those of adapter, optimizer, trainer and schedule");
+	return fail(USAGE, key, "no such setting; 'lora methods' lists those of adapter, optimizer, trainer, schedule and strategy");
 }
 
 static int is_trivial(json_t *v)
@@ -241,7 +241,7 @@ static int deal_out(train_plan *p, const schemas *s, const args *a)
 	const char *key;
 	json_t *value;
 	void *next;
-	json_t *const takers[] = { p->adapter, p->optim, p->trainer, p->trainer };
+	json_t *const takers[] = { p->adapter, p->optim, p->trainer, p->trainer, p->trainer };
 	json_object_foreach_safe(p->given, next, key, value)
 	{
 		int taken = 0;
@@ -265,7 +265,7 @@ static int deal_out(train_plan *p, const schemas *s, const args *a)
 int plan_read(train_plan *p, session *s, const args *a, json_t *before)
 {
 	schemas known;
-	char schedule[64];
+	char schedule[64], strategy[64];
 	int status;
 
 	memset(p, 0, sizeof *p);
@@ -278,9 +278,10 @@ int plan_read(train_plan *p, session *s, const args *a, json_t *before)
 	if ((status = add_given(p->given, a))) return status;
 	if ((status = choose(p->given, "method", "adapter", "lora", p->method, sizeof p->method)) ||
 		(status = choose(p->given, "optimizer", "optimizer", "adamw", p->optimizer, sizeof p->optimizer)) ||
-		(status = choose(p->given, "lr_scheduler_type", "schedule", "linear", schedule, sizeof schedule)))
+		(status = choose(p->given, "lr_scheduler_type", "schedule", "linear", schedule, sizeof schedule)) ||
+		(status = choose(p->given, "strategy", "strategy", "none", strategy, sizeof strategy)))
 		return status;
-	schemas_load(&known, s->ctx, p, schedule);
+	schemas_load(&known, s->ctx, p, schedule, strategy);
 	spread_names(p->given, &known);
 	status = deal_out(p, &known, a);
 	schemas_free(&known);

@@ -10,6 +10,7 @@
 #define SEED { "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of the dropped entries" }
 
 static const lora__param plain[] = { MODE, RANK, NAME, { 0 } };
+static const lora__param named[] = { NAME, { 0 } };
 static const lora__param small[] = { MODE, RANK, NAME, KEEP("0.2"), { 0 } };
 static const lora__param elected[] = { MODE, RANK, NAME, KEEP("0.2"), SIGN, { 0 } };
 static const lora__param dropped[] = { MODE, RANK, NAME, KEEP("0.8"), SEED, { 0 } };
@@ -21,6 +22,7 @@ static const char peft[] = "PEFT add_weighted_adapter", ties[] = "arXiv:2306.017
 COMBINATION(linear, "weighted sum; equal weights: uniform soup, negative ones: task arithmetic", peft, plain, .prune = 0)
 COMBINATION(cat, "weighted sum, exact: factors side by side, ranks add up", peft, plain, .cat = 1)
 COMBINATION(svd, "weighted sum, cut to svd_rank", peft, plain, .low = 1)
+COMBINATION(lorahub, "weighted sums of the A and of the B, with cross terms: quadratic in the weights", "arXiv:2307.13269 equation 1", named, .both = 1)
 COMBINATION(ties, "trim small entries, elect signs, average what agrees", ties, elected, .prune = LORA__PRUNE_SMALL, .elect = 1)
 COMBINATION(dare_linear, "drop entries at random, rescale the others, weighted sum", dare, dropped, .prune = LORA__PRUNE_RANDOM)
 COMBINATION(dare_ties, "drop entries at random, rescale, elect signs, average what agrees", dare, both, .prune = LORA__PRUNE_RANDOM, .elect = 1)

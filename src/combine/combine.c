@@ -4,9 +4,10 @@
  *   product        the same product cut to a rank, by its thin SVD, without forming it
  *   dense          each D_k, a rule for their entries (mix.c), and the result cut to a rank
  *   factors        PEFT only: the rule on sgn(w_k s_k) sqrt|w_k s_k| A_k and on sqrt|w_k s_k| B_k
+ *   sums           LoraHub: A = sum w_k sgn(s_k) sqrt|s_k| A_k, B = sum w_k sqrt|s_k| B_k, so that B A has cross terms w_i w_j and is quadratic in w
  *
  * The result has scale 1 everywhere (lora_alpha = r); in mode peft it inherits use_rslora from the first adapter, as there, and is then sqrt(r)
- * times larger. Source: PEFT 0.21, tuners/lora/model.py, add_weighted_adapter; docs/methods.md says where the exact mode differs. */
+ * times larger. Sources: PEFT 0.21, tuners/lora/model.py, add_weighted_adapter; Huang et al. 2023, arXiv:2307.13269, equation 1 (LoraHub); docs/methods.md says where the exact mode differs. */
 #include <math.h>
 #include <string.h>
 
@@ -14,10 +15,10 @@
 #include "combine/combine.h"
 #include "combine/lowrank.h"
 
-enum { SIDE_BY_SIDE = 1, PRODUCT, DENSE, FACTORS };
+enum { SIDE_BY_SIDE = 1, PRODUCT, DENSE, FACTORS, SUMS };
 enum { A = 0, B = 1 };
 
-typedef struct job {
+typedef struct lora__combining {
 	lora_context        *ctx;
 	lora_adapter *const *from;
 	const double        *weights;
@@ -29,6 +30,7 @@ typedef struct job {
 	const lora__part   **parts; /* [sites][n], NULL = that adapter does not act there */
 	int64_t             *ranks; /* [sites] of the result */
 	lora_adapter        *to;
+	double               bytes; /* of memory that the largest site takes meanwhile, 0 = little */
 } job;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -121,6 +123,17 @@ static lora_status factors(const job *j, const lora__part *p, const lora__part *
 	return LORA_OK;
 }
 
+static void sums(const lora__part *p, const lora__part **from, double *w, size_t n)
+{
+	int64_t count[2] = { p->rank * p->slot.site->in, p->rank * p->slot.site->out };
+	for (int role = A; role <= B; role++)
+		for (int64_t i = 0; i < count[role]; i++) {
+			double sum = 0;
+			for (size_t k = 0; k < n; k++) sum += w[k] * (role == A ? copysign(sqrt(fabs(from[k]->scaling)), from[k]->scaling) : sqrt(fabs(from[k]->scaling))) * from[k]->param[role][i];
+			p->param[role][i] = (float)sum;
+		}
+}
+
 static lora_status do_site(void *arg, int64_t task)
 {
 	const job *j = arg;
@@ -136,6 +149,7 @@ static lora_status do_site(void *arg, int64_t task)
 	if (j->mix.type->prune == LORA__PRUNE_RANDOM) name_streams(j, from, n, keys);
 	if (j->form == SIDE_BY_SIDE) side_by_side(p, from, w, n);
 	else if (j->form == PRODUCT) st = product(j, p, from, w, n);
+	else if (j->form == SUMS) sums(p, from, w, n);
 	else if (j->form == DENSE) st = dense(j, p, from, w, n, v, keys);
 	else st = factors(j, p, from, w, n, v, keys);
 	lora__free(j->ctx, from);
@@ -176,13 +190,14 @@ static lora_status choose_rank(job *j, const lora__site *s, char *chosen)
 	for (size_t k = 0; k < j->n; k++) {
 		const lora__part *p = j->parts[(size_t)s->index * j->n + k];
 		if (!p) continue;
-		if (one && p->rank != one && j->form == FACTORS) return lora__fail_at(j->ctx, LORA_E_ARGUMENT, "combine", s->name, -1, "the ranks at %s differ: in mode peft %s needs equal ones", s->name, j->mix.type->m.name);
+		if (one && p->rank != one && (j->form == FACTORS || j->form == SUMS))
+			return lora__fail_at(j->ctx, LORA_E_ARGUMENT, "combine", s->name, -1, "the ranks at %s differ: %s%s needs equal ones", s->name, j->peft ? "in mode peft " : "", j->mix.type->m.name);
 		chosen[s->index] = LORA__CHOSEN, one = p->rank, sum += one;
 	}
 	if (!one) return LORA_OK;
 	int64_t cut = j->wanted ? j->wanted : j->mix.type->low || j->peft ? j->largest : sum;
 	int64_t *r = &j->ranks[s->index];
-	if (j->form == FACTORS) *r = one;
+	if (j->form == FACTORS || j->form == SUMS) *r = one;
 	else if (j->form == SIDE_BY_SIDE) *r = j->peft ? j->summed : sum;
 	else *r = j->peft ? cut : least(cut, j->form == PRODUCT ? least(sum, side) : side);
 	return *r <= 65536 ? LORA_OK : lora__fail_at(j->ctx, LORA_E_LIMIT, "combine", s->name, -1, "the rank at %s would be %lld, at most 65536", s->name, (long long)*r);
@@ -249,6 +264,7 @@ static lora_status settings_of(const job *j, const char *chosen, const char *nam
 
 static int form_of(const lora__combination *t, const lora__mix *m, int64_t wanted)
 {
+	if (t->both) return SUMS;
 	int sum = !t->elect && (!t->prune || m->density >= 1);
 	if (t->cat && m->peft) return SIDE_BY_SIDE;
 	if (m->peft && !t->low) return FACTORS;
@@ -262,12 +278,11 @@ static lora_status run(job *j, const char *name)
 	char *chosen = lora__zalloc(j->ctx, sites->n + 1);
 	lora_settings *s = NULL;
 	lora_status st = chosen ? LORA_OK : LORA_E_MEMORY;
-	double bytes = 0;
 	for (size_t k = 0; k < j->n && !st; k++) st = check_adapter(j, k);
 	for (size_t i = 0; i < sites->n && !st; i++) {
 		const lora__site *site = sites->list[i];
 		st = choose_rank(j, site, chosen);
-		if (chosen[i]) bytes = fmax(bytes, (double)(j->n + 3) * (double)site->in * (double)site->out * sizeof(float));
+		if (chosen[i]) j->bytes = fmax(j->bytes, (double)(j->n + 3) * (double)site->in * (double)site->out * sizeof(float));
 	}
 	if (!st) st = settings_of(j, chosen, name, &s);
 	if (!st) st = lora__adapter_new(j->from[0]->sites, &lora__kind_lora, s, name, chosen, &j->to);
@@ -275,32 +290,59 @@ static lora_status run(job *j, const char *name)
 		s = NULL;
 		if (j->from[0]->extra && !(j->to->extra = json_deep_copy(j->from[0]->extra))) st = lora__fail(j->ctx, LORA_E_MEMORY, "combine", "out of memory");
 	}
-	if (!st) st = lora__each_site(j->ctx, (int64_t)j->to->n_parts, j->form == DENSE ? bytes : 0, do_site, j);
+	if (j->form != DENSE) j->bytes = 0;
 	lora_settings_destroy(s);
 	lora__free(j->ctx, chosen);
 	return st;
 }
 
-lora_status lora__combine(lora_adapter *const *adapters, const double *weights, size_t n, const lora__combination *type, const lora_settings *s,
-                          lora_adapter **out)
+lora_status lora__combining_start(lora_adapter *const *adapters, const double *weights, size_t n, const lora__combination *type, const lora_settings *s,
+                                  lora__combining **out)
 {
 	lora__sites *sites = adapters[0]->sites;
 	const lora__param *params = type->m.params;
-	job j = { .ctx = sites->ctx, .from = adapters, .weights = weights, .n = n };
-	j.peft = j.mix.peft = strcmp(lora__get_string(s, params, "mode"), "peft") == 0;
-	if (j.peft && n == 1) type = &lora__combination_linear; /* as there */
-	j.mix.type = type;
-	j.wanted = lora__get_json(s, "svd_rank") ? lora__get_int(s, params, "svd_rank") : 0;
-	j.mix.density = type->prune ? lora__get_float(s, params, "density") : 1;
-	j.mix.by_count = type->elect && strcmp(lora__get_string(s, params, "majority_sign_method"), "frequency") == 0;
-	j.seed = type->prune == LORA__PRUNE_RANDOM ? (uint64_t)lora__get_int(s, params, "seed") : 0;
-	j.form = form_of(type, &j.mix, j.wanted);
-	j.parts = lora__calloc(j.ctx, sites->n + 1, n * sizeof *j.parts);
-	j.ranks = lora__calloc(j.ctx, sites->n + 1, sizeof *j.ranks);
-	lora_status st = j.parts && j.ranks ? run(&j, lora__get_string(s, params, "name")) : LORA_E_MEMORY;
-	lora__free(j.ctx, (void *)j.parts);
-	lora__free(j.ctx, j.ranks);
-	if (!st) *out = j.to;
-	else if (j.to) lora__adapter_release(j.to);
+	job *j = lora__calloc(sites->ctx, 1, sizeof *j);
+	if (!j) return LORA_E_MEMORY;
+	*j = (job){ .ctx = sites->ctx, .from = adapters, .weights = weights, .n = n };
+	j->peft = j->mix.peft = !type->both && strcmp(lora__get_string(s, params, "mode"), "peft") == 0;
+	if (j->peft && n == 1) type = &lora__combination_linear; /* as there */
+	j->mix.type = type;
+	j->wanted = lora__get_json(s, "svd_rank") ? lora__get_int(s, params, "svd_rank") : 0;
+	j->mix.density = type->prune ? lora__get_float(s, params, "density") : 1;
+	j->mix.by_count = type->elect && strcmp(lora__get_string(s, params, "majority_sign_method"), "frequency") == 0;
+	j->seed = type->prune == LORA__PRUNE_RANDOM ? (uint64_t)lora__get_int(s, params, "seed") : 0;
+	j->form = form_of(type, &j->mix, j->wanted);
+	j->parts = lora__calloc(j->ctx, sites->n + 1, n * sizeof *j->parts);
+	j->ranks = lora__calloc(j->ctx, sites->n + 1, sizeof *j->ranks);
+	lora_status st = j->parts && j->ranks ? run(j, lora__get_string(s, params, "name")) : LORA_E_MEMORY;
+	if (!st) *out = j;
+	else lora__combining_end(j);
+	return st;
+}
+
+lora_status lora__combining_fill(lora__combining *j, const double *weights)
+{
+	j->weights = weights;
+	return lora__each_site(j->ctx, (int64_t)j->to->n_parts, j->bytes, do_site, j);
+}
+
+lora_adapter *lora__combining_adapter(lora__combining *j) { return j->to; }
+
+void lora__combining_end(lora__combining *j)
+{
+	lora__free(j->ctx, (void *)j->parts);
+	lora__free(j->ctx, j->ranks);
+	if (j->to) lora__adapter_release(j->to);
+	lora__free(j->ctx, j);
+}
+
+lora_status lora__combine(lora_adapter *const *adapters, const double *weights, size_t n, const lora__combination *type, const lora_settings *s,
+                          lora_adapter **out)
+{
+	lora__combining *j = NULL;
+	lora_status st = lora__combining_start(adapters, weights, n, type, s, &j);
+	if (!st) st = lora__combining_fill(j, weights);
+	if (!st) *out = j->to, j->to = NULL;
+	if (j) lora__combining_end(j);
 	return st;
 }

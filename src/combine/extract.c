@@ -88,6 +88,8 @@ static lora_status check(const lora__sites *base, const lora__sites *tuned, cons
 {
 	for (size_t i = 0; i < base->n; i++) {
 		const lora__site *x = base->list[i], *y = lora__sites_find(tuned, x->name);
+		if (x->flags & LORA_SITE_EMBEDDING && !chosen[i]) continue;
+		if (x->flags & LORA_SITE_EMBEDDING) return lora__fail_at(base->ctx, LORA_E_UNSUPPORTED, "extract", x->name, -1, "%s is an embedding: only linear layers can be extracted", x->name);
 		if (!y) return lora__fail_at(base->ctx, LORA_E_NOTFOUND, "extract", x->name, -1, "the tuned model has no site %s", x->name);
 		if (x->out != y->out || x->in != y->in)
 			return lora__fail_at(base->ctx, LORA_E_SHAPE, "extract", x->name, -1, "%s is [%lld,%lld] in the base and [%lld,%lld] in the tuned model", x->name, (long long)x->out,
@@ -111,15 +113,15 @@ lora_status lora__extract(lora__sites *base, const lora__sites *tuned, lora_sett
 	j.norms = room, j.errors = room ? room + base->n : NULL;
 	if (!st) st = check(base, tuned, chosen, &bytes);
 	if (!st) st = lora__adapter_new(base, &lora__kind_lora, settings, lora__get_string(settings, params, "name"), chosen, &j.to);
-	if (!st) st = lora__each_site(j.ctx, (int64_t)base->n, bytes, do_site, &j);
+	if (!st) st = lora__each_site(j.ctx, (int64_t)(base->n - base->n_tables), bytes, do_site, &j);
 	if (st && j.to) {
 		j.to->settings = NULL; /* still the caller's */
 		lora__adapter_release(j.to);
 	}
 	if (!st) {
 		*out = j.to;
-		if (norms) memcpy(norms, j.norms, base->n * sizeof *norms);
-		if (errors) memcpy(errors, j.errors, base->n * sizeof *errors);
+		if (norms) memcpy(norms, j.norms, (base->n - base->n_tables) * sizeof *norms);
+		if (errors) memcpy(errors, j.errors, (base->n - base->n_tables) * sizeof *errors);
 	}
 	lora__free(j.ctx, chosen);
 	lora__free(j.ctx, room);

@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 typedef double vec __attribute__((vector_size(32), aligned(8), may_alias));
 enum { VL = 4 };
@@ -57,36 +58,82 @@ INLINE void rank2_body(double *m, int64_t ld, int64_t rows, const double *p, con
 	}
 }
 
-#if defined(__x86_64__)
-#ifdef __clang__
-#define SMALL
-#else
-#define SMALL __attribute__((optimize("Os"))) /* hardly any processor takes these */
-#endif
-#define TWICE(name, list, ...) \
-	static __attribute__((target("avx2"))) void name##_avx2 list { name##_body(__VA_ARGS__); } \
-	static SMALL void name##_plain list { name##_body(__VA_ARGS__); }
-#define CALL(name, ...) (__builtin_cpu_supports("avx2") ? name##_avx2(__VA_ARGS__) : name##_plain(__VA_ARGS__))
-#else
-#define TWICE(name, list, ...)
-#define CALL(name, ...) name##_body(__VA_ARGS__)
-#endif
+typedef uint32_t words __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint64_t halves __attribute__((vector_size(32), may_alias));
+enum { WORDS = 8 };
 
-TWICE(dot, (const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y), m, ld, rows, x, n, y)
-TWICE(add, (double *y, const double *m, int64_t ld, int64_t rows, const double *c, int64_t step, int64_t n), y, m, ld, rows, c, step, n)
-TWICE(rank2, (double *m, int64_t ld, int64_t rows, const double *p, const double *x, const double *q, const double *z, int64_t n), m, ld, rows, p, x, q, z, n)
+/* Two vectors at a time; those with a value between the bounds are looked at one by one. */
+INLINE void count_body(const float *v, int64_t n, uint32_t low, uint32_t high, int shift, uint32_t *bins, int64_t *above)
+{
+	const words *p = (const words *)(const void *)v;
+	int64_t i = 0, sum = 0;
+	words count = { 0 };
+	for (; i + 2 * WORDS <= n; i += 2 * WORDS, p += 2) {
+		words any = { 0 };
+		for (int k = 0; k < 2; k++) {
+			words m = p[k] & 0x7fffffffu;
+			count -= (words)(m > high);
+			any |= (words)((m >= low) & (m <= high));
+		}
+		halves h = (halves)any;
+		for (int k = 0; (h[0] | h[1] | h[2] | h[3]) && k < 2 * WORDS; k++) {
+			uint32_t m = ((const uint32_t *)(const void *)p)[k] & 0x7fffffffu;
+			if (m - low <= high - low) bins[(m - low) >> shift]++;
+		}
+	}
+	for (int k = 0; k < WORDS; k++) sum += count[k];
+	for (; i < n; i++) {
+		uint32_t m;
+		memcpy(&m, v + i, sizeof m);
+		m &= 0x7fffffffu, sum += m > high;
+		if (m >= low && m <= high) bins[(m - low) >> shift]++;
+	}
+	*above = sum;
+}
 
-void lora__rows_dot(const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y) { CALL(dot, m, ld, rows, x, n, y); }
+INLINE void clear_body(float *v, int64_t n, uint32_t limit)
+{
+	words *p = (words *)(void *)v;
+	int64_t i = 0;
+	for (; i + WORDS <= n; i += WORDS, p++) *p &= (words)((*p & 0x7fffffffu) >= limit);
+	for (; i < n; i++) {
+		uint32_t m;
+		memcpy(&m, v + i, sizeof m);
+		if ((m & 0x7fffffffu) < limit) v[i] = 0;
+	}
+}
+
+LORA__TWICE(dot, (const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y), m, ld, rows, x, n, y)
+LORA__TWICE(add, (double *y, const double *m, int64_t ld, int64_t rows, const double *c, int64_t step, int64_t n), y, m, ld, rows, c, step, n)
+LORA__TWICE(rank2, (double *m, int64_t ld, int64_t rows, const double *p, const double *x, const double *q, const double *z, int64_t n), m, ld, rows, p, x, q, z, n)
+
+void lora__rows_dot(const double *m, int64_t ld, int64_t rows, const double *x, int64_t n, double *y) { LORA__CALL(dot, m, ld, rows, x, n, y); }
 
 void lora__rows_add(double *y, const double *m, int64_t ld, int64_t rows, const double *c, int64_t step, int64_t n)
 {
-	CALL(add, y, m, ld, rows, c, step, n);
+	LORA__CALL(add, y, m, ld, rows, c, step, n);
 }
 
 void lora__rows_rank2(double *m, int64_t ld, int64_t rows, const double *p, const double *x, const double *q, const double *z, int64_t n)
 {
-	CALL(rank2, m, ld, rows, p, x, q, z, n);
+	LORA__CALL(rank2, m, ld, rows, p, x, q, z, n);
 }
+
+LORA__TWICE(count, (const float *v, int64_t n, uint32_t low, uint32_t high, int shift, uint32_t *bins, int64_t *above), v, n, low, high, shift, bins, above)
+LORA__TWICE(clear, (float *v, int64_t n, uint32_t limit), v, n, limit)
+
+int64_t lora__count_magnitudes(const float *v, int64_t n, uint32_t low, uint32_t high, int shift, uint32_t *bins)
+{
+	int64_t sum = 0;
+	for (int64_t at = 0; at < n; at += 1 << 30) { /* the counters have 32 bits */
+		int64_t above;
+		LORA__CALL(count, v + at, n - at < 1 << 30 ? n - at : 1 << 30, low, high, shift, bins, &above);
+		sum += above;
+	}
+	return sum;
+}
+
+void lora__clear_below(float *v, int64_t n, uint32_t limit) { LORA__CALL(clear, v, n, limit); }
 
 void lora__turn(double *x, double *y, double c, double s, int64_t n)
 {

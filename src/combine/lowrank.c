@@ -7,11 +7,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/rng.h"
 #include "combine/kernels.h"
 #include "combine/lowrank.h"
 
-enum { EXACT = 1024, EXTRA = 8, ROUNDS = 60, NEAR = 256 }; /* NEAR columns of some hundred rows stay in the cache */
+enum { NEAR = 256 }; /* NEAR columns of some hundred rows stay in the cache */
 
 /* Rows of v[k,in] (orthonormal) and y[k,out] = (M v^T)^T, or with turned the other way round, to PEFT's form: A has the orthonormal rows. */
 static void put(const double *v, int64_t nv, double *y, int64_t ny, int64_t k, int turned, float *low_a, float *low_b)
@@ -92,7 +91,7 @@ lora_status lora__lowrank_product(lora_context *ctx, double *b, double *a, int64
 	return st;
 }
 
-static lora_status exact(lora_context *ctx, const float *d, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b)
+lora_status lora__lowrank_exact(lora_context *ctx, const float *d, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b)
 {
 	int turned = out < in;
 	int64_t n = turned ? out : in, len = turned ? in : out;
@@ -102,65 +101,5 @@ static lora_status exact(lora_context *ctx, const float *d, int64_t out, int64_t
 		for (int64_t j = 0; j < len; j++) c[i * len + j] = turned ? d[i * in + j] : d[j * in + i];
 	lora_status st = finish(ctx, c, len, n, NULL, n, k, turned, low_a, low_b);
 	lora__free(ctx, c);
-	return st;
-}
-
-/* Orthonormal rows from those of x[n,width], twice Gram-Schmidt; rows that depend on the ones before become zero. Energy before. */
-static double orthogonal(double *x, int64_t n, int64_t width, double *dots)
-{
-	double energy = 0;
-	for (int64_t i = 0; i < n; i++) {
-		double *row = x + i * width, before, after;
-		lora__rows_dot(row, width, 1, row, width, &before);
-		energy += before;
-		for (int twice = 0; twice < 2; twice++) {
-			lora__rows_dot(x, width, i, row, width, dots);
-			for (int64_t j = 0; j < i; j++) dots[j] = -dots[j];
-			lora__rows_add(row, x, width, i, dots, 1, width);
-		}
-		lora__rows_dot(row, width, 1, row, width, &after);
-		double scale = after > 1e-20 * before ? 1 / sqrt(after) : 0;
-		for (int64_t j = 0; j < width; j++) row[j] *= scale;
-	}
-	return energy;
-}
-
-/* y[n,ny] = x[n,nx] d^T or x d, through F32 */
-static lora_status product(lora_context *ctx, const double *x, int64_t nx, lora_view d, int64_t n, double *y, int64_t ny, float *room)
-{
-	lora__convert(room, LORA_F32, x, LORA_F64, (size_t)(n * nx));
-	float *to = room + n * nx;
-	lora_status st = lora__gemm(ctx, 1.0, lora__view2(room, LORA_F32, n, nx, nx), d, 0.0, lora__view2(to, LORA_F32, n, ny, ny));
-	lora__convert(y, LORA_F64, to, LORA_F32, (size_t)(n * ny));
-	return st;
-}
-
-lora_status lora__lowrank_dense(lora_context *ctx, const float *d, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b)
-{
-	int64_t least = out < in ? out : in, n = k + EXTRA;
-	if (least <= EXACT || 2 * n > least) return exact(ctx, d, out, in, k, low_a, low_b);
-	double *u = lora__calloc(ctx, (size_t)n * (size_t)out, sizeof *u), *v = lora__calloc(ctx, (size_t)n * (size_t)in, sizeof *v), *dots = lora__calloc(ctx, (size_t)n, sizeof *dots);
-	float *room = lora__calloc(ctx, (size_t)n * (size_t)(in + out), sizeof *room);
-	lora_view m = lora__view2(d, LORA_F32, out, in, in);
-	lora_status st = u && v && dots && room ? LORA_OK : LORA_E_MEMORY;
-	double total = 0, caught = -1;
-	lora__rng g;
-	lora__rng_init(&g, lora__rng_key(0, LORA__RNG_COMBINE, 0));
-	for (int64_t i = 0; i < out * in; i++) total += (double)d[i] * d[i];
-	for (int64_t i = 0; i < n * in && !st; i++) v[i] = lora__rng_normal(&g);
-	for (int round = 0; round < ROUNDS && !st; round++) { /* v holds d^T u of the round before */
-		double energy = orthogonal(v, n, in, dots);
-		if (round && energy - caught <= 1e-5 * (total - energy) + 1e-7 * total) round = ROUNDS - 1;
-		if (round) caught = energy;
-		st = product(ctx, v, in, lora__view_t(m), n, u, out, room);
-		if (st) break;
-		orthogonal(u, n, out, dots);
-		st = product(ctx, u, out, m, n, v, in, room);
-	}
-	if (!st) st = lora__lowrank_product(ctx, u, v, out, in, n, k, low_a, low_b);
-	lora__free(ctx, u);
-	lora__free(ctx, v);
-	lora__free(ctx, dots);
-	lora__free(ctx, room);
 	return st;
 }

@@ -12,8 +12,9 @@ lora_status lora__eigen_top(lora_context *ctx, double *t, int64_t n, int64_t k, 
  * low_a[k,in] and low_b[out,k]: the closest matrix of rank k is low_b low_a, with orthonormal rows in low_a; what passes M's rank is zero. */
 lora_status lora__lowrank_product(lora_context *ctx, double *b, double *a, int64_t out, int64_t in, int64_t r, int64_t k, float *low_a, float *low_b);
 
-/* The same of a dense d[out,in] in F32. Up to some size exact; larger ones by subspace iteration (Halko, Martinsson and Tropp 2011,
- * arXiv:0909.4061, algorithm 4.4) until the energy that is caught stands still. */
+/* The same of a dense d[out,in] in F32. Small ones, and those of which many vectors are wanted, by lora__lowrank_exact(); others by subspace
+ * iteration (lowrank_dense.c) until the energy that is caught stands still to within some 1e-6 of what is left. */
 lora_status lora__lowrank_dense(lora_context *ctx, const float *d, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b);
+lora_status lora__lowrank_exact(lora_context *ctx, const float *d, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b);
 
 #endif

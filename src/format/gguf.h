@@ -51,6 +51,8 @@ lora_status lora__gguf_int(const lora__gguf *g, const char *key, int64_t def, in
 lora_status lora__gguf_float(const lora__gguf *g, const char *key, double def, double *out); /* finite */
 lora_status lora__gguf_bool(const lora__gguf *g, const char *key, int def, int *out);
 /* *s NULL when absent; points into the file, n bytes without NUL behind; valid UTF-8 without NUL inside. */
+/* tokenizer.ggml.model says that there is no vocabulary. */
+static inline int lora__gguf_no_vocab(const char *s, size_t n) { return (n == 4 && !memcmp(s, "none", 4)) || (n == 8 && !memcmp(s, "no_vocab", 8)); }
 lora_status lora__gguf_string(const lora__gguf *g, const char *key, const char **s, size_t *n);
 /* An array of elements of this type (LORA__GGUF_I32 also takes U32); out->p NULL when absent. */
 lora_status lora__gguf_array(const lora__gguf *g, const char *key, uint32_t elem, lora__gguf_value *out);

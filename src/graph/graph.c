@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "site/virtual.h"
+
 void lora__graph_init(lora__graph *g, lora_context *ctx) { *g = (lora__graph){ .ctx = ctx }; }
 
 void lora__graph_free(lora__graph *g)
@@ -37,6 +39,7 @@ lora__node *lora__graph_add(lora__graph *g, const lora__op *op, int32_t layer, i
 int lora__node_trains(const lora__node *n)
 {
 	lora__site *s;
+	if (n->all) return lora__virtual_trains(n->all, n->op == &lora__op_prompt ? LORA__VIRTUAL_ROWS : LORA__VIRTUAL_KEYS);
 	for (int32_t i = 0; (s = lora__node_site(n, i)); i++)
 		if (lora__site_trains(s)) return 1;
 	return 0;

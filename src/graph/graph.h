@@ -24,6 +24,11 @@ void lora__graph_free(lora__graph *g);
 lora__node *lora__graph_add(lora__graph *g, const lora__op *op, int32_t layer, int32_t n_in, const int32_t *in, int32_t n_out,
                             const int64_t *out_cols);
 
+/* The same list with the ops of virtual tokens: keys, before every attention; rows, behind the embedding. It borrows from, and is freed by
+ * lora__graph_unweave() before it. */
+lora_status lora__graph_weave(const lora__graph *from, const struct lora__sites *all, int keys, int rows, lora__graph *to);
+void        lora__graph_unweave(lora__graph *g);
+
 /* The node's sites: number i, or NULL past the last. */
 static inline lora__site *lora__node_site(const lora__node *n, int32_t i) { return n->site ? i ? NULL : n->site : i < n->n_sites ? n->sites[i] : NULL; }
 int lora__node_trains(const lora__node *n); /* one of its sites does */

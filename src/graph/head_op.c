@@ -51,6 +51,7 @@ static uint32_t keeps(const lora__node *n) { return (void)n, LORA__KEEP_IN0; }
 static void give_logits(const lora__exec *e, const char *logits, int64_t row)
 {
 	int64_t vocab = e->node->i[0];
+	if (e->rows->logit_row[row] < 0) return; /* a virtual row */
 	float *out = e->rows->logits + e->rows->logit_row[row] * vocab;
 	double cap = e->node->f[0];
 	lora__convert(out, LORA_F32, logits, lora__wide(e->real), (size_t)vocab);

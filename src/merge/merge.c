@@ -56,8 +56,9 @@ static void keep_own(lora__site *s, struct lora__merged *m)
 static int by_host(const lora__site *s) { return (s->flags & LORA_SITE_HOST) != 0; }
 
 /* Digest of what a part adds: equal digests add equal deltas, so the order between them does not matter. */
-static uint64_t part_key(const lora_adapter *a, const lora__part *p, double scale)
+static uint64_t part_key(const lora__part *p, double scale)
 {
+	const lora_adapter *a = p->slot.adapter;
 	uint64_t h = lora__hash64(&scale, sizeof scale, 1);
 	h = lora__hash64(&p->scaling, sizeof p->scaling, h);
 	for (int k = 0; k < LORA__MAX_ROLES; k++) {
@@ -73,7 +74,7 @@ static uint64_t part_key(const lora_adapter *a, const lora__part *p, double scal
 }
 
 /* The set of old with (part, scale) added or part taken away. */
-static lora_status make_set(lora_context *ctx, const struct lora__merged *old, const lora_adapter *a, const lora__part *part, int add, double scale,
+static lora_status make_set(lora_context *ctx, const struct lora__merged *old, const lora__part *part, int add, double scale,
                             struct lora__merged **out)
 {
 	size_t n_old = old ? old->n : 0, n = 0;
@@ -89,8 +90,9 @@ static lora_status make_set(lora_context *ctx, const struct lora__merged *old, c
 		m->set[n] = old->set[i], m->scale[n] = old->scale[i], m->key[n] = old->key[i], n++;
 	}
 	if (add) {
-		uint64_t key = part_key(a, part, scale);
 		size_t at = n++;
+		uint64_t key = at ? part_key(part, scale) : 0; /* alone it has no order */
+		if (at && !m->key[0]) m->key[0] = part_key(m->set[0], m->scale[0]);
 		for (; at > 0 && m->key[at - 1] > key; at--) m->set[at] = m->set[at - 1], m->scale[at] = m->scale[at - 1], m->key[at] = m->key[at - 1];
 		m->set[at] = part, m->scale[at] = scale, m->key[at] = key;
 	}
@@ -199,8 +201,26 @@ static void fill_tile(void *arg, int64_t tile, int32_t thread)
 	else if (!(s->flags & LORA_SITE_TRANSPOSED) && !lora__all_finite(j->out + at, s->dtype, (size_t)(n * s->in))) atomic_store(&j->special, 1);
 }
 
+/* One adapter of low rank, as nearly always: a single pass. *done 0: not so. */
+static lora_status fill_lowrank(lora_context *ctx, const lora__site *s, const struct lora__merged *m, const char *base, char *out, int *done)
+{
+	const lora__slot *slot = &m->set[0]->slot;
+	lora__pair f;
+	double special = 0;
+	*done = m->n == 1 && slot->ops->factors && !(s->flags & LORA_SITE_TRANSPOSED) && !lora__site_is_quant(s) && s->dtype != LORA_F64 && slot->ops->factors(slot, &f);
+	if (!*done) return LORA_OK;
+	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_LOWRANK, .n_views = 5, .f = { f.f * m->scale[0] } };
+	call.v[0] = lora__view2(out, s->dtype, s->out, s->in, s->in), call.v[1] = lora__view2((void *)(uintptr_t)base, s->dtype, s->out, s->in, s->in);
+	call.v[2] = f.a, call.v[3] = f.b, call.v[4] = lora__view1(&special, LORA_F64, 1);
+	lora_status st = lora__run(ctx, &call);
+	return st || special == 0 ? st : check_finite(ctx, s, base, out);
+}
+
 static lora_status fill(lora_context *ctx, const lora__site *s, const struct lora__merged *m, const char *base, char *out)
 {
+	int done;
+	lora_status fast = fill_lowrank(ctx, s, m, base, out, &done);
+	if (done || fast) return fast;
 	fill_job j = { .ctx = ctx, .site = s, .m = m, .base = base, .out = out, .rows = tile_rows(s) };
 	int32_t threads = ctx->threads > 0 ? ctx->threads : 1;
 	if (!(j.sum = lora__alloc(ctx, sizeof(float) * (size_t)(threads * j.rows * s->in)))) return LORA_E_MEMORY;
@@ -304,6 +324,9 @@ static lora_status prepare(lora_context *ctx, change *c)
 {
 	if (by_host(c->site)) return prepare_host(ctx, c);
 	if (!c->next) return LORA_OK;
+	if (lora__site_is_quant(c->site) && (c->site->flags & LORA_SITE_EMBEDDING))
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "merge", c->site->name, -1, "%s is an embedding in blocks (%s): no merge into it; convert the model to F16 or BF16 first",
+			c->site->name, lora__dtype_name(c->site->dtype));
 	if (lora__site_is_quant(c->site) && !lora__quant_of(c->site->dtype)->encode)
 		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "merge", c->site->name, -1, "%s is %s, which this library reads and does not write: no merge into it",
 			c->site->name, lora__dtype_name(c->site->dtype));
@@ -352,7 +375,7 @@ lora_status lora__merge_change(lora_adapter *a, int add, double scale)
 		change *c = &list[n];
 		c->site = p->slot.site;
 		if (add && c->site->merged && c->site->merged->n >= MAX_MERGED) st = lora__fail(ctx, LORA_E_LIMIT, "merge", "%d adapters are merged already", MAX_MERGED);
-		if (st == LORA_OK) st = make_set(ctx, c->site->merged, a, p, add, scale, &c->next);
+		if (st == LORA_OK) st = make_set(ctx, c->site->merged, p, add, scale, &c->next);
 		if (st == LORA_OK) st = prepare(ctx, c);
 	}
 	for (size_t i = 0; i < n && st == LORA_OK; i++) commit(ctx, &list[i]);

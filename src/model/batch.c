@@ -4,11 +4,12 @@
 #include <string.h>
 
 #include "model/model.h"
+#include "site/virtual.h"
 
 static void free_table(lora_context *ctx, struct lora__batchmem *b)
 {
 	if (!b) return;
-	void *all[] = { b->ids, b->positions, b->columns, b->types, b->segments, b->cross, b->labels, b->head_rows, b->logit_row, b->loss, b->run, b };
+	void *all[] = { b->ids, b->positions, b->columns, b->types, b->segments, b->cross, b->lead, b->labels, b->head_rows, b->logit_row, b->loss, b->run, b };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++) lora__free(ctx, all[i]);
 }
 
@@ -45,6 +46,7 @@ lora_status lora__batch_reserve(lora_model *m, struct lora__batchmem **which, si
 	if (st == LORA_OK && segments > b->cap_segments) {
 		st = again(ctx, &b->segments, segments * 4, sizeof(int32_t));
 		if (st == LORA_OK) st = again(ctx, &b->cross, segments * 4, sizeof(int32_t));
+		if (st == LORA_OK) st = again(ctx, &b->lead, segments, sizeof(int32_t));
 		if (st == LORA_OK) st = again(ctx, &b->run, segments, sizeof *b->run);
 		b->cap_segments = st ? 0 : segments;
 	}
@@ -110,20 +112,21 @@ static lora_status read_label(const lora_model *m, const int32_t *labels, int64_
 		(int)label, (long long)m->vocab);
 }
 
-/* One token at column t of sequence s becomes row r. */
-static lora_status add_row(lora_model *m, struct lora__batchmem *b, const lora_batch *a, int64_t s, int64_t t, int64_t r, int64_t in_sequence)
+/* One token at column t of sequence s becomes row r. ahead: virtual tokens before the sequence; then positions run on from them over all columns,
+ * whatever position_ids says, as in PEFT. */
+static lora_status add_row(lora_model *m, struct lora__batchmem *b, const lora_batch *a, int64_t s, int64_t t, int64_t r, int64_t in_sequence, int64_t ahead)
 {
 	int64_t at = s * a->length + t;
 	int32_t id = a->input_ids[at], type = m->n_types && a->token_type_ids ? a->token_type_ids[at] : 0;
 	if (id < 0 || id >= m->vocab) return bad_id(m, "input_ids", s, t, id, m->vocab, "the vocabulary has");
 	if (m->n_types && (type < 0 || type >= m->n_types)) return bad_id(m, "token_type_ids", s, t, type, m->n_types, "the model's token types are");
-	int64_t p = a->position_ids ? a->position_ids[at] : (m->position_columns ? t : in_sequence) + m->position_base;
+	int64_t p = ahead ? ahead + (m->position_kept ? in_sequence : t) : a->position_ids ? a->position_ids[at] : (m->position_columns ? t : in_sequence) + m->position_base;
 	if (m->table_positions && p >= m->table_positions)
 		return lora__fail_at(m->s.ctx, LORA_E_SHAPE, "batch", "position_ids", -1, "position %lld at [%lld,%lld]: the model's table has %lld positions", (long long)p,
 			(long long)s, (long long)t, (long long)m->table_positions);
 	if (p < 0 || p >= (1 << 24))
 		return lora__fail_at(m->s.ctx, LORA_E_SHAPE, "batch", "position_ids", -1, "position_ids[%lld,%lld] is %lld", (long long)s, (long long)t, (long long)p);
-	b->ids[r] = id, b->positions[r] = (int32_t)p, b->columns[r] = (int32_t)t, b->types[r] = type, b->labels[r] = -1, b->logit_row[r] = at;
+	b->ids[r] = id, b->positions[r] = (int32_t)p, b->columns[r] = (int32_t)(ahead + t), b->types[r] = type, b->labels[r] = -1, b->logit_row[r] = at;
 	if (p > b->max_position) b->max_position = p;
 	/* the row predicts the next column */
 	if (m->form != LORA__FORM_CAUSAL || t + 1 >= a->length) return LORA_OK;
@@ -143,21 +146,46 @@ static int any_kept(const lora_batch *a, int64_t s)
 /* A classifier reads column 0 even where it is padding (as transformers does): there it is a query that nobody sees. */
 static lora_status add_blind_row(lora_model *m, struct lora__batchmem *b, const lora_batch *a, int64_t s, int64_t r)
 {
-	lora_status st = add_row(m, b, a, s, 0, r, m->position_base ? -1 : 0);
+	lora_status st = add_row(m, b, a, s, 0, r, m->position_base ? -1 : 0, 0);
 	b->logit_row[r] = -1;
 	return st;
+}
+
+/* Virtual rows of sequence s from row r; the last of them predicts its first column. *ahead: all its virtual tokens; *n: these rows. */
+static lora_status add_virtual(lora_model *m, struct lora__batchmem *b, const lora_batch *a, int64_t s, int64_t r, int64_t *ahead, int64_t *n)
+{
+	int every = !a->adapter_rows, k = every ? -1 : a->adapter_rows[s];
+	const lora_adapter *who = k >= 0 && k < a->n_adapters ? a->adapters[k] : NULL;
+	int64_t keys = lora__virtual_tokens(&m->s, LORA__VIRTUAL_KEYS, who, every), rows = lora__virtual_tokens(&m->s, LORA__VIRTUAL_ROWS, who, every);
+	*ahead = *n = 0;
+	if (!(keys + rows) || (a->attention_mask && !any_kept(a, s))) return LORA_OK;
+	for (int64_t i = 0; i < rows; i++, r++) {
+		b->ids[r] = 0, b->types[r] = 0, b->positions[r] = b->columns[r] = (int32_t)(keys + i), b->labels[r] = -1, b->logit_row[r] = -1;
+		if (i + 1 < rows) continue;
+		lora_status st = read_label(m, a->labels, s, 0, a->length, &b->labels[r]);
+		if (st) return st;
+		b->n_labels += b->labels[r] >= 0;
+	}
+	*ahead = keys + rows, *n = rows;
+	return LORA_OK;
 }
 
 /* The tokens of input_ids. */
 static lora_status read_tokens(lora_model *m, struct lora__batchmem **which, const lora_batch *a)
 {
-	lora_status st = lora__batch_reserve(m, which, (size_t)(a->n_sequences * a->length), (size_t)a->n_sequences);
+	int64_t most = lora__model_virtual(m, LORA__VIRTUAL_ROWS);
+	if (most && a->n_sequences > INT32_MAX / (a->length + most))
+		return lora__fail(m->s.ctx, LORA_E_LIMIT, "batch", "%lld sequences of %lld tokens and %lld virtual ones are too many", (long long)a->n_sequences, (long long)a->length,
+			(long long)most);
+	lora_status st = lora__batch_reserve(m, which, (size_t)(a->n_sequences * (a->length + most)), (size_t)a->n_sequences);
 	if (st) return st;
 	struct lora__batchmem *b = *which;
-	int64_t r = 0;
+	int64_t r = 0, ahead = 0, lead = 0;
 	for (int64_t s = 0; s < a->n_sequences; s++) {
 		int64_t first = r, blind = m->form == LORA__FORM_ENCODER && a->attention_mask && a->length && !a->attention_mask[s * a->length] && any_kept(a, s);
 		if (blind && (st = add_blind_row(m, b, a, s, r++))) return st;
+		if (m->s.n_virtuals && a->length && (st = add_virtual(m, b, a, s, r, &ahead, &lead))) return st;
+		r += lead;
 		for (int64_t t = 0; t < a->length; t++) {
 			if (a->attention_mask) {
 				int32_t on = a->attention_mask[s * a->length + t];
@@ -165,10 +193,11 @@ static lora_status read_tokens(lora_model *m, struct lora__batchmem **which, con
 					(long long)s, (long long)t, (int)on);
 				if (!on) continue;
 			}
-			if ((st = add_row(m, b, a, s, t, r, r - first - blind))) return st;
+			if ((st = add_row(m, b, a, s, t, r, r - first - blind - lead, ahead))) return st;
 			r++;
 		}
 		if (r == first) continue;
+		b->lead[b->n_segments] = (int32_t)lead;
 		add_segment(b, first, r - first);
 		b->segments[4 * b->n_segments - 2] += (int32_t)blind, b->segments[4 * b->n_segments - 1] -= (int32_t)blind;
 		if ((st = add_run(m, b, a, s, first, r - first))) return st;

@@ -1,6 +1,7 @@
 /* Sequences with a key-value cache. Prompts are computed in pieces, so that memory does not grow with their length; the next tokens of all sequences
  * are computed in one pass, whatever their lengths and adapters. The cache grows with the longest sequence, up to max_length. */
 #include "model/generate.h"
+#include "site/virtual.h"
 
 enum { PIECE = 256, FIRST_CAPACITY = 64 };
 
@@ -18,8 +19,10 @@ const lora__member lora__generator_member = { "generator", "generation with a ke
 
 /* ---- the cache ---- */
 
+static int64_t ahead(const lora_generator *g, int64_t s) { return g->seq[s].keys + g->seq[s].rows; }
+
 /* Tokens of sequence s that are in a cache. */
-static int64_t held(const lora_generator *g, const lora__cache *c, int64_t s) { return c == &g->cross ? g->seq[s].source : g->seq[s].past; }
+static int64_t held(const lora_generator *g, const lora__cache *c, int64_t s) { return c == &g->cross ? g->seq[s].source : g->seq[s].past ? g->seq[s].past + ahead(g, s) : 0; }
 
 /* Room for at least need tokens per sequence, at most limit. What is cached moves along. */
 static lora_status reserve(lora_generator *g, lora__cache *c, char **memory, int64_t need, int64_t limit)
@@ -47,7 +50,8 @@ static lora_status reserve(lora_generator *g, lora__cache *c, char **memory, int
 	return LORA_OK;
 }
 
-static lora_status reserve_own(lora_generator *g, int64_t need) { return reserve(g, &g->cache, &g->block, need, g->max_length); }
+/* virtual: those of the sequence that needs most. */
+static lora_status reserve_own(lora_generator *g, int64_t need, int64_t virtual) { return reserve(g, &g->cache, &g->block, need + virtual, g->max_length + virtual); }
 
 static lora_status make_cache(lora_generator *g, lora__cache *c)
 {
@@ -131,7 +135,7 @@ static lora_status feed_source(lora_generator *g, int64_t s, const int32_t *toke
 {
 	lora__sequence *q = &g->seq[s];
 	int32_t start = (int32_t)g->m->decoder_start;
-	lora_status st = reserve_own(g, 1);
+	lora_status st = reserve_own(g, 1, 0);
 	if (st == LORA_OK) st = reserve(g, &g->cross, &g->cross_block, n, INT32_MAX);
 	if (st) return st;
 	lora__feed f = { .slot = s, .tokens = &start, .n = 1, .adapter = q->adapter, .source = tokens, .n_source = n };
@@ -148,15 +152,19 @@ lora_status lora__generator_feed(lora_generator *g, int64_t s, const int32_t *to
 	int64_t past = q->past, at = 0;
 	if (g->m->form == LORA__FORM_SEQ2SEQ && !q->length) return feed_source(g, s, tokens, n);
 	lora_status st = check_tokens(g, s, tokens, n);
-	if (st == LORA_OK) st = reserve_own(g, q->length + n);
+	if (st == LORA_OK && !past) {
+		q->keys = lora__virtual_tokens(&g->m->s, LORA__VIRTUAL_KEYS, q->adapter, !q->adapter);
+		q->rows = lora__virtual_tokens(&g->m->s, LORA__VIRTUAL_ROWS, q->adapter, !q->adapter);
+	}
+	if (st == LORA_OK) st = reserve_own(g, q->length + n, ahead(g, s));
 	if (st) return st;
 	if (q->pending >= 0) { /* chosen before, and not computed yet */
-		lora__feed f = { .slot = s, .past = past, .tokens = &q->pending, .n = 1, .adapter = q->adapter, .n_source = q->source };
+		lora__feed f = { .slot = s, .past = past, .tokens = &q->pending, .n = 1, .adapter = q->adapter, .n_source = q->source, .keys = q->keys, .rows = q->rows };
 		st = lora__model_decode(g->m, &g->cache, &f, 1, g->fresh);
 		past++;
 	}
 	for (; at < n && st == LORA_OK; at += PIECE, past += PIECE) {
-		lora__feed f = { .slot = s, .past = past, .tokens = tokens + at, .n = n - at < PIECE ? n - at : PIECE, .adapter = q->adapter, .n_source = q->source };
+		lora__feed f = { .slot = s, .past = past, .tokens = tokens + at, .n = n - at < PIECE ? n - at : PIECE, .adapter = q->adapter, .n_source = q->source, .keys = q->keys, .rows = q->rows };
 		st = lora__model_decode(g->m, &g->cache, &f, 1, g->fresh);
 	}
 	if (st) return st; /* rows behind q->past are overwritten by the next try */
@@ -172,15 +180,16 @@ lora_status lora__generator_feed(lora_generator *g, int64_t s, const int32_t *to
 
 static lora_status compute_pending(lora_generator *g)
 {
-	int64_t n = 0, longest = 0, vocab = g->m->vocab;
+	int64_t n = 0, longest = 0, virtual = 0, vocab = g->m->vocab;
 	for (int64_t s = 0; s < g->slots; s++) {
 		lora__sequence *q = &g->seq[s];
 		if (q->pending < 0 || q->length >= g->max_length) continue; /* nothing is chosen after the last token, so it need not be computed */
 		if (q->length > longest) longest = q->length;
-		g->feeds[n++] = (lora__feed){ .slot = s, .past = q->past, .tokens = &q->pending, .n = 1, .adapter = q->adapter, .n_source = q->source };
+		if (ahead(g, s) > virtual) virtual = ahead(g, s);
+		g->feeds[n++] = (lora__feed){ .slot = s, .past = q->past, .tokens = &q->pending, .n = 1, .adapter = q->adapter, .n_source = q->source, .keys = q->keys, .rows = q->rows };
 	}
 	if (!n) return LORA_OK;
-	lora_status st = reserve_own(g, longest);
+	lora_status st = reserve_own(g, longest, virtual);
 	if (st == LORA_OK) st = lora__model_decode(g->m, &g->cache, g->feeds, n, g->fresh);
 	if (st) return st;
 	for (int64_t k = 0; k < n; k++) {

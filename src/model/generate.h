@@ -10,6 +10,7 @@ typedef struct lora__sequence {
 	int64_t       length;  /* tokens appended */
 	int64_t       past;    /* tokens computed */
 	int32_t       pending; /* chosen and not computed yet; -1 = none */
+	int64_t       keys, rows; /* virtual tokens before it, of the adapters that acted when it began */
 	int64_t       source;  /* encoder tokens behind it, 0 = none (or not an encoder-decoder model) */
 	lora_adapter *adapter; /* NULL = every attached one; held by the layer above */
 } lora__sequence;

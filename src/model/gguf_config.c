@@ -80,6 +80,15 @@ static void vocabulary(reader *r)
 		if (!r->status) r->status = lora__gguf_int(r->g, ids[i][1], -1, -1, INT32_MAX, &v);
 		if (v >= 0) set(r, ids[i][0], json_integer(v));
 	}
+	static const char *const more[] = { "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id" };
+	for (int i = 0; i < 2 && !r->status; i++) { /* the end of a turn, or of a message for a tool */
+		int64_t v = -1;
+		r->status = lora__gguf_int(r->g, more[i], -1, -1, INT32_MAX, &v);
+		json_t *eos = json_object_get(r->out, "eos_token_id");
+		if (v < 0 || (json_is_integer(eos) && json_integer_value(eos) == v)) continue;
+		if (json_is_array(eos)) json_array_append_new(eos, json_integer(v));
+		else set(r, "eos_token_id", eos ? json_pack("[O, I]", eos, (json_int_t)v) : json_integer(v));
+	}
 }
 
 /* head_count_kv may be one number or one for each layer; only equal ones are supported. */
@@ -96,6 +105,45 @@ static int64_t kv_heads(reader *r, int64_t heads)
 	return v.n ? (int64_t)lora__gguf_u32(r->g, v.p) : heads;
 }
 
+static double llama3_factor(double wave, double factor, double low, double high, double old)
+{
+	double smooth = (old / wave - low) / (high - low);
+	return wave < old / high ? 1 : wave > old / low ? factor : 1 / ((1 - smooth) / factor + smooth);
+}
+
+static int llama3_fits(const float *v, double theta, int64_t dim, double factor, double low, double high, double old)
+{
+	for (int64_t j = 0; j < dim / 2; j++) {
+		double want = llama3_factor(2 * 3.14159265358979323846 * pow(theta, 2.0 * (double)j / (double)dim), factor, low, high, old);
+		if (!(fabs((double)v[j] - want) <= 1e-4 * want)) return 0;
+	}
+	return 1;
+}
+
+/* Parameters of a scaling that is none of the known ones: the largest value is the factor; smooth is linear in 1 / wavelength, so two values between
+ * say where it is 0 and 1; of one value, with Llama's high = 4 low; of none, anywhere between the last kept and the first divided frequency. */
+static int llama3_solve(const float *v, double theta, int64_t dim, double *factor, double *low, double *high, double old)
+{
+	double kept = 0, gone = 0, u[2] = { 0 }, s[2] = { 0 }; /* 1 / wavelength of the slowest kept and fastest divided; of two values between, with smooth */
+	int between = 0;
+	*factor = 1;
+	for (int64_t j = 0; j < dim / 2; j++) *factor = fmax(*factor, v[j]);
+	for (int64_t j = 0; j < dim / 2 && *factor > 1; j++) {
+		double x = 1 / (2 * 3.14159265358979323846 * pow(theta, 2.0 * (double)j / (double)dim));
+		if (v[j] == 1) kept = x;
+		else if ((double)v[j] >= *factor * (1 - 1e-6)) gone = gone > 0 ? gone : x;
+		else {
+			int k = between > 0;
+			u[k] = x, s[k] = (1 / (double)v[j] - 1 / *factor) / (1 - 1 / *factor), between++;
+		}
+	}
+	if (!(*factor > 1)) return 0;
+	double a = between > 1 ? u[0] - s[0] * (u[1] - u[0]) / (s[1] - s[0]) : between ? u[0] / (3 * s[0] + 1) : sqrt((kept > 0 ? kept : 1) * gone) * 0.999;
+	double b = between > 1 ? u[0] + (1 - s[0]) * (u[1] - u[0]) / (s[1] - s[0]) : between ? 4 * a : a / 0.998;
+	*low = a * old, *high = b * old; /* 1 / wavelength where smooth is 0, and where it is 1 */
+	return isfinite(*low) && isfinite(*high) && *low > 0 && *high > *low;
+}
+
 /* llama.cpp stores Llama 3's scaling as the factors that it comes to: find the parameters that give them. */
 static void llama3(reader *r, double theta, int64_t dim)
 {
@@ -106,22 +154,20 @@ static void llama3(reader *r, double theta, int64_t dim)
 		r->status = lora__fail_at(r->g->ctx, LORA_E_SHAPE, "model", "rope_freqs.weight", -1, "rope_freqs.weight must be F32 [%lld]", (long long)dim / 2);
 		return;
 	}
-	for (size_t k = 0; k < sizeof factors / sizeof *factors; k++) {
-		double low = 1, high = 4, old = 8192;
-		int equal = 1;
-		for (int64_t j = 0; j < dim / 2; j++) {
-			float v;
-			double wave = 2 * 3.14159265358979323846 * pow(theta, 2.0 * (double)j / (double)dim), smooth = (old / wave - low) / (high - low);
-			double want = wave < old / high ? 1 : wave > old / low ? factors[k] : 1 / ((1 - smooth) / factors[k] + smooth);
-			memcpy(&v, t->data + 4 * j, 4);
-			equal &= fabs(v - want) <= 1e-4 * want;
-		}
-		if (!equal) continue;
-		set(r, "rope_scaling", json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", factors[k], "low_freq_factor", low,
-			"high_freq_factor", high, "original_max_position_embeddings", 8192));
+	float *v = lora__alloc(r->g->ctx, (size_t)t->bytes + 4); /* aligned */
+	if (!v) return (void)(r->status = LORA_E_MEMORY);
+	memcpy(v, t->data, (size_t)t->bytes);
+	double factor = 0, low = 1, high = 4;
+	int good = 0;
+	for (size_t k = 0; k < sizeof factors / sizeof *factors && !good; k++) factor = factors[k], good = llama3_fits(v, theta, dim, factor, low, high, 8192);
+	if (!good) good = llama3_solve(v, theta, dim, &factor, &low, &high, 8192) && llama3_fits(v, theta, dim, factor, low, high, 8192);
+	lora__free(r->g->ctx, v);
+	if (good) {
+		set(r, "rope_scaling", json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", factor, "low_freq_factor", low, "high_freq_factor", high,
+			"original_max_position_embeddings", 8192));
 		return;
 	}
-	r->status = lora__fail_at(r->g->ctx, LORA_E_UNSUPPORTED, "model", "rope_freqs.weight", -1, "rope_freqs.weight is not one of Llama 3's known scalings");
+	r->status = lora__fail_at(r->g->ctx, LORA_E_UNSUPPORTED, "model", "rope_freqs.weight", -1, "rope_freqs.weight is no scaling of Llama 3's kind");
 }
 
 static void rope_scaling(reader *r)
@@ -218,7 +264,10 @@ static void blocks(reader *r)
 	set(r, "rope_theta", number(theta));
 	if (rot != dim) set(r, "partial_rotary_factor", json_real((double)rot / (double)dim));
 	set(r, r->a->plus_one ? "hidden_activation" : "hidden_act", json_string(r->a->plus_one ? "gelu_pytorch_tanh" : "silu"));
-	if (strcmp(r->a->name, "llama") == 0) set(r, "attention_bias", json_boolean(tensor(r, "blk.0.attn_q.bias") != NULL));
+	if (strcmp(r->a->name, "llama") == 0) {
+		set(r, "attention_bias", json_boolean(tensor(r, "blk.0.attn_q.bias") != NULL));
+		set(r, "mlp_bias", json_boolean(tensor(r, "blk.0.ffn_up.bias") != NULL));
+	}
 	rope_scaling(r);
 	if (strcmp(r->a->name, "llama") == 0) llama3(r, theta, rot);
 	if (strcmp(r->a->name, "phi3") == 0) {

@@ -64,8 +64,8 @@ static void general(writer *w, lora_dtype type)
 /* The rope recipe: rope_parameters, or rope_scaling with rope_theta beside it. */
 static const json_t *recipe(const writer *w)
 {
-	const json_t *r = get(w, "rope_parameters");
-	return json_is_object(r) ? r : json_is_object(get(w, "rope_scaling")) ? get(w, "rope_scaling") : NULL;
+	const json_t *r = get(w, "rope_parameters"), *full = json_object_get(r, "full_attention"); /* Gemma 3: one for each kind of layer */
+	return json_is_object(full) ? full : json_is_object(r) ? r : json_is_object(get(w, "rope_scaling")) ? get(w, "rope_scaling") : NULL;
 }
 
 static const char *rope_type(const writer *w)
@@ -85,7 +85,7 @@ static void rope(writer *w, int64_t rot)
 {
 	char full[128];
 	const char *type = rope_type(w);
-	put_float(w, "rope.freq_base", rope_number(w, "rope_theta", real(w, "rope_theta", 10000)));
+	put_float(w, "rope.freq_base", rope_number(w, "rope_theta", real(w, "rope_theta", strcmp(w->a->name, "gemma3") ? 10000 : 1e6)));
 	put_int(w, "rope.dimension_count", rot);
 	if (!type || !strcmp(type, "default") || !strcmp(type, "llama3")) return; /* Llama 3's factors are a tensor */
 	int longrope = !strcmp(type, "longrope") || !strcmp(type, "su"), yarn = !strcmp(type, "yarn");
@@ -116,6 +116,17 @@ static void need_activation(writer *w, const char *key, const char *a, const cha
 	if (v && strcmp(v, a) && strcmp(v, b)) refuse(w, key, "another activation than the architecture's has no place");
 }
 
+/* Which layers have the sliding window is the architecture's: every second but for one in Gemma 2, five of six in Gemma 3, none elsewhere. */
+static void layer_types(writer *w)
+{
+	const json_t *list = get(w, "layer_types");
+	int every = !strcmp(w->a->name, "gemma2") ? 2 : !strcmp(w->a->name, "gemma3") ? 6 : 0;
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const char *type = json_string_value(json_array_get(list, i));
+		if (type && !strcmp(type, "sliding_attention") != (every && (i + 1) % (size_t)every != 0)) return refuse(w, "layer_types", "another order than the architecture's has no place");
+	}
+}
+
 static void gemma(writer *w, int64_t hidden, int64_t layers, int64_t heads, int64_t dim)
 {
 	int two = strcmp(w->a->name, "gemma2") == 0;
@@ -126,7 +137,10 @@ static void gemma(writer *w, int64_t hidden, int64_t layers, int64_t heads, int6
 	put_int(w, "attention.sliding_window", integer(w, "sliding_window", two ? 4096 : 4096));
 	if (two) put_float(w, "attn_logit_softcapping", real(w, "attn_logit_softcapping", 50));
 	if (two || get(w, "final_logit_softcapping")) put_float(w, "final_logit_softcapping", real(w, "final_logit_softcapping", 30));
-	if (!two && real(w, "rope_local_base_freq", 10000) != 10000) refuse(w, "rope_local_base_freq", "only 10000 has a place");
+	const json_t *local = json_object_get(get(w, "rope_parameters"), "sliding_attention"), *theta = json_object_get(local, "rope_theta");
+	const char *type = json_string_value(json_object_get(local, "rope_type"));
+	if (!two && (theta ? json_number_value(theta) : real(w, "rope_local_base_freq", 10000)) != 10000) refuse(w, "rope_local_base_freq", "only 10000 has a place");
+	if (type && strcmp(type, "default")) refuse(w, "rope_parameters.sliding_attention", "a scaling has no place there");
 	if (!two && integer(w, "sliding_window_pattern", 6) != 6) refuse(w, "sliding_window_pattern", "only 6 has a place");
 }
 
@@ -142,6 +156,7 @@ static void blocks(writer *w)
 		lora__log(w->m->s.ctx, LORA_LOG_WARN, "model", "llama.cpp has no sliding window for this architecture: context_length is cut to the window of %lld", (long long)window);
 		context = window;
 	}
+	layer_types(w);
 	if (json_is_true(get(w, "use_sliding_window")) && window) refuse(w, "use_sliding_window", "it has no place");
 	put_int(w, "context_length", context);
 	put_int(w, "embedding_length", hidden);

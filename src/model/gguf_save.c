@@ -167,14 +167,14 @@ static lora_status collect(saver *s)
 		const lora__weight *w = &m->weights[i];
 		source f = { w->name, w->site >= 0 ? m->s.list[w->site] : NULL, w->dtype, w->rank, w->shape, w->data, 0 };
 		if (f.site && w->is_bias) f.data = f.site->bias.data, f.dtype = f.site->bias.dtype, f.site = NULL;
-		else if (f.site) f.data = f.site->data, f.turned = (f.site->flags & LORA_SITE_TRANSPOSED) != 0;
+		else if (f.site) f.data = f.site->data, f.turned = (f.site->flags & (LORA_SITE_TRANSPOSED | LORA_SITE_EMBEDDING)) == LORA_SITE_TRANSPOSED;
 		st = add(s, &f);
 	}
-	for (size_t i = 0; i < m->s.n && !st && m->tied; i++) { /* merged into a tied head: it becomes a weight of its own */
+	for (size_t i = 0; i < m->s.n && !st && m->tied; i++) { /* merged into a tied head, or into its embedding: it becomes a weight of its own */
 		lora__site *h = m->s.list[i];
 		int64_t shape[2] = { h->out, h->in };
 		source f = { "lm_head.weight", h, h->dtype, 2, shape, h->data, 0 };
-		if (h->is_head && h->merged) st = add(s, &f);
+		if (h->is_head && lora__model_unties(m)) st = add(s, &f);
 	}
 	if (!st && !m->gguf) {
 		size_t extra;

@@ -185,6 +185,17 @@ static int in_template(const json_t *post, const char *text, size_t n, int behin
 	return 0;
 }
 
+/* Where generation ends besides EOS: llama.cpp has two more places. */
+static void put_ends(vocab *v, int64_t eos)
+{
+	static const char *const keys[] = { "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id" };
+	size_t n = json_is_array(v->m->ends) ? json_array_size(v->m->ends) : v->m->ends != NULL, k = 0;
+	for (size_t i = 0; i < n && k < 2; i++) {
+		json_int_t id = json_integer_value(json_is_array(v->m->ends) ? json_array_get(v->m->ends, i) : v->m->ends);
+		if (id != eos && id >= 0 && id < (json_int_t)v->n) lora__gguf_put_int(v->o, keys[k++], LORA__GGUF_U32, id);
+	}
+}
+
 /* bos, eos: whether they are put around a text; -1 = as the post-processor's template says. */
 static lora_status put_specials(vocab *v, int bos, int eos)
 {
@@ -200,6 +211,7 @@ static lora_status put_specials(vocab *v, int bos, int eos)
 			int add = id >= 0 && id < (int64_t)v->n && in_template(json_object_get(v->root, "post_processor"), v->list[id].s, v->list[id].n, i);
 			int given = i ? eos : bos;
 			lora__gguf_put_int(v->o, adds[i], LORA__GGUF_BOOL, given < 0 ? add : given && id >= 0);
+			if (i) put_ends(v, id);
 		}
 	}
 	const char *template = json_string_value(json_object_get(v->config, "chat_template"));
@@ -288,6 +300,20 @@ static lora_status put_spm(vocab *v, const lora__blob *file)
 	return st;
 }
 
+/* llama.cpp loads a file that says that it has no vocabulary; the ids that the config names stay useful. */
+static void put_none(vocab *v)
+{
+	const json_t *ends = json_is_array(v->m->ends) ? json_array_get(v->m->ends, 0) : v->m->ends; /* generation_config.json may know better than config.json */
+	int64_t eos = json_is_integer(ends) ? (int64_t)json_integer_value(ends) : v->m->eos;
+	const int64_t ids[] = { v->m->bos, eos, v->m->pad };
+	static const char *const keys[] = { "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.padding_token_id" };
+	put_text(v, "tokenizer.ggml.model", "none");
+	for (int i = 0; i < 3; i++)
+		if (ids[i] >= 0 && ids[i] < v->m->vocab) lora__gguf_put_int(v->o, keys[i], LORA__GGUF_U32, ids[i]);
+	v->n = (size_t)v->m->vocab;
+	put_ends(v, eos);
+}
+
 lora_status lora__gguf_put_vocab(lora_model *m, lora__gguf_out *o)
 {
 	vocab v = { .m = m, .ctx = m->s.ctx, .o = o, .known = { -1, -1, -1 } };
@@ -300,11 +326,13 @@ lora_status lora__gguf_put_vocab(lora_model *m, lora__gguf_out *o)
 	if (!st && v.root) st = put_all(&v);
 	else if (!st && spm.n) st = put_spm(&v, &spm);
 	else if (!st) lora__log(v.ctx, LORA_LOG_WARN, "model", "no tokenizer.json and no tokenizer.model beside the model: the GGUF file has no tokenizer");
+	int none = !st && !v.root && !spm.n;
 	lora__blob_close(v.ctx, &spm);
 	if (st == LORA_E_UNSUPPORTED) { /* the weights are worth having without it */
 		lora__log(v.ctx, LORA_LOG_WARN, "model", "%s: the GGUF file is written without a tokenizer", v.ctx->error.message);
-		o->kv.n = at, o->n_kv = keys, st = LORA_OK;
+		o->kv.n = at, o->n_kv = keys, st = LORA_OK, none = 1;
 	}
+	if (none) put_none(&v);
 	lora__free(v.ctx, v.list);
 	lora__free(v.ctx, v.names);
 	json_decref(v.root);

@@ -219,7 +219,7 @@ lora_status lora__gguf_vocab_json(const lora__gguf *g, json_t **tokenizer, json_
 	*tokenizer = *config = NULL;
 	lora__map_init(&k.by_text, g->ctx);
 	lora_status st = lora__gguf_string(g, "tokenizer.ggml.model", &model, &n);
-	if (st || !model) return st;
+	if (st || !model || lora__gguf_no_vocab(model, n)) return st;
 	st = read_tokens(&k);
 	if (!st) st = ids(&k);
 	k.root = json_pack("{s:s}", "version", "1.0");

@@ -40,7 +40,9 @@ enum { LORA__PLAN_CACHE = 6 };
 struct lora_model {
 	lora__sites       s; /* must be first: adapters see this part */
 	const struct lora__arch *arch; /* NULL for host-owned sites */
-	lora__graph       graph;
+	lora__graph       graph;      /* as the architecture lists it */
+	lora__graph       woven;      /* with the ops of attached virtual tokens, see lora__model_graph() */
+	int               woven_is;   /* 0: there is none; 2: of keys, 1: of rows */
 	json_t           *config;
 	char             *path, *dir;
 	lora__tensors     file;
@@ -52,6 +54,7 @@ struct lora_model {
 	lora_dtype        dtype;
 	int64_t           vocab, hidden, layers, max_positions, kv_width, n_parameters;
 	int64_t           eos, bos, pad;
+	json_t           *ends;       /* eos_token_id of generation_config.json, or of config.json: a number or a list; may be NULL */
 	int               tied;
 	lora__rotary      rotary[LORA__ROTARIES];
 	int64_t           table_positions; /* size of the learned position table; 0 = none */
@@ -65,6 +68,7 @@ struct lora_model {
 	int64_t           n_labels;      /* classes of a classifier, 0 = tokens are predicted */
 	int64_t           n_types;       /* token types, 0 = the model has none */
 	int64_t           position_base; /* added to positions that are not given */
+	int               position_kept; /* behind virtual tokens positions count kept tokens only, not columns (OPT) */
 	int               position_columns; /* such positions are columns, padding counted */
 	int64_t           want_labels;   /* setting num_labels: make a classifier of an encoder; 0 = as config.json says */
 	int64_t           decoder_start; /* first decoder token */
@@ -82,6 +86,8 @@ typedef struct lora__builder {
 	uint64_t    seed;
 	double      init_range;
 	int         has_hidden;
+	char        table_name[512]; /* module, node and weight of the embedding, for lora__b_finish(); "" = none */
+	size_t      table, table_weight;
 	int32_t     layer_base; /* added to layer for the unit of recomputation: a decoder's blocks are not its encoder's */
 } lora__builder;
 
@@ -121,6 +127,7 @@ int         lora__key_sliding(lora__builder *b, int64_t n, int def);
 
 /* Building blocks of a forward. Names are printf formats with the block number as only argument; values are ints, -1 after a failure. */
 int32_t lora__b_embed(lora__builder *b, const char *name, double factor);
+void    lora__b_finish(lora__builder *b); /* after the architecture's build */
 int32_t lora__b_embed_of(lora__builder *b, const char *name, int64_t width, double factor); /* width other than hidden */
 int32_t lora__b_rmsnorm(lora__builder *b, int32_t x, const char *name, double eps, double offset);
 /* x is heads vectors of head_dim: a norm over each, with one weight[head_dim]. */
@@ -180,6 +187,7 @@ lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype d
                                    int owned, lora__weight **out);
 /* The weight of this name: found already, or taken from the file; NULL when there is none. */
 lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out);
+int         lora__model_unties(const lora_model *m); /* the head is the embedding's, and something is merged into one of them: they are two weights now */
 uint64_t    lora__model_digest(lora_model *m); /* over names, shapes and sampled pages of the base weights */
 
 /* Rotary tables long enough for n positions. */
@@ -214,13 +222,22 @@ typedef struct lora__feed {
 	const lora_adapter *adapter;
 	const int32_t      *source;   /* encoder tokens to be read in this pass, NULL = they are in the cache */
 	int64_t             n_source; /* how many the slot has */
+	int64_t             keys, rows; /* virtual tokens before it: keys, rows; computed with its first tokens (past 0) */
 } lora__feed;
 /* Compute the new tokens of all feeds; logits of each feed's last token to logits[k*vocab] (real converted to F32). */
 lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__feed *feeds, int64_t n_feeds, float *logits);
 
+/* Virtual tokens (virtual_rows.c). */
+void        lora__model_body(lora_model *m);                                   /* set m->s.body from the graph */
+lora_status lora__model_graph(lora_model *m, const lora__graph **out);         /* the list that runs with what is attached now */
+int64_t     lora__model_virtual(const lora_model *m, int where);               /* most virtual tokens that a sequence may have there */
+/* The keys of space 1 for the rows of m->batch, into m->source_batch, and the cross tables of both. fresh[segment] 0: its virtual keys are in the
+ * cache already; NULL = all are fresh. */
+lora_status lora__model_keys(lora_model *m, const lora__runs *runs, const int64_t *fresh);
+
 /* Row tables of a batch (batch.c). */
 struct lora__batchmem {
-	int32_t *ids, *positions, *columns, *types, *segments, *cross, *labels, *head_rows;
+	int32_t *ids, *positions, *columns, *types, *segments, *cross, *lead, *labels, *head_rows; /* lead: virtual rows at a segment's head */
 	int64_t *logit_row; /* row of the caller's logits and hidden states */
 	double  *loss;
 	lora__stretch *run;

@@ -20,6 +20,7 @@ static void destroy(lora__sites *s)
 	lora_model *m = (lora_model *)s;
 	lora_context *ctx = s->ctx;
 	for (int i = 0; i < m->n_plans; i++) lora__plan_free(ctx, &m->plans[i]);
+	lora__graph_unweave(&m->woven);
 	lora__graph_free(&m->graph);
 	lora__batch_free(m);
 	lora__free(ctx, m->arena);
@@ -40,6 +41,7 @@ static void destroy(lora__sites *s)
 	if (m->gguf) lora__gguf_close(m->gguf);
 	lora__free(ctx, m->gguf);
 	json_decref(m->config);
+	json_decref(m->ends);
 	lora__free(ctx, m->path);
 	lora__free(ctx, m->dir);
 	lora__free(ctx, m);
@@ -58,6 +60,7 @@ lora_status lora__model_new(lora_context *ctx, lora_model **out)
 	lora__map_init(&m->s.by_name, ctx);
 	lora__map_init(&m->weight_names, ctx);
 	lora__graph_init(&m->graph, ctx);
+	lora__graph_init(&m->woven, ctx);
 	m->eos = m->bos = m->pad = -1;
 	lora__context_retain(ctx);
 	*out = m;
@@ -156,6 +159,24 @@ static int64_t token_id(const json_t *config, const char *key)
 	return json_is_integer(v) ? (int64_t)json_integer_value(v) : -1;
 }
 
+static void read_token_ids(lora_model *m)
+{
+	m->eos = token_id(m->config, "eos_token_id"), m->bos = token_id(m->config, "bos_token_id"), m->pad = token_id(m->config, "pad_token_id");
+	if (!m->ends) m->ends = json_incref(json_object_get(m->config, "eos_token_id"));
+}
+
+/* generation_config.json counts before config.json, as in transformers. */
+static lora_status read_ends(lora_model *m, const json_t *generation)
+{
+	json_t *v = json_object_get(generation, "eos_token_id");
+	int good = !v || json_is_null(v) || json_is_integer(v) || json_is_array(v);
+	for (size_t i = 0; i < json_array_size(v); i++) good &= json_is_integer(json_array_get(v, i));
+	if (!good || (generation && !json_is_object(generation)))
+		return lora__fail_at(m->s.ctx, LORA_E_FORMAT, "model", "eos_token_id", -1, "generation_config.json: %s", good ? "an object is expected" : "eos_token_id: a number or a list of numbers is expected");
+	if (v && !json_is_null(v)) m->ends = json_incref(v);
+	return LORA_OK;
+}
+
 static lora_status choose_arch(lora_model *m)
 {
 	lora_context *ctx = m->s.ctx;
@@ -168,22 +189,33 @@ static lora_status choose_arch(lora_model *m)
 		for (int j = 0; lora__archs[i]->model_types[j]; j++)
 			if (strcmp(type, lora__archs[i]->model_types[j]) == 0) m->arch = lora__archs[i];
 	if (!m->arch) return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "model_type", -1, "config.json: model_type \"%s\" is not supported", lora__quote(type).text);
-	m->eos = token_id(m->config, "eos_token_id"), m->bos = token_id(m->config, "bos_token_id"), m->pad = token_id(m->config, "pad_token_id");
+	read_token_ids(m);
 	return LORA_OK;
+}
+
+static lora_status read_json(lora_model *m, const char *dir, const char *name, int needed, json_t **out)
+{
+	lora_context *ctx = m->s.ctx;
+	lora__blob blob = { 0 };
+	lora_status st = LORA_OK;
+	char *path = lora__path_join(ctx, dir, name);
+	if (!path) return LORA_E_MEMORY;
+	int there = lora__path_exists(path);
+	if (!there && needed) st = lora__fail(ctx, LORA_E_NOTFOUND, "model", "%s: no %s beside the weights", lora__quote(dir).text, name);
+	if (there) st = lora__blob_read(ctx, path, ctx->limits.json_bytes, &blob);
+	if (there && st == LORA_OK) st = lora__json_parse(ctx, (const char *)blob.data, blob.n, name, out);
+	lora__blob_close(ctx, &blob);
+	lora__free(ctx, path);
+	return st;
 }
 
 static lora_status read_config(lora_model *m, const char *dir)
 {
-	lora_context *ctx = m->s.ctx;
-	lora__blob blob = { 0 };
-	char *path = lora__path_join(ctx, dir, "config.json");
-	if (!path) return LORA_E_MEMORY;
-	lora_status st;
-	if (!lora__path_exists(path)) st = lora__fail(ctx, LORA_E_NOTFOUND, "model", "%s: no config.json beside the weights", lora__quote(dir).text);
-	else st = lora__blob_read(ctx, path, ctx->limits.json_bytes, &blob);
-	if (st == LORA_OK) st = lora__json_parse(ctx, (const char *)blob.data, blob.n, "config.json", &m->config);
-	lora__blob_close(ctx, &blob);
-	lora__free(ctx, path);
+	json_t *generation = NULL;
+	lora_status st = read_json(m, dir, "config.json", 1, &m->config);
+	if (st == LORA_OK) st = read_json(m, dir, "generation_config.json", 0, &generation);
+	if (st == LORA_OK) st = read_ends(m, generation);
+	json_decref(generation);
 	return st;
 }
 
@@ -227,7 +259,11 @@ static lora_status keep_the_rest(lora_model *m)
 	for (size_t i = 0; i < m->file.n && st == LORA_OK; i++) {
 		const lora__tensor *t = &m->file.list[i];
 		lora__weight *w;
-		if (lora__map_find(&seen, t->name, strlen(t->name)) < 0) st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, t->data, 0, &w);
+		if (lora__map_find(&seen, t->name, strlen(t->name)) >= 0) continue;
+		size_t n = strlen(t->name);
+		if (m->gguf && n > 5 && strcmp(t->name + n - 5, ".bias") == 0) /* llama.cpp would add it: leaving it out would be another model */
+			return lora__map_free(&seen), lora__fail_at(m->s.ctx, LORA_E_UNSUPPORTED, "model", t->name, -1, "tensor %s: the architecture has no such bias here", lora__quote(t->name).text);
+		st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, t->data, 0, &w);
 	}
 	lora__map_free(&seen);
 	return st;
@@ -264,7 +300,7 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 	st = open_files(m, path);
 	if (st == LORA_OK) {
 		m->s.default_targets = m->arch->targets;
-		m->arch->build(&b);
+		m->arch->build(&b), lora__b_finish(&b);
 		st = b.status;
 		if (st == LORA_OK && m->want_labels && m->want_labels != m->n_labels)
 			st = lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "num_labels", -1, "num_labels: %s models are no classifiers here", m->arch->m.name);
@@ -275,6 +311,7 @@ lora_status lora_model_open(lora_context *ctx, const char *path, const lora_sett
 		return lora__fail_prefix(ctx, st, "%s: ", lora__quote(path).text);
 	}
 	lora__model_gguf_names(m);
+	lora__model_body(m);
 	m->dtype = main_dtype(m);
 	*out = m;
 	return LORA_OK;
@@ -322,8 +359,8 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 	if (st == LORA_OK) {
 		lora__builder b = { .m = m, .layer = -1, .fresh = 1, .fresh_dtype = lora__dtype_parse(lora__get_string(settings, open_params, "weight_dtype")),
 			.seed = (uint64_t)lora__get_int(settings, open_params, "seed"), .init_range = init_range(settings, arch) };
-		m->eos = token_id(m->config, "eos_token_id"), m->bos = token_id(m->config, "bos_token_id"), m->pad = token_id(m->config, "pad_token_id");
-		arch->build(&b);
+		read_token_ids(m);
+		arch->build(&b), lora__b_finish(&b);
 		st = b.status;
 	}
 	if (st) {
@@ -331,9 +368,17 @@ lora_status lora_model_build(lora_context *ctx, const char *architecture, const 
 		return lora__fail_prefix(ctx, st, "lora_model_build: ");
 	}
 	lora__model_gguf_names(m);
+	lora__model_body(m);
 	m->dtype = main_dtype(m);
 	*out = m;
 	return LORA_OK;
+}
+
+int lora__model_unties(const lora_model *m)
+{
+	for (size_t i = 0; i < m->s.n && m->tied; i++)
+		if (m->s.list[i]->merged && (m->s.list[i]->is_head || (m->s.list[i]->flags & LORA_SITE_EMBEDDING))) return 1;
+	return 0;
 }
 
 /* All small weights, and of large ones the first and last page and 64 pages between: enough to tell base models apart, quick on mapped files. */
@@ -342,7 +387,7 @@ uint64_t lora__model_digest(lora_model *m)
 	enum { PAGE = 4096, SAMPLES = 64 };
 	uint64_t h = 0;
 	if (m->digest) return m->digest;
-	for (size_t i = 0; i < m->s.n; i++) {
+	for (size_t i = 0; i < m->s.n - m->s.n_tables; i++) {
 		const lora__site *s = m->s.list[i];
 		size_t bytes = lora__site_bytes(s), step = bytes / SAMPLES & ~(size_t)(PAGE - 1);
 		int64_t shape[3] = { s->out, s->in, s->dtype };

@@ -63,6 +63,8 @@ static lora_status write_config(saver *s, lora_dtype d)
 	lora_status st = LORA_OK;
 	int bad = !c;
 	if (!bad && s->untied) bad = json_object_set_new(c, "tie_word_embeddings", json_false());
+	if (!bad && s->untied && s->m->form == LORA__FORM_SEQ2SEQ && !json_object_get(c, "scale_decoder_outputs")) /* whose default is the key above */
+		bad = json_object_set_new(c, "scale_decoder_outputs", json_true());
 	if (!bad && d && json_object_get(c, "torch_dtype")) bad = json_object_set_new(c, "torch_dtype", json_string(name));
 	if (!bad && d && (json_object_get(c, "dtype") || !json_object_get(c, "torch_dtype"))) bad = json_object_set_new(c, "dtype", json_string(name));
 	if (bad) st = lora__fail(s->ctx, LORA_E_MEMORY, "model", "out of memory");
@@ -129,7 +131,7 @@ static lora_status collect(saver *s, lora_dtype want)
 	if (!s->list || !s->owned) return LORA_E_MEMORY;
 	for (size_t i = 0; i < m->s.n && st == LORA_OK && m->tied; i++) {
 		lora__site *h = m->s.list[i];
-		if (!h->is_head || !h->merged) continue;
+		if (!h->is_head || !lora__model_unties(m)) continue;
 		int64_t shape[2] = { h->out, h->in };
 		s->untied = 1;
 		snprintf(s->head_name, sizeof s->head_name, "%s.weight", h->name);

@@ -38,6 +38,7 @@ static int32_t block(lora__builder *b, int32_t x, const lora__decoder *d, int be
 
 static void build(lora__builder *b)
 {
+	b->m->position_kept = 1;
 	lora__decoder d = lora__b_decoder(b, NULL, "activation_function");
 	lora_model *m = b->m;
 	int64_t wide = lora__key_int_or(b, "word_embed_proj_dim", d.hidden);

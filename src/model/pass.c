@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "model/model.h"
+#include "site/virtual.h"
 
 /* Ask for huge pages: a page touched for the first time is dear on virtual machines. */
 static void advise_huge(char *p, size_t bytes)
@@ -32,6 +33,9 @@ lora_status lora__model_find_plan(lora_model *m, lora__plan_mode mode, int64_t r
 {
 	lora_context *ctx = m->s.ctx;
 	lora__plan *best = NULL;
+	const lora__graph *graph;
+	lora_status st = lora__model_graph(m, &graph);
+	if (st) return st;
 	for (int i = 0; i < m->n_plans;) {
 		lora__plan *p = &m->plans[i];
 		if (p->generation != m->s.generation) {
@@ -52,7 +56,7 @@ lora_status lora__model_find_plan(lora_model *m, lora__plan_mode mode, int64_t r
 			m->n_plans--;
 		}
 		lora__plan p;
-		lora_status st = lora__plan_make(&m->graph, m->s.real, mode, rows < 1 ? 1 : rows, source_rows, &p);
+		st = lora__plan_make(graph, m->s.real, mode, rows < 1 ? 1 : rows, source_rows, &p);
 		if (st) return st;
 		p.generation = m->s.generation;
 		m->plans[m->n_plans] = p;
@@ -72,7 +76,7 @@ static int any_trains(const lora_model *m)
 {
 	for (size_t i = 0; i < m->s.n; i++)
 		if (lora__site_trains(m->s.list[i])) return 1;
-	return 0;
+	return lora__virtual_trains(&m->s, -1);
 }
 
 /* Rows that the head computes: all when logits are wanted, else the labelled ones. */
@@ -80,7 +84,7 @@ static int64_t choose_head_rows(struct lora__batchmem *b, int all)
 {
 	int64_t n = 0;
 	for (int64_t r = 0; r < b->n_rows; r++)
-		if (all || b->labels[r] >= 0) b->head_rows[n++] = (int32_t)r;
+		if ((all && b->logit_row[r] >= 0) || b->labels[r] >= 0) b->head_rows[n++] = (int32_t)r;
 	return n;
 }
 
@@ -95,7 +99,7 @@ static lora_status sum_loss(lora_model *m, lora__pass *p, int64_t n_head)
 lora__rowinfo lora__model_rowinfo(const lora_model *m, const struct lora__batchmem *b, const lora__pass *p)
 {
 	lora__rowinfo r = { .n = b->n_rows, .n_segments = b->n_segments, .ids = b->ids, .positions = b->positions, .columns = b->columns, .types = b->types,
-		.segments = b->segments, .cross = b->cross, .logit_row = b->logit_row, .hidden = p->hidden, .runs = p->batch->adapter_rows ? &b->runs : NULL,
+		.segments = b->segments, .cross = b->cross, .lead = b->lead, .logit_row = b->logit_row, .hidden = p->hidden, .runs = p->batch->adapter_rows ? &b->runs : NULL,
 		.train = p->train, .key = p->key };
 	lora__rotary_tables(m, r.angles);
 	return r;
@@ -106,6 +110,7 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p)
 	lora_status st = lora__batch_prepare(m, p->batch);
 	if (st) return st;
 	struct lora__batchmem *b = m->batch, *behind = m->form == LORA__FORM_CAUSAL ? NULL : m->source_batch, *tokens = behind ? behind : b;
+	const lora__graph *graph = NULL;
 	int backward = p->backward && any_trains(m) && b->n_labels;
 	const lora__plan *plan;
 	for (size_t i = 0; backward && i < m->s.n && st == LORA_OK; i++) st = lora__site_prepare(m->s.list[i]);
@@ -118,6 +123,12 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p)
 	if (p->hidden) memset(p->hidden, 0, sizeof(float) * (size_t)(n_hidden * m->hidden));
 	if (p->n_rows == 0) return LORA_OK;
 	if ((st = lora__rotary_reserve(m, tokens->max_position + 1))) return st;
+	if ((st = lora__model_graph(m, &graph))) return st;
+	if (m->woven_is & 2) { /* virtual keys: space 1 holds what attention reads */
+		if ((st = lora__model_keys(m, p->batch->adapter_rows ? &b->runs : NULL, NULL))) return st;
+		behind = m->source_batch;
+	}
+	if (m->woven_is && (st = lora__virtual_prepare(&m->s, backward))) return st;
 	lora__plan_mode mode = !backward ? LORA__PLAN_INFER : p->checkpoint ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN;
 	if ((st = lora__model_plan(m, mode, b->n_rows, behind ? behind->n_rows : 0, &plan))) return st;
 	int64_t n_head = choose_head_rows(b, p->logits != NULL);
@@ -125,7 +136,9 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p)
 	rows.labels = b->n_labels ? b->labels : NULL, rows.head_rows = b->head_rows, rows.n_head_rows = n_head, rows.logits = p->logits, rows.loss = b->loss;
 	rows.grad_scale = p->mean && b->n_labels ? p->grad_scale / (double)b->n_labels : p->grad_scale;
 	if (behind) source = lora__model_rowinfo(m, behind, p), rows.source = &source;
-	st = lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
+	if (m->woven_is) source.runs = rows.runs; /* by rows of space 0 */
+	st = lora__plan_run(graph, plan, m->s.real, &rows, m->arena);
+	if (st == LORA_OK && backward && m->woven_is) st = lora__virtual_finish(&m->s);
 	return st || !b->n_labels ? st : sum_loss(m, p, n_head);
 }
 
@@ -139,8 +152,11 @@ static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__fe
 	for (int64_t k = 0; k < n_feeds; k++) {
 		const lora__feed *f = &feeds[k];
 		int32_t *g = b->segments + 4 * k;
-		g[0] = (int32_t)r, g[1] = (int32_t)f->n, g[2] = (int32_t)(f->slot * cache->capacity), g[3] = (int32_t)(f->past + f->n);
-		b->run[b->runs.n++] = (lora__stretch){ r, f->n, f->adapter, f->adapter == NULL };
+		int64_t lead = f->past ? 0 : f->rows, ahead = f->keys + f->rows; /* virtual rows of this pass; virtual tokens in all */
+		g[0] = (int32_t)r, g[1] = (int32_t)(lead + f->n), g[2] = (int32_t)(f->slot * cache->capacity), g[3] = (int32_t)(ahead + f->past + f->n);
+		b->run[b->runs.n++] = (lora__stretch){ r, lead + f->n, f->adapter, f->adapter == NULL };
+		b->lead[k] = (int32_t)lead;
+		for (int64_t i = 0; i < lead; i++, r++) b->ids[r] = 0, b->positions[r] = b->columns[r] = (int32_t)(f->keys + i), b->logit_row[r] = -1;
 		if (cache->source) {
 			int32_t *x = b->cross + 4 * k;
 			x[0] = g[0], x[1] = g[1], x[2] = (int32_t)(f->slot * cache->source->capacity), x[3] = (int32_t)f->n_source;
@@ -148,11 +164,11 @@ static lora_status decode_rows(lora_model *m, lora__cache *cache, const lora__fe
 		for (int64_t i = 0; i < f->n; i++, r++) {
 			if (f->tokens[i] < 0 || f->tokens[i] >= m->vocab)
 				return lora__fail(m->s.ctx, LORA_E_SHAPE, "generate", "token %d, the vocabulary has %lld", (int)f->tokens[i], (long long)m->vocab);
-			b->ids[r] = f->tokens[i], b->positions[r] = b->columns[r] = (int32_t)(f->past + i);
+			b->ids[r] = f->tokens[i], b->positions[r] = b->columns[r] = (int32_t)(ahead + f->past + i);
 		}
-		if (f->past + f->n - 1 > b->max_position) b->max_position = f->past + f->n - 1;
-		if (m->table_positions && f->past + f->n > m->table_positions)
-			return lora__fail(m->s.ctx, LORA_E_LIMIT, "generate", "token %lld: the model's table has %lld positions", (long long)(f->past + f->n),
+		if (ahead + f->past + f->n - 1 > b->max_position) b->max_position = ahead + f->past + f->n - 1;
+		if (m->table_positions && ahead + f->past + f->n > m->table_positions)
+			return lora__fail(m->s.ctx, LORA_E_LIMIT, "generate", "token %lld: the model's table has %lld positions", (long long)(ahead + f->past + f->n),
 				(long long)m->table_positions);
 		b->head_rows[k] = (int32_t)(r - 1);
 		b->logit_row[r - 1] = k;
@@ -184,27 +200,42 @@ static lora_status source_rows(lora_model *m, const lora__cache *cache, const lo
 	return st;
 }
 
+/* Virtual keys in decoding: those of sequences that begin here. Their values are made anew only then. */
+static lora_status virtual_keys(lora_model *m, const lora__feed *feeds, int64_t n_feeds)
+{
+	int64_t fresh[64], *which = fresh, any = 0;
+	if (n_feeds > 64 && !(which = lora__calloc(m->s.ctx, (size_t)n_feeds, sizeof *which))) return LORA_E_MEMORY;
+	for (int64_t k = 0; k < n_feeds; k++) any |= which[k] = feeds[k].past == 0;
+	lora_status st = any ? lora__virtual_prepare(&m->s, 0) : LORA_OK;
+	if (st == LORA_OK && (m->woven_is & 2)) st = lora__model_keys(m, &m->batch->runs, which);
+	if (which != fresh) lora__free(m->s.ctx, which);
+	return st;
+}
+
 lora_status lora__model_decode(lora_model *m, lora__cache *cache, const lora__feed *feeds, int64_t n_feeds, float *logits)
 {
 	int64_t total = 0;
 	const lora__plan *plan;
-	for (int64_t k = 0; k < n_feeds; k++) total += feeds[k].n;
+	const lora__graph *graph;
+	for (int64_t k = 0; k < n_feeds; k++) total += feeds[k].n + (feeds[k].past ? 0 : feeds[k].rows);
 	lora_status st = decode_rows(m, cache, feeds, n_feeds, total);
 	if (st == LORA_OK) st = lora__rotary_reserve(m, m->batch->max_position + 1);
 	if (st == LORA_OK && cache->source) st = source_rows(m, cache->source, feeds, n_feeds);
-	int64_t n_source = cache->source && st == LORA_OK ? m->source_batch->n_rows : 0;
+	if (st == LORA_OK) st = lora__model_graph(m, &graph);
+	if (st == LORA_OK && m->woven_is) st = virtual_keys(m, feeds, n_feeds);
+	int64_t n_source = (cache->source || (m->woven_is & 2)) && st == LORA_OK ? m->source_batch->n_rows : 0;
 	if (st == LORA_OK) st = lora__model_plan(m, LORA__PLAN_INFER, total, n_source, &plan);
 	if (st) return st;
 	struct lora__batchmem *b = m->batch;
 	lora__rowinfo rows = { .n = total, .n_segments = n_feeds, .ids = b->ids, .positions = b->positions, .columns = b->columns, .segments = b->segments,
 		.head_rows = b->head_rows, .n_head_rows = n_feeds, .logit_row = b->logit_row, .logits = logits,
-		.cache = cache, .loss = b->loss, .runs = &b->runs, .cross = b->cross }, source;
+		.cache = cache, .loss = b->loss, .runs = &b->runs, .cross = b->cross, .lead = b->lead }, source;
 	lora__rotary_tables(m, rows.angles);
 	if (n_source) {
 		const struct lora__batchmem *s = m->source_batch;
 		source = (lora__rowinfo){ .n = n_source, .n_segments = s->n_segments, .ids = s->ids, .positions = s->positions, .columns = s->columns, .types = s->types,
-			.segments = s->segments, .cross = s->cross, .runs = &s->runs };
+			.segments = s->segments, .cross = s->cross, .runs = m->woven_is ? &b->runs : &s->runs };
 		rows.source = &source;
 	}
-	return lora__plan_run(&m->graph, plan, m->s.real, &rows, m->arena);
+	return lora__plan_run(graph, plan, m->s.real, &rows, m->arena);
 }

@@ -1,6 +1,7 @@
 /* Scaled dot-product attention over segments, with grouped heads: softmax(scale * q k^T) v. Vaswani et al. 2017, arXiv:1706.03762, eq. 1;
  * no T x T matrix is stored: Dao et al. 2022, arXiv:2205.14135. in: q[n,h*d], k[n,kv*d], v[n,kv*d]; out[n,h*d].
- * i[0] heads, i[1] kv heads, i[2] head_dim, i[3] causal, i[4] window (0 = none), i[5] number of this layer's cache; f[0] scale, f[1] soft cap.
+ * i[0] heads, i[1] kv heads, i[2] head_dim, i[3] causal, i[4] window (0 = none), i[5] number of this layer's cache, i[6] 1: k and v are rows of
+ * space 1, virtual ones in front (see rows->cross); f[0] scale, f[1] soft cap.
  * w[0] bias by head and distance in columns [h, 2r+1], wide, or none. Saved: log-sum-exp[n,h] in the wide type. With a cache, new keys and values are appended to it and the whole cache is attended. */
 #include <string.h>
 
@@ -13,9 +14,11 @@ static size_t saved_bytes(const lora__node *n, lora_dtype real, int64_t rows) { 
 static void common(const lora__exec *e, lora_call *c, int first)
 {
 	const lora__node *n = e->node;
-	c->v[first] = lora__view2(e->rows->segments, LORA_I32, e->rows->n_segments, 4, 4);
+	int apart = n->i[6] && !e->rows->cache;
+	const lora__rowinfo *keys = apart ? e->rows->source : e->rows;
+	c->v[first] = lora__view2(apart ? e->rows->cross : e->rows->segments, LORA_I32, e->rows->n_segments, 4, 4);
 	/* with a cache, keys are those of the cache, whose sequences have no padding: a key's column is its index */
-	c->v[first + 1] = lora__view1((n->i[4] || n->w[0].data) && !e->rows->cache ? e->rows->columns : NULL, LORA_I32, e->rows->n);
+	c->v[first + 1] = lora__view1((n->i[4] || n->w[0].data) && !e->rows->cache ? keys->columns : NULL, LORA_I32, keys->n);
 	if (n->w[0].data) c->v[first + 2] = n->w[0], c->n_views = first + 3;
 	memcpy(c->i, n->i, 5 * sizeof *c->i);
 	c->f[0] = n->f[0], c->f[1] = n->f[1];
@@ -26,9 +29,9 @@ static lora_status append(const lora__exec *e, const lora__cache *cache, char *d
 {
 	size_t row = (size_t)cache->width * lora__dtype_size(e->real);
 	for (int64_t s = 0; s < e->rows->n_segments; s++) {
-		const int32_t *g = e->rows->segments + 4 * s;
-		int64_t to = (int64_t)g[2] + g[3] - g[1];
-		memcpy(dst + (size_t)to * row, (const char *)src.data + (size_t)g[0] * row, (size_t)g[1] * row);
+		const int32_t *g = e->rows->segments + 4 * s, *x = e->node->i[6] ? e->rows->cross + 4 * s : g;
+		int64_t from = e->node->i[6] ? x[2] : g[0], n = e->node->i[6] ? x[3] : g[1], to = (int64_t)g[2] + g[3] - n;
+		memcpy(dst + (size_t)to * row, (const char *)src.data + (size_t)from * row, (size_t)n * row);
 	}
 	return LORA_OK;
 }

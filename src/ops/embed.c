@@ -1,13 +1,13 @@
-/* Token embedding: out[n,d] = factor * table[ids[n], :]. Frozen and first: no gradient.
- * w[0] table[vocab,d]; f[0] factor (1; sqrt(d) for Gemma). */
+/* Looking up rows of a token table: out[n,d] = factor * table[ids[n], :], also where the table is in blocks. The op is in graph/embed_op.c, because
+ * adapters may act there. */
 #include "ops/op.h"
 #include "quant/quant.h"
 
 /* A table in blocks: the rows that are asked for are decoded. */
-static lora_status decode_rows(lora__exec *e)
+static lora_status decode_rows(const lora__exec *e, const lora_view *table)
 {
 	enum { CHUNK = 1024 }; /* whole blocks of every type */
-	const lora_view *table = &e->node->w[0], *out = &e->out[0];
+	const lora_view *out = &e->out[0];
 	float chunk[CHUNK];
 	for (int64_t r = 0; r < e->rows->n; r++) {
 		int32_t id = e->rows->ids[r];
@@ -24,14 +24,12 @@ static lora_status decode_rows(lora__exec *e)
 	return LORA_OK;
 }
 
-static lora_status forward(lora__exec *e)
+lora_status lora__embed_look_up(lora__exec *e, lora_view table)
 {
-	if (lora__dtype_block(e->node->w[0].dtype, NULL, NULL)) return decode_rows(e);
+	if (lora__dtype_block(table.dtype, NULL, NULL)) return decode_rows(e, &table);
 	lora_call c = lora__prim(LORA_PRIM_EMBED, 3);
-	c.v[0] = e->out[0], c.v[1] = e->node->w[0];
+	c.v[0] = e->out[0], c.v[1] = table;
 	c.v[2] = lora__view1(e->rows->ids, LORA_I32, e->rows->n);
 	c.f[0] = e->node->f[0];
 	return lora__run(e->ctx, &c);
 }
-
-const lora__op lora__op_embed = { .m = { "embed", "token embedding", "table lookup", NULL }, .forward = forward };

@@ -1,4 +1,4 @@
-/* Members of family "op". linear, experts and head live in graph/, because they use sites. */
+/* Members of family "op". embed, linear, prefix, prompt, experts and head live in graph/, because they use sites. */
 LORA__OP(embed)
 LORA__OP(position)
 LORA__OP(rmsnorm)
@@ -14,5 +14,7 @@ LORA__OP(hidden)
 LORA__OP(cross)
 LORA__OP(scale)
 LORA__OP(linear)
+LORA__OP(prefix)
+LORA__OP(prompt)
 LORA__OP(experts)
 LORA__OP(head)

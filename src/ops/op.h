@@ -18,6 +18,7 @@ typedef struct lora__node {
 	lora_view          w[2];  /* frozen weights: norm weight, embedding table, ... */
 	struct lora__site *site;
 	struct lora__site **sites; /* of ops with many (experts); memory of the graph */
+	const struct lora__sites *all; /* of ops that virtual tokens come in by */
 	int32_t            n_sites, space; /* space: which rows it runs over, see lora__rowinfo */
 	int64_t            i[8];
 	double             f[4];
@@ -60,7 +61,9 @@ typedef struct lora__rowinfo {
 	int            train;      /* dropout on */
 	uint64_t       key;        /* dropout key of the step */
 	const struct lora__rowinfo *source; /* rows of space 1, n may be 0; NULL = there are none */
-	const int32_t *cross;      /* [n_segments,4] as segments, with keys in space 1 (or in its cache) */
+	const int32_t *cross;      /* [n_segments,4] as segments, with keys in space 1 (or in its cache). Where space 1 holds keys behind virtual ones: of
+	                            * space 0 first query, queries, first key, keys; of space 1 first row in space 0, rows, first key, virtual keys */
+	const int32_t *lead;       /* [n_segments] rows at the segment's head that stand for no token, of prompt tuning; NULL = none */
 	const int32_t *types;      /* [n] token types; NULL = all 0 */
 	lora__ownloss *own;        /* NULL = cross-entropy with the labels */
 	float         *hidden;     /* [.., cols] what the head reads, row logit_row[r]; NULL = not wanted */
@@ -102,6 +105,8 @@ extern const lora__op *const lora__ops[]; /* NULL-ended */
 #define LORA__OP(name) extern const lora__op lora__op_##name;
 #include "ops/list.h"
 #undef LORA__OP
+
+lora_status lora__embed_look_up(lora__exec *e, lora_view table); /* embed.c */
 
 static inline lora_call lora__prim(int32_t prim, int32_t n_views)
 {

@@ -74,6 +74,9 @@ lora_status lora__opt_sumsq(lora_context *ctx, const void *g, lora_dtype type, s
 /* p -= update(g). Gradients must be finite: the caller has looked. */
 lora_status lora__opt_step(lora__opt *o, float *p, const void *g, lora_dtype type, double lr_scale, double grad_factor);
 
+/* The same for parameters first .. first+n alone, as their step number t; the optimizer's own count stays. */
+lora_status lora__opt_range(lora__opt *o, float *p, const void *g, lora_dtype type, double lr_scale, double grad_factor, int64_t first, int64_t n, int64_t t);
+
 /* settings: those of the schedule among others. */
 lora_status lora__sched_create(lora_context *ctx, const lora__schedule *kind, const lora_settings *settings, int64_t warmup, int64_t total, double lr,
                                lora__sched *out);

@@ -79,12 +79,12 @@ lora_status lora__opt_sumsq(lora_context *ctx, const void *g, lora_dtype type, s
 	return n ? lora__run(ctx, &c) : LORA_OK;
 }
 
-lora_status lora__opt_step(lora__opt *o, float *p, const void *g, lora_dtype type, double lr_scale, double grad_factor)
+lora_status lora__opt_range(lora__opt *o, float *p, const void *g, lora_dtype type, double lr_scale, double grad_factor, int64_t first, int64_t n, int64_t t)
 {
-	lora__update u = { .ctx = o->ctx, .t = o->t + 1, .lr = o->hyper[0] * lr_scale, .grad_factor = grad_factor, .hyper = o->hyper };
-	int64_t step = type == LORA_F32 ? o->n : PIECE;
-	for (int64_t at = 0; at < o->n; at += step) {
-		u.n = o->n - at < step ? o->n - at : step;
+	lora__update u = { .ctx = o->ctx, .t = t, .lr = o->hyper[0] * lr_scale, .grad_factor = grad_factor, .hyper = o->hyper };
+	int64_t step = type == LORA_F32 ? n : PIECE;
+	for (int64_t at = first; at < first + n; at += step) {
+		u.n = first + n - at < step ? first + n - at : step;
 		u.p = p + at;
 		for (int i = 0; i < o->n_slots; i++) u.slot[i] = o->slot[i] + at;
 		u.g = o->piece;
@@ -93,6 +93,12 @@ lora_status lora__opt_step(lora__opt *o, float *p, const void *g, lora_dtype typ
 		lora_status st = o->kind->step(&u);
 		if (st) return st;
 	}
-	o->t++;
 	return LORA_OK;
+}
+
+lora_status lora__opt_step(lora__opt *o, float *p, const void *g, lora_dtype type, double lr_scale, double grad_factor)
+{
+	lora_status st = lora__opt_range(o, p, g, type, lr_scale, grad_factor, 0, o->n, o->t + 1);
+	if (st == LORA_OK) o->t++;
+	return st;
 }

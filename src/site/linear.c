@@ -72,6 +72,7 @@ static lora__site_call narrow(const lora__site_call *c, char *saved, size_t save
 	d.n = n;
 	d.x = rows_of(c->x, first, n), d.y = rows_of(c->y, first, n), d.dy = rows_of(c->dy, first, n), d.dx = rows_of(c->dx, first, n);
 	d.saved = saved ? saved + saved_row * (size_t)first : NULL;
+	if (d.ids) d.ids += first;
 	d.first_row = c->first_row + first;
 	return d;
 }
@@ -102,7 +103,7 @@ static lora_status each_slot(lora__site *s, const lora__site_call *c, lora__runs
 	for (size_t i = 0; i < s->n_chain; i++) {
 		lora__slot *slot = s->chain[i];
 		size_t row = slot->ops->saved_bytes(slot, c->real, 1); /* linear in rows by contract */
-		for (int64_t k = 0; k < n_runs && !slot->merged && !slot->whole && (int64_t)i != skip; k++) {
+		for (int64_t k = 0; k < n_runs && !slot->merged && !slot->idle && !slot->whole && (int64_t)i != skip; k++) {
 			if (!list[k].n || (!list[k].all && list[k].adapter != slot->adapter)) continue;
 			lora__site_call d = narrow(c, saved, row, list[k].first, list[k].n);
 			lora_status st = backward ? slot->ops->backward(slot, &d) : slot->ops->forward(slot, &d);
@@ -158,7 +159,7 @@ static lora_status base_and_pair(lora__site *s, const lora__site_call *c, lora__
 	lora_status st = LORA_OK;
 	*done = -1;
 	if (lora__site_is_quant(s)) return base_product(s, c, which, &pair); /* its tiles lie where the pair would */
-	if (s->n_chain && !s->chain[0]->merged && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)))) {
+	if (s->n_chain && !s->chain[0]->merged && !s->chain[0]->idle && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)))) {
 		lora__site_call d = narrow(c, c->saved, s->chain[0]->ops->saved_bytes(s->chain[0], c->real, 1), 0, c->n);
 		st = s->chain[0]->ops->pair(s->chain[0], &d, which, &pair);
 		if (pair.a.data) {
@@ -184,7 +185,9 @@ static lora_status sum_product(lora__site *s, const lora__site_call *c, int whic
 
 static lora__order choose(const lora__site *s, const lora__site_call *c, lora__runs runs, int base)
 {
-	if (!base || runs.n || !c->train) return (lora__order){ .forward = 1, .backward = 1 };
+	int idle = 0; /* scratch was measured for the case that all act */
+	for (size_t i = 0; i < s->n_chain; i++) idle |= s->chain[i]->idle;
+	if (!base || runs.n || !c->train || idle) return (lora__order){ .forward = 1, .backward = 1 };
 	return order_of(s, c->ctx, c->real, c->n, 1);
 }
 

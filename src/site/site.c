@@ -3,7 +3,10 @@
 
 #include <string.h>
 
-size_t lora__site_bytes(const lora__site *s) { return (size_t)s->out * lora__dtype_row(s->dtype, s->in); }
+size_t lora__site_bytes(const lora__site *s)
+{
+	return s->flags & LORA_SITE_EMBEDDING ? (size_t)s->in * lora__dtype_row(s->dtype, s->out) : (size_t)s->out * lora__dtype_row(s->dtype, s->in);
+}
 
 lora_view lora__site_weight(const lora__site *s)
 {
@@ -29,17 +32,18 @@ static lora_status check(lora_context *ctx, const lora_site_info *d)
 	if (!d->name || !*d->name) return lora__fail(ctx, LORA_E_ARGUMENT, "site", "a site needs a name");
 	if (!lora__utf8_valid(d->name, strlen(d->name), NULL)) return lora__fail(ctx, LORA_E_ARGUMENT, "site", "the name of a site is not UTF-8");
 	int64_t block;
-	int quant = lora__dtype_block(d->dtype, &block, NULL) && !(d->flags & (LORA_SITE_HOST | LORA_SITE_TRANSPOSED));
+	int table = (d->flags & LORA_SITE_EMBEDDING) != 0;
+	int quant = lora__dtype_block(d->dtype, &block, NULL) && !(d->flags & LORA_SITE_HOST) && (table || !(d->flags & LORA_SITE_TRANSPOSED));
 	if (!quant && !lora__dtype_is_float(d->dtype))
 		return lora__fail_at(ctx, LORA_E_DTYPE, "site", d->name, -1, "site %s: dtype %s, need F32, F16 or BF16", lora__quote(d->name).text,
 			lora__dtype_name(d->dtype));
 	if (d->out <= 0 || d->in <= 0 || !lora__mul_u64((uint64_t)d->out, (uint64_t)d->in, &n) || n > INT64_MAX / 16)
 		return lora__fail_at(ctx, LORA_E_SHAPE, "site", d->name, -1, "site %s: shape [%lld,%lld] is empty or too large", lora__quote(d->name).text,
 			(long long)d->out, (long long)d->in);
-	if (quant && d->in % block)
+	if (quant && (table ? d->out : d->in) % block)
 		return lora__fail_at(ctx, LORA_E_SHAPE, "site", d->name, -1, "site %s: %lld columns are no whole number of blocks", lora__quote(d->name).text, (long long)d->in);
 	if (!d->data) return lora__fail_at(ctx, LORA_E_ARGUMENT, "site", d->name, -1, "site %s: data is NULL", lora__quote(d->name).text);
-	if (d->flags & ~(uint32_t)(LORA_SITE_READONLY | LORA_SITE_TRANSPOSED | LORA_SITE_HOST | LORA_SITE_MAPPED))
+	if (d->flags & ~(uint32_t)(LORA_SITE_READONLY | LORA_SITE_TRANSPOSED | LORA_SITE_HOST | LORA_SITE_MAPPED | LORA_SITE_EMBEDDING))
 		return lora__fail_at(ctx, LORA_E_ARGUMENT, "site", d->name, -1, "site %s: unknown flags", lora__quote(d->name).text);
 	if ((d->flags & LORA_SITE_HOST) && (uintptr_t)d->data % lora__dtype_size(d->dtype))
 		return lora__fail_at(ctx, LORA_E_ARGUMENT, "site", d->name, -1, "site %s: data is not aligned to its type", lora__quote(d->name).text);
@@ -82,6 +86,7 @@ void lora__sites_free(lora__sites *s)
 		lora__free(s->ctx, s->list[i]);
 	}
 	lora__free(s->ctx, s->list);
+	lora__free(s->ctx, s->virtuals);
 	lora__map_free(&s->by_name);
 	s->list = NULL, s->n = s->cap = 0;
 }

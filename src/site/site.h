@@ -25,10 +25,14 @@ typedef struct lora__site_call {
 	int           train;      /* dropout is on */
 	uint64_t      key;        /* dropout key of this step */
 	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
+	const int32_t *ids;       /* embeddings: the table's row for each row of y; there is no x */
+	double        factor;     /* embeddings: of the rows (Gemma) */
 } lora__site_call;
 
 /* A product of low rank: f a[n,r] b[r,columns]. */
 typedef struct lora__pair { lora_view a, b; double f; } lora__pair;
+
+enum { LORA__IDLE_MASKED = 1 /* lora_adapter_set_layers() */, LORA__IDLE_STRATEGY = 2 };
 
 /* One adapter on one site. The adapter layer embeds this as the first member of its own struct. */
 typedef struct lora__slot {
@@ -38,6 +42,7 @@ typedef struct lora__slot {
 	double                       attach_scale; /* of lora_adapter_attach() */
 	int                          trainable;
 	int                          merged; /* the delta is in the weight: the slot does not act */
+	int                          idle;   /* LORA__IDLE_*: it does not act now, and gets no gradient; plans are made as if it did */
 	int                          whole;  /* it stands for the base's product (and bias) instead of adding to it */
 } lora__slot;
 
@@ -54,6 +59,8 @@ typedef struct lora__slot_ops {
 	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int back, lora__pair *out);
 	lora_status (*gradients)(lora__slot *s, const lora__site_call *c); /* after a pair of backward, whose scratch is still there: gradients += ... */
 	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
+	/* The whole delta as f a b with b's rows dense, for one pass over a weight; 0 = it is not such a product. NULL = never. */
+	int (*factors)(const lora__slot *s, lora__pair *out);
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;
@@ -93,12 +100,22 @@ typedef struct lora__site {
 	struct lora__merged *merged; /* merge layer: undo record and set of merged slots; NULL = nothing merged */
 } lora__site;
 
+/* What an adapter of virtual tokens must know of the model's graph. */
+typedef struct lora__body {
+	const char *name;               /* of the architecture; NULL = the host's own */
+	int64_t     layers, heads, kv_heads, head_dim; /* of every block's attention; layers 0: the graph takes no virtual tokens */
+	int64_t     width;              /* of the embedding */
+	lora_view   table;              /* [vocabulary, width], dtype maybe in blocks */
+	double      factor;             /* of the embedding */
+} lora__body;
+
 /* All sites of a model: the part of a model that adapters see. First member of struct lora_model. */
 typedef struct lora__sites {
 	lora_context *ctx;
 	atomic_int    refs;
 	lora__site  **list;
 	size_t        n, cap;
+	size_t        n_tables;   /* the last so many are embeddings: an adapter may be asked for there, nothing else sees them */
 	lora__map     by_name;
 	uint64_t      pack_limit, pack_bytes; /* memory that packed weights may take, and take now */
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */
@@ -108,6 +125,9 @@ typedef struct lora__sites {
 	lora_status (*merged_rows)(struct lora__site *s, int64_t first, int64_t n, float *out); /* base and deltas before they are rounded (merge layer) */
 	const struct lora__gguf_arch *gguf; /* names of the same model in GGUF, or NULL; heads for the order of its q and k rows */
 	int64_t    heads, kv_heads;
+	struct lora__virtual **virtuals; /* attached virtual tokens in order of attachment (site/virtual.h) */
+	size_t     n_virtuals, cap_virtuals;
+	lora__body body;
 	const char *const *default_targets; /* PEFT's target_modules when none are given, NULL-ended; NULL = every site but the head */
 } lora__sites;
 

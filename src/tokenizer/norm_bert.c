@@ -1,5 +1,7 @@
 /* BertNormalizer: control characters dropped and white space made plain, spaces around Chinese characters, accents stripped, lower case.
- * Source: huggingface/tokenizers, normalizers/bert.rs, after google-research/bert, tokenization.py. */
+ * BertWords, for GGUF vocabularies: the words themselves, each with U+2581 in front, as llama.cpp cuts them; of a character's decomposition only the
+ * first part stays (Hangul too), and every mark goes.
+ * Source: huggingface/tokenizers, normalizers/bert.rs, after google-research/bert, tokenization.py; llama.cpp, llama-vocab.cpp, llm_tokenizer_wpm_session. */
 #include "tokenizer/tok.h"
 
 typedef struct bert_self { int clean, chinese, accents, lower; } bert_self;
@@ -68,4 +70,31 @@ static lora_status run(const void *self, lora__tok_call *c, const char *s, size_
 	return st;
 }
 
-const lora__tok_norm lora__norms_bert[] = { { "BertNormalizer", build, run, NULL }, { 0 } };
+static lora_status words_build(lora__tok_build *b, const json_t *j, void **self)
+{
+	if (!b->source) return lora__tok_fail(b, LORA_E_UNSUPPORTED, "type", "unknown: BertWords");
+	return build(b, j, self);
+}
+
+static lora_status words(const void *self, lora__tok_call *c, const char *s, size_t n, lora__tok_buf *out, int *first)
+{
+	const bert_self *p = self;
+	lora_status st = LORA_OK;
+	int open = 0;
+	(void)first;
+	for (size_t i = 0, step; i < n && !st; i += step) {
+		uint32_t u = lora__tok_char(s + i, &step);
+		if (p->accents) u = lora__tok_base(u);
+		int space = lora__tok_is_space(u), alone = lora__tok_is_punct(u) || is_chinese(u);
+		if (!space && (!u || u == 0xfffd || lora__tok_is_other(u) || (p->accents && lora__tok_is_mark(u)))) continue;
+		if ((space || alone) && open) st = lora__tok_put(c->ctx, out, " ", 1), open = 0;
+		if (space || st) continue;
+		if (!open) st = lora__tok_put(c->ctx, out, "\xe2\x96\x81", 3);
+		if (!st) st = p->lower ? lora__tok_put_lower(c->ctx, out, u) : lora__tok_put_char(c->ctx, out, u);
+		if (!st && alone) st = lora__tok_put(c->ctx, out, " ", 1);
+		open = !alone;
+	}
+	return st;
+}
+
+const lora__tok_norm lora__norms_bert[] = { { "BertNormalizer", build, run, NULL }, { "BertWords", words_build, words, NULL }, { 0 } };

@@ -64,6 +64,7 @@ int lora__tok_is_word(uint32_t c);    /* \w of UTS 18 */
 int lora__tok_is_mark(uint32_t c);    /* M* */
 int lora__tok_is_nonspacing(uint32_t c); /* Mn */
 int lora__tok_is_other(uint32_t c);   /* Cc, Cf, Co */
+uint32_t lora__tok_base(uint32_t c); /* the first character of the canonical decomposition */
 lora_status lora__tok_put_lower(lora_context *ctx, lora__tok_buf *b, uint32_t c);
 /* Normal forms: compose 0/1, compat 0/1. Linear also for long runs of combining marks. */
 lora_status lora__tok_normal_form(lora_context *ctx, const char *s, size_t n, int compose, int compat, lora__tok_buf *out);

@@ -92,6 +92,14 @@ lora_status lora__tok_put_lower(lora_context *ctx, lora__tok_buf *b, uint32_t c)
 	return lora__tok_put_char(ctx, b, (uint32_t)utf8proc_tolower((utf8proc_int32_t)c));
 }
 
+uint32_t lora__tok_base(uint32_t c)
+{
+	utf8proc_int32_t parts[32];
+	int bound = UTF8PROC_BOUNDCLASS_START;
+	utf8proc_ssize_t n = c < 0xc0 ? 0 : utf8proc_decompose_char((utf8proc_int32_t)c, parts, 32, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, &bound);
+	return n > 0 && n <= 32 ? (uint32_t)parts[0] : c;
+}
+
 static int ccc(utf8proc_int32_t c) { return c < 0x300 ? 0 : utf8proc_get_property(c)->combining_class; }
 
 /* Canonical order: each run of marks sorted by combining class, stable. Short runs by insertion; long ones, which only hostile text has, by

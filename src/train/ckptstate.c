@@ -43,6 +43,7 @@ static uint64_t parts_digest(const lora_adapter *a)
 		h = lora__hash64(p->slot.site->name, strlen(p->slot.site->name), h);
 		h = lora__hash64(v, sizeof v, h);
 	}
+	if (a->tokens) h = lora__hash64(&a->tokens->vertices, sizeof a->tokens->vertices, h);
 	return h;
 }
 
@@ -62,6 +63,8 @@ json_t *lora__trainer_config(lora_trainer *t)
 		t->o->opt->settings, "schedule", schedule(&t->sched), "gradient_accumulation_steps", (json_int_t)t->accumulation, "loss_average",
 		t->by_tokens ? "tokens" : "micro_batches", "max_grad_norm", t->max_norm, "seed", (json_int_t)t->seed, "dtype", lora__dtype_name(t->m->s.real),
 		"adapter_kind", t->a->kind->m.name, "adapter_scale", t->a->scale, "adapter_parts", hex(parts_digest(t->a)));
+	json_t *strategy = lora__strat_config(&t->strat);
+	if (o && t->strat.kind->choose && json_object_set_new(o, "strategy", strategy)) json_decref(o), o = NULL;
 	if (!o) lora__fail(t->ctx, LORA_E_MEMORY, "trainer", "out of memory");
 	return o;
 }
@@ -124,6 +127,7 @@ static lora_status compare_config(lora_trainer *t, const json_t *theirs)
 		const json_t *their = json_object_get(theirs, key);
 		if (!their || !json_equal(their, json_object_iter_value(it))) st = differs(t->ctx, key, their, json_object_iter_value(it));
 	}
+	if (st == LORA_OK && json_object_get(theirs, "strategy") && !json_object_get(ours, "strategy")) st = differs(t->ctx, "strategy", json_object_get(theirs, "strategy"), NULL);
 	json_decref(ours);
 	return st;
 }

@@ -1,6 +1,7 @@
 /* Memory of training, told before it is taken and taken before the first step. The numbers come from the plan that will run, so they cannot
  * drift from it: the arena is its arena, a weight is packed in the directions that its steps use, and a mapped weight that has all its packed
  * forms gives its pages back. */
+#include "site/virtual.h"
 #include "train/train.h"
 
 enum { LORA__DTYPES = 64, FORWARD = 1, BACKWARD = 2 }; /* bits 1 << which of lora__site_packed() */
@@ -13,6 +14,7 @@ static void find_products(const lora__graph *g, const lora__plan *p, unsigned ch
 		const lora__node *n = s->node < 0 ? NULL : &g->nodes[s->node];
 		const lora__site *site;
 		for (int32_t k = 0; n && (site = lora__node_site(n, k)); k++) {
+			if (site->flags & LORA_SITE_EMBEDDING) continue; /* no product */
 			if (!s->backward || (n->op->flags & LORA__OP_LOSS)) products[site->index] |= FORWARD;
 			if (s->backward && s->din[0] >= 0) products[site->index] |= BACKWARD;
 		}
@@ -23,6 +25,7 @@ static void find_products(const lora__graph *g, const lora__plan *p, unsigned ch
 static lora_status plan_for(lora_trainer *t, int64_t n_sequences, int64_t length, int64_t tokens, const lora__plan **plan, unsigned char **products)
 {
 	int64_t cells = 0;
+	const lora__graph *graph;
 	*products = NULL;
 	if (n_sequences < 1 || length < 1 || !lora__mul_i64(n_sequences, length, &cells) || cells > INT32_MAX)
 		return lora__fail(t->ctx, LORA_E_ARGUMENT, "trainer", "a batch of %lld x %lld", (long long)n_sequences, (long long)length);
@@ -32,12 +35,16 @@ static lora_status plan_for(lora_trainer *t, int64_t n_sequences, int64_t length
 	lora_status st = lora__trainer_usable(t);
 	int64_t rows = tokens ? tokens : cells, source = 0;
 	if (t->m->form != LORA__FORM_CAUSAL) source = rows, rows = t->m->form == LORA__FORM_ENCODER ? n_sequences : cells; /* decoders as long as their sources */
-	if (st == LORA_OK) st = lora__batch_reserve(t->m, &t->m->batch, (size_t)(source ? rows : cells), (size_t)n_sequences);
-	if (st == LORA_OK && source) st = lora__batch_reserve(t->m, &t->m->source_batch, (size_t)cells, (size_t)n_sequences);
-	if (st == LORA_OK) st = lora__rotary_reserve(t->m, length);
+	int64_t virtual_rows = n_sequences * lora__model_virtual(t->m, LORA__VIRTUAL_ROWS), keys = lora__model_virtual(t->m, LORA__VIRTUAL_KEYS);
+	rows += virtual_rows, cells += virtual_rows;
+	if (keys) source = rows + n_sequences * keys;
+	if (st == LORA_OK) st = lora__batch_reserve(t->m, &t->m->batch, (size_t)(source && !keys ? rows : cells), (size_t)n_sequences);
+	if (st == LORA_OK && source) st = lora__batch_reserve(t->m, &t->m->source_batch, (size_t)(cells + n_sequences * keys), (size_t)n_sequences);
+	if (st == LORA_OK) st = lora__rotary_reserve(t->m, length + keys + lora__model_virtual(t->m, LORA__VIRTUAL_ROWS));
 	if (st == LORA_OK) st = lora__model_find_plan(t->m, t->checkpointing ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN, rows, source, plan);
 	if (st == LORA_OK && !(*products = lora__zalloc(t->ctx, t->m->s.n + 1))) st = LORA_E_MEMORY;
-	if (st == LORA_OK) find_products(&t->m->graph, *plan, *products);
+	if (st == LORA_OK) st = lora__model_graph(t->m, &graph);
+	if (st == LORA_OK) find_products(graph, *plan, *products);
 	return st;
 }
 

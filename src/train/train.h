@@ -6,6 +6,7 @@
 #include "lora/trainer.h"
 #include "model/model.h"
 #include "optim/optim.h"
+#include "train/strategy.h"
 
 /* ---- an optimizer of one adapter (binding.c, optstate.c) ---- */
 
@@ -66,6 +67,7 @@ struct lora_trainer {
 	uint64_t        seed;
 	int64_t         keep;     /* checkpoints kept */
 	lora__sched     sched;
+	lora__strat     strat;
 	/* state */
 	int64_t         step, micro, micro_total, skipped, skipped_in_row;
 	lora__running   run;

@@ -19,7 +19,8 @@ static const lora__param params[] = {
 	{ "gradient_accumulation_steps", LORA__INT, "1", 1, 1e9, NULL, "micro-batches per optimizer step" },
 	{ "loss_average", LORA__STRING, "tokens", 0, 0, "tokens|micro_batches", "mean over all labelled tokens of a step, or mean of the micro-batches' means" },
 	{ "gradient_checkpointing", LORA__BOOL, "false", 0, 0, NULL, "keep block boundaries only and compute each block's forward again: less memory, same bits" },
-	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of dropout" },
+	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of dropout and of the strategy" },
+	{ "strategy", LORA__STRING, "none", 0, 0, NULL, "member of family strategy, whose settings are taken here too" },
 	{ "save_total_limit", LORA__INT, "2", 1, 1e6, NULL, "checkpoints kept by lora_trainer_save" },
 	{ .name = NULL }
 };
@@ -72,9 +73,12 @@ static lora_status read_schedule(lora_trainer *t, const lora_settings *s, const 
 static lora_status read_settings(lora_trainer *t, const lora_settings *s)
 {
 	const lora__schedule *kind = NULL;
+	const lora__strategy *strategy = NULL;
 	lora_status st = choose_schedule(t->ctx, s, &kind);
-	if (st == LORA_OK) st = lora__settings_check(t->ctx, s, "trainer", params, kind ? kind->m.params : NULL, NULL);
+	if (st == LORA_OK) st = lora__strategy_find(t->ctx, s, &strategy);
+	if (st == LORA_OK) st = lora__settings_check(t->ctx, s, "trainer", params, kind ? kind->m.params : NULL, strategy ? strategy->m.params : NULL);
 	if (st == LORA_OK) st = read_schedule(t, s, kind);
+	if (st == LORA_OK) st = lora__strat_create(t->a, strategy, s, lora__get_int(s, params, "max_steps"), (uint64_t)lora__get_int(s, params, "seed"), &t->strat);
 	if (st) return st;
 	t->accumulation = lora__get_int(s, params, "gradient_accumulation_steps");
 	t->by_tokens = strcmp(lora__get_string(s, params, "loss_average"), "tokens") == 0;
@@ -109,6 +113,7 @@ lora_status lora__trainer_create(lora_model *m, lora_adapter *a, lora_optimizer 
 void lora__trainer_free(lora_trainer *t)
 {
 	lora_context *ctx = t->ctx;
+	lora__strat_free(&t->strat);
 	lora__optimizer_release(t->o);
 	lora__adapter_release(t->a);
 	lora__sites_release(&t->m->s);
@@ -139,7 +144,9 @@ static lora_status micro_batch(lora_trainer *t, const lora_batch *batch)
 	if (st) return st;
 	if (t->micro == 0) lora__adapter_clear_grads(t->a);
 	else memcpy(t->undo, t->a->grads, grad_bytes(t));
+	lora__strat_begin(&t->strat);
 	st = lora__model_pass(t->m, &p);
+	lora__strat_end(&t->strat);
 	if (st && st != LORA_E_NUMERIC) {
 		if (t->micro == 0) lora__adapter_clear_grads(t->a);
 		else memcpy(t->a->grads, t->undo, grad_bytes(t));
@@ -178,7 +185,7 @@ static lora_status update(lora_trainer *t, int *updated)
 			st = skip(t);
 		} else {
 			if (t->max_norm > 0 && t->grad_norm + 1e-6 > t->max_norm) clip = t->max_norm / (t->grad_norm + 1e-6);
-			st = lora__opt_step(t->o->opt, t->a->params, t->a->grads, real, lora__sched_factor(&t->sched, t->step), factor * clip);
+			st = lora__strat_update(&t->strat, t->o->opt, lora__sched_factor(&t->sched, t->step), factor * clip);
 			*updated = st == LORA_OK;
 		}
 	}
@@ -195,6 +202,7 @@ lora_status lora__trainer_step(lora_trainer *t, const lora_batch *batch, lora_me
 	*updated = 0;
 	lora_status st = lora__trainer_usable(t);
 	if (st) return st;
+	lora__strat_seek(&t->strat, t->step);
 	t->lr = t->sched.lr * lora__sched_factor(&t->sched, t->step);
 	t->grad_norm = 0;
 	int64_t within = t->micro + 1;
@@ -202,7 +210,7 @@ lora_status lora__trainer_step(lora_trainer *t, const lora_batch *batch, lora_me
 	if (within == t->accumulation) st = update(t, updated);
 	*out = (lora_metrics){ .struct_size = sizeof *out, .updated = *updated, .step = t->step, .micro_step = t->micro, .lr = t->lr, .grad_norm = t->grad_norm,
 		.loss = t->by_tokens ? t->run.labels ? t->run.loss / (double)t->run.labels : 0.0 : t->run.loss / (double)within, .tokens = t->run.rows,
-		.loss_tokens = t->run.labels, .skipped = t->skipped, .seconds = t->run.seconds };
+		.loss_tokens = t->run.labels, .skipped = t->skipped, .seconds = t->run.seconds, .layers = t->strat.n, .layers_active = t->strat.n_active };
 	return st;
 }
 

@@ -125,6 +125,30 @@ static int embed(test_case *t, lora_dtype real, int v)
 	return 1;
 }
 
+/* out and base are of every float type, b and a wide. */
+static int lowrank(test_case *t, lora_dtype real, int v)
+{
+	static const int64_t sizes[][3] = { { 1, 1, 1 }, { 0, 5, 2 }, { 30, 288, 16 }, { 25, 515, 8 }, { 50, 64, 20 }, { 13, 96, 0 }, { 7, 33, 70 } };
+	if (v >= 7 * 8 || real == LORA_BF16) return 0;
+	const int64_t *s = sizes[v % 7], n = s[0], d = s[1], r = s[2];
+	lora_dtype type = real == LORA_F64 ? LORA_F64 : v / 7 % 4 == 1 ? LORA_F16 : v / 7 % 2 ? LORA_F32 : LORA_BF16;
+	case_view(t, 0, type, n, d, v / 14 % 2, 1, 1);
+	case_view(t, 1, type, n, d, v / 28, 1, 0);
+	case_view(t, 2, real, n, r, v / 7 % 4, 1, 0);
+	case_view(t, 3, real, r, d, v / 14 % 2, 1, 0);
+	case_view(t, 4, LORA_F64, 1, 1, LAYOUT_ROWS, 1, 1);
+	case_poison(t, 0), case_poison(t, 4);
+	t->call.f[0] = v % 2 ? 1 : -0.75;
+	for (int64_t i = 0; i < n; i++)
+		for (int64_t j = 0; j < d; j++) {
+			double sum = 0, mag = 0, w = case_get(t, 1, i, j);
+			for (int64_t k = 0; k < r; k++) sum += case_get(t, 2, i, k) * case_get(t, 3, k, j), mag += fabs(case_get(t, 2, i, k) * case_get(t, 3, k, j));
+			case_want(t, 0, i, j, w + t->call.f[0] * sum, (double)(r + 4) * mag + 4 * fabs(w));
+		}
+	case_want(t, 4, 0, 0, 0, 0);
+	return 1;
+}
+
 static int colsum(test_case *t, lora_dtype real, int v)
 {
 	static const int64_t sizes[][2] = { { 1, 1 }, { 0, 5 }, { 4, 0 }, { 300, 77 }, { 33, 200 } };
@@ -163,6 +187,7 @@ int case_linear(test_case *t, lora_prim prim, lora_dtype real, int v)
 	switch (prim) {
 	case LORA_PRIM_GEMM: return gemm(t, real, v);
 	case LORA_PRIM_COPY: return copy(t, real, v);
+	case LORA_PRIM_LOWRANK: return lowrank(t, real, v);
 	case LORA_PRIM_AXPBY:
 	case LORA_PRIM_ADD:
 	case LORA_PRIM_BIAS: return elementwise(t, prim, real, v);

@@ -57,8 +57,11 @@ double tensors_at(const tensors *t, const char *name, int64_t i);
 void write_ids(const char *path, const char *header, const int32_t *values, size_t n);
 
 Suite *suite_words(void);
+Suite *suite_virtual(void);
+Suite *suite_models(void);
 Suite *suite_score(void);
 Suite *suite_combine(void);
+Suite *suite_prune(void);
 Suite *suite_train(void);
 Suite *suite_data(void);
 Suite *suite_plot(void);

@@ -6,7 +6,7 @@ readme     shows examples/quickstart.c exactly
 links      relative links lead to files that exist
 names      every lora_function() named in the text exists, every `make target` too
 errors     docs/errors.md has every LORA_E_ code
-methods    docs/methods.md has every adapter kind, optimizer, schedule and combination that the library offers
+methods    docs/methods.md has every adapter kind, optimizer, schedule, strategy, combination and search that the library offers
 reference  build/docs/reference.md has every public function
 """
 import json
@@ -65,7 +65,7 @@ report("errors", [f"{code} is not in docs/errors.md" for code in codes if f"`{co
 program = os.path.join(ROOT, "build", "bin", "lora")
 if os.path.exists(program):
     methods, missing = text_of("docs/methods.md"), []
-    for family in ("adapter", "optimizer", "schedule", "combination"):
+    for family in ("adapter", "optimizer", "schedule", "strategy", "combination", "search"):
         done = subprocess.run([program, "methods", family, "--json"], capture_output=True, text=True, cwd=ROOT)
         members = [json.loads(line).get("name") for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode or not members:

@@ -2,7 +2,7 @@
 #include "work.h"
 
 static const char *const families[] = { "fam-gpt2", "fam-llama3", "fam-qwen2", "fam-o200k", "fam-deepseek", "fam-smollm", "fam-llama2", "fam-gemma",
-	"fam-unigram", "fam-wordpiece", "conv-tok512-legacy", "conv-tok512-metaspace", "conv-tok512-exact", "spm-tok512", "spm-rules", "spm-bytes", "spm-user" };
+	"fam-unigram", "fam-wordpiece", "conv-tok512-legacy", "conv-tok512-metaspace", "conv-tok512-exact", "spm-tok512", "spm-rules", "spm-bytes", "spm-user", "gguf-bert" };
 
 enum { ROOM = 1 << 16, BYTES = 1 << 19 };
 
@@ -18,12 +18,16 @@ static void ids_equal(const lora_tokenizer *t, const char *file, int line, const
 			(int)json_integer_value(json_array_get(want, i)), flags);
 }
 
-static void text_equal(const lora_tokenizer *t, const char *file, int line, const json_t *ids, const json_t *want)
+/* most: tokens of more bytes are missing in the recorded text (llama-cpp-python asks for each token with room for 32 bytes); 0 = none are. */
+static void text_equal(const lora_tokenizer *t, const char *file, int line, const json_t *ids, const json_t *want, size_t most)
 {
 	static int32_t list[ROOM];
 	static char buf[BYTES];
-	size_t n = json_array_size(ids), bytes = 0;
-	for (size_t i = 0; i < n && i < ROOM; i++) list[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+	size_t n = 0, bytes = 0;
+	for (size_t i = 0; i < json_array_size(ids) && i < ROOM; i++) {
+		list[n] = (int32_t)json_integer_value(json_array_get(ids, i));
+		if (!most || (lora_tokenizer_decode(t, list + n, 1, buf, BYTES, &bytes) == LORA_OK && bytes <= most)) n++;
+	}
 	lora_status st = lora_tokenizer_decode(t, list, n, buf, BYTES, &bytes);
 	ck_assert_msg(st == LORA_OK, "%s:%d: %s", file, line, lora_context_last_error(t->ctx));
 	ck_assert_msg(bytes == json_string_length(want) && !memcmp(buf, json_string_value(want), bytes), "%s:%d: decoded to %.200s, wanted %.200s", file,
@@ -33,6 +37,7 @@ static void text_equal(const lora_tokenizer *t, const char *file, int line, cons
 /* Returns the number of lines. */
 int tok_check_lines(const char *tokenizer, const char *file)
 {
+	size_t length = strlen(tokenizer), most = length > 5 && !strcmp(tokenizer + length - 5, ".gguf") ? 32 : 0;
 	lora_context *ctx = check_context(NULL);
 	lora_tokenizer *t = NULL;
 	char *line = NULL;
@@ -48,7 +53,7 @@ int tok_check_lines(const char *tokenizer, const char *file)
 		ck_assert_msg(j != NULL, "%s:%d: %s", file, n, e.text);
 		ids_equal(t, file, n, json_object_get(j, "text"), json_object_get(j, "ids"), 0);
 		ids_equal(t, file, n, json_object_get(j, "text"), json_object_get(j, "ids_special"), LORA_TOKENIZE_SPECIAL);
-		text_equal(t, file, n, json_object_get(j, "ids"), json_object_get(j, "decoded"));
+		text_equal(t, file, n, json_object_get(j, "ids"), json_object_get(j, "decoded"), most);
 		json_decref(j);
 	}
 	free(line);
@@ -60,10 +65,11 @@ int tok_check_lines(const char *tokenizer, const char *file)
 
 START_TEST(golden_lines)
 {
-	char dir[256], file[300];
+	char dir[256], file[300], path[300];
 	snprintf(dir, sizeof dir, "tests/golden/tokenizers/%s", families[_i]);
 	snprintf(file, sizeof file, "%s/cases.jsonl", dir);
-	int n = tok_check_lines(dir, file);
+	snprintf(path, sizeof path, "%s%s", dir, strncmp(families[_i], "gguf-", 5) ? "" : "/vocab.gguf");
+	int n = tok_check_lines(path, file);
 	ck_assert_msg(n >= 40, "%s: only %d lines", file, n);
 }
 END_TEST
@@ -86,8 +92,7 @@ START_TEST(golden_all)
 	ck_assert_msg(j != NULL, "%s: %s", index, e.text);
 	json_object_foreach(json_object_get(j, "cases"), name, entry) {
 		const char *where = json_string_value(json_object_get(entry, "tokenizer"));
-		size_t n = where ? strlen(where) : 0;
-		if (n < 5 || !strcmp(where + n - 5, ".gguf")) continue; /* GGUF has a test of its own */
+		if (!where) continue;
 		snprintf(path, sizeof path, "%s/tokenizers/%s", root, where);
 		snprintf(file, sizeof file, "%s/tokenizers/%s/cases.jsonl", root, name);
 		FILE *f = fopen(path, "rb");

@@ -52,6 +52,24 @@ static lora_status combine_as(world *w, const char *type)
 static lora_status combine_svd(world *w) { return combine_as(w, "svd"); }
 static lora_status combine_ties(world *w) { return combine_as(w, "ties"); }
 
+static lora_status combine_hub(world *w) { return combine_as(w, "lorahub"); }
+
+static lora_status detach_both(world *w)
+{
+	lora_status st = lora_adapter_detach(w->a);
+	return st ? st : lora_adapter_detach(w->b);
+}
+
+static lora_status search(world *w)
+{
+	lora_adapter *const both[] = { w->a, w->b };
+	double              best[] = { 0, 0 };
+	lora_search_result  r = { .struct_size = sizeof r };
+	lora_status         st = lora_adapter_search(both, 2, &w->batch, 1, NULL, best, &r);
+	w->loss = r.loss;
+	return st;
+}
+
 static lora_status extract(world *w)
 {
 	lora_adapter *a = NULL;
@@ -111,6 +129,40 @@ static lora_status write_tensor(world *w)
 	return lora_adapter_tensor_write(w->a, 0, w->x, (size_t)t.bytes);
 }
 
+static lora_status layers(world *w)
+{
+	int64_t n;
+	return lora_adapter_layers(w->a, NULL, 0, &n);
+}
+static lora_status rest(world *w)
+{
+	uint8_t none[64] = { 0 };
+	int64_t n;
+	TRY_FIRST(lora_adapter_layers(w->a, NULL, 0, &n));
+	return lora_adapter_set_layers(w->a, none, n);
+}
+static lora_status prune(world *w)
+{
+	uint8_t keep[64] = { 1 };
+	int64_t n;
+	lora_adapter *a = NULL;
+	TRY_FIRST(lora_adapter_layers(w->a, NULL, 0, &n));
+	lora_status st = lora_adapter_prune(w->a, keep, n, &a);
+	MADE(w, lora_adapter_destroy, a);
+	return st;
+}
+static int32_t count_players(void *user, const uint8_t *active, int64_t n, double *value)
+{
+	*value = *(double *)user;
+	for (int64_t i = 0; i < n; i++) *value += active[i];
+	return 0;
+}
+static lora_status shapley(world *w)
+{
+	double values[20], errors[20], base = 2;
+	return lora_shapley_values(w->ctx, 20, count_players, &base, NULL, values, errors, NULL);
+}
+
 const torture_call calls_adapter[] = {
 	{ "lora_adapter_create, host", WITH_HOST, settings_first, create },
 	{ "lora_adapter_create, llama", WITH_LLAMA, settings_first, create },
@@ -134,7 +186,13 @@ const torture_call calls_adapter[] = {
 	{ "lora_adapter_delta", WITH_HOST | WITH_ADAPTER, NULL, delta },
 	{ "lora_adapter_combine, svd", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_svd },
 	{ "lora_adapter_combine, ties", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_ties },
+	{ "lora_adapter_combine, lorahub", WITH_HOST | WITH_ADAPTER | WITH_SECOND, NULL, combine_hub },
+	{ "lora_adapter_search", WITH_LLAMA | WITH_ADAPTER | WITH_SECOND, detach_both, search },
 	{ "lora_adapter_extract", WITH_HOST, NULL, extract },
+	{ "lora_adapter_layers", WITH_LLAMA | WITH_ADAPTER, NULL, layers },
+	{ "lora_adapter_set_layers", WITH_LLAMA | WITH_ADAPTER, NULL, rest },
+	{ "lora_adapter_prune", WITH_LLAMA | WITH_ADAPTER, NULL, prune },
+	{ "lora_shapley_values", WITH_HOST, NULL, shapley },
 	{ "lora_adapter_tensor_write", WITH_HOST | WITH_ADAPTER, NULL, write_tensor },
 	{ 0 },
 };

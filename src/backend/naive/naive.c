@@ -38,6 +38,7 @@ static const row rows[LORA_PRIM_COUNT] = {
 	[LORA_PRIM_TOPK_BWD] = { "topk_bwd", lora__naive_topk_bwd, "nm=R nm=r nk=i nk=s" },
 	[LORA_PRIM_ROWSCALE] = { "rowscale", lora__naive_rowscale, "nd=R nd=r n=s" },
 	[LORA_PRIM_ROWDOT] = { "rowdot", lora__naive_rowdot, "n=S nd=r nd=r" },
+	[LORA_PRIM_LOWRANK] = { "lowrank", lora__naive_lowrank, "nd=W nd=w nr=s* rd=s 1=D" },
 };
 
 static lora_status check_type(const lora_view *v, char kind, lora_dtype *real, lora_dtype *wide, const char **reason)

@@ -20,9 +20,10 @@ _lora() {
 		words=$("${COMP_WORDS[0]}" methods combination 2>/dev/null | sed -n 's/^  \([^ ]*\).*/\1/p')
 		COMPREPLY=($(compgen -W "$words" -- "$cur"))
 		return ;;
+	--by) COMPREPLY=($(compgen -W "shapley norm random" -- "$cur")); return ;;
 	--dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
 	--dtype-out) COMPREPLY=($(compgen -W "keep f32 f16 bf16" -- "$cur")); return ;;
-	-n|-p|-t|--threads|--seed|--count|--prompt|--text|--tokens|--decode|--temperature|--top-k|--top-p|--stop|--system|--repetition-penalty|--adapter-rows) return ;;
+	-n|-p|-t|--keep|--points|--threads|--seed|--count|--prompt|--text|--tokens|--decode|--temperature|--top-k|--top-p|--stop|--system|--repetition-penalty|--adapter-rows) return ;;
 	-s|--set)
 		words=$("${COMP_WORDS[0]}" help train 2>/dev/null | grep -o '\b[a-z_]*_[a-z_]*\b' | sort -u | sed 's/$/=/')
 		COMPREPLY=($(compgen -W "method= optimizer= r= seed= $words" -- "$cur"))
@@ -35,6 +36,8 @@ _lora() {
 	elif [[ $cmd == help ]]; then
 		words=$("${COMP_WORDS[0]}" help 2>/dev/null | sed -n 's/^  \([a-z][a-z]*\) .*/\1/p')
 		COMPREPLY=($(compgen -W "$words" -- "$cur"))
+	elif [[ $cmd == hub ]] && (( COMP_CWORD == 2 )); then
+		COMPREPLY=($(compgen -W "add list search verify remove compose" -- "$cur"))
 	elif [[ $cmd == methods ]] && (( COMP_CWORD == 2 )); then
 		words=$("${COMP_WORDS[0]}" methods 2>/dev/null | sed -n 's/^\([a-z][a-z_]*\)$/\1/p')
 		COMPREPLY=($(compgen -W "$words" -- "$cur"))

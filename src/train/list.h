@@ -1,0 +1,4 @@
+/* Members of family "strategy", in the order in which they are listed to users. */
+LORA__STRATEGY(none)
+LORA__STRATEGY(coto)
+LORA__STRATEGY(copra)

@@ -170,12 +170,13 @@ START_TEST(frequency)
 }
 END_TEST
 
-/* Saved after any micro-batch, taken up in new objects: the same bits to the end, and the draws depend on seed and step alone. */
+/* Every member of the family: saved after any micro-batch, taken up in new objects: the same bits to the end, and the draws depend on seed and step alone. */
 START_TEST(resume)
 {
-	static const char trainer[] = "{\"strategy\":\"coto\",\"max_steps\":6,\"gradient_accumulation_steps\":2,\"seed\":4}";
+	char trainer[120];
 	world w;
 	scratch d;
+	snprintf(trainer, sizeof trainer, "{\"strategy\":\"%s\",\"max_steps\":6,\"gradient_accumulation_steps\":2,\"seed\":4}", lora__strategies[_i]->m.name);
 	scratch_make(&d);
 	make(&w, "adamw", OPTIMIZER, trainer, 1);
 	for (int k = 0; k < STEPS; k++) ck_ok(step(&w, k, NULL));
@@ -407,7 +408,9 @@ int main(void)
 	tcase_add_loop_test(t, resting_layers, 0, 2);
 	tcase_add_test(t, bias_correction_by_layer);
 	tcase_add_loop_test(t, frequency, 0, 3);
-	tcase_add_test(t, resume);
+	int members = 0;
+	while (lora__strategies[members]) members++;
+	tcase_add_loop_test(t, resume, 0, members);
 	tcase_add_test(t, resume_refused);
 	tcase_add_loop_test(t, same_bits, 0, 2);
 	tcase_add_test(t, accumulation);

@@ -71,8 +71,8 @@ $(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$(CC)),,-fvect-cost-model=dynamic) -fno-trapping-math -fno-math-errno
 # What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
 ifeq ($(FLAVOR),release)
-$(OBJ): CFLAGS += -fno-asynchronous-unwind-tables # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
-cold := $(addsuffix /%,adapter api graph merge model ops optim search site train) format/% base/% backend/plugin backend/naive/naive combine/combin% combine/e% combine/lowrank combine/lowrank_dense combine/shapley quant/quant_grid quant/quant_k_encode \
+$(OBJ): CFLAGS += -fno-asynchronous-unwind-tables -ffunction-sections -fdata-sections # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
+cold := $(addsuffix /%,adapter api graph merge model ops optim posterior search site train) format/% base/% backend/plugin backend/naive/naive combine/combin% combine/e% combine/lowrank combine/lowrank_dense combine/shapley quant/quant_grid quant/quant_k_encode \
   $(addprefix tokenizer/,chat% norm_% dec_% tok_added sentencepiece tok_build tok_class tok_json tok_post tok_source tok_vocab)
 $(cold:%=$(B)/%.o): CFLAGS += -Os
 # Relative relocations take 80 kB, or 2 where the C library reads the packed form (glibc 2.36): asked of this system by running a program.
@@ -84,7 +84,7 @@ $(L)/liblora.a: $(OBJ) $(B)/objects
 	$(Q)rm -f $@ && $(AR) crsD $@ $(OBJ)
 $(L)/liblora.so.$(VERSION): $(OBJ) $(B)/objects src/lora.map
 	$(call step,LD)
-	$(Q)$(ld) -shared $(relr) -Wl,-z,noseparate-code -Wl,-soname,$(SONAME) -Wl,--version-script=src/lora.map -Wl,--no-undefined-version \
+	$(Q)$(ld) -shared $(relr) -Wl,--gc-sections -Wl,-z,noseparate-code -Wl,-soname,$(SONAME) -Wl,--version-script=src/lora.map -Wl,--no-undefined-version \
 	  $(if $(filter release,$(FLAVOR)),-Wl$(comma)-z$(comma)defs) -o $@ $(OBJ) $(libs)
 $(L)/liblora.so: $(L)/liblora.so.$(VERSION)
 	$(Q)ln -sf $(<F) $(L)/$(SONAME) && ln -sf $(SONAME) $@

@@ -14,5 +14,6 @@
 #include "lora/tokenizer.h"
 #include "lora/generate.h"
 #include "lora/combine.h"
+#include "lora/posterior.h"
 
 #endif

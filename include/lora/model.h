@@ -34,7 +34,7 @@ enum {
 /* One batch of token sequences, [B,T] row-major. Unused pointers are NULL. All memory is borrowed for the call. */
 typedef struct lora_batch {
 	uint32_t       struct_size;
-	uint32_t       flags;             /* zero */
+	uint32_t       flags;             /* LORA_BATCH_* */
 	int64_t        n_sequences;       /* B */
 	int64_t        length;            /* T */
 	const int32_t *input_ids;         /* [B,T] */
@@ -50,8 +50,13 @@ typedef struct lora_batch {
 	const int32_t *adapter_rows;      /* [B] index into adapters for each sequence, -1 = none; NULL = every attached adapter on every row */
 	lora_adapter *const *adapters;    /* the adapters that adapter_rows counts */
 	int64_t        n_adapters;
-	uint64_t       reserved[4];       /* zero */
+	uint64_t       dropout_seed;      /* of LORA_BATCH_DROPOUT, else zero */
+	uint64_t       reserved[3];       /* zero */
 } lora_batch;
+
+enum {
+	LORA_BATCH_DROPOUT = 1 /* lora_model_forward(): the adapters' dropout acts as in training, drawn from dropout_seed (MC dropout) */
+};
 
 /* Facts about a model; text is borrowed from the model. */
 typedef struct lora_model_info {

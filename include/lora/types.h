@@ -27,6 +27,7 @@ typedef struct lora_optimizer lora_optimizer;
 typedef struct lora_trainer   lora_trainer;
 typedef struct lora_tokenizer lora_tokenizer;
 typedef struct lora_generator lora_generator;
+typedef struct lora_posterior lora_posterior;
 
 /* Element types. Half types cross the interface as uint16_t storage. */
 typedef int32_t lora_dtype;

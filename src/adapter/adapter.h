@@ -33,7 +33,10 @@ typedef struct lora__part {
 	size_t     at[LORA__MAX_ROLES];     /* offset of the share in params */
 } lora__part;
 
-enum { LORA__KIND_LINEAR = 1, LORA__KIND_MERGEABLE = 2, LORA__KIND_IDENTITY_AT_INIT = 4 };
+enum {
+	LORA__KIND_LINEAR = 1, LORA__KIND_MERGEABLE = 2, LORA__KIND_IDENTITY_AT_INIT = 4,
+	LORA__KIND_PRODUCTS = 8 /* its tensors are matrices whose gradients all go through lora__site_gradient() */
+};
 
 /* What a kind of virtual tokens (virtual_tokens.c) says of itself instead of roles per site. */
 typedef struct lora__virtual_kind {

@@ -186,8 +186,8 @@ static lora_status gradients(lora__slot *s, const lora__site_call *c)
 	lora_view da = strided(s, A, part(s)->grad[A], lora__wide(c->real), r, in), db = strided(s, B, part(s)->grad[B], lora__wide(c->real), out, r);
 	if (!c->saved) st = shrink(s, c, &p);
 	else if (drops(s, c)) st = dropout(s, c, c->x, p.xd, 0.0);
-	if (st == LORA_OK) st = lora__gemm(c->ctx, scale(s), lora__view_t(c->dy), p.t, 1.0, db);
-	return st ? st : lora__gemm(c->ctx, 1.0, lora__view_t(p.z), p.xd, 1.0, da);
+	if (st == LORA_OK) st = lora__site_gradient(s, c, B, scale(s), c->dy, p.t, db);
+	return st ? st : lora__site_gradient(s, c, A, 1.0, p.z, p.xd, da);
 }
 
 static lora_status pair(lora__slot *s, const lora__site_call *c, int back, lora__pair *out)
@@ -287,5 +287,5 @@ static lora_status table_backward(lora__slot *s, const lora__site_call *c)
 static const lora__slot_ops table_ops = { .saved_bytes = no_bytes, .scratch_bytes = table_scratch, .forward = table_forward, .prepare = prepare, .backward = table_backward, .delta = delta };
 
 const lora__kind lora__kind_lora = { .m = { "lora", "low-rank adaptation: W + s B A", "arXiv:2106.09685 section 4.1; PEFT LoraConfig", params },
-	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT, .roles = roles, .ops = &ops, .table_roles = table_roles, .table_ops = &table_ops,
+	.peft_type = "LORA", .flags = LORA__KIND_LINEAR | LORA__KIND_MERGEABLE | LORA__KIND_IDENTITY_AT_INIT | LORA__KIND_PRODUCTS, .roles = roles, .ops = &ops, .table_roles = table_roles, .table_ops = &table_ops,
 	.configure = configure, .init = init, .refuse = refuse };

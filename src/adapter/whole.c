@@ -27,8 +27,8 @@ static lora_status backward(lora__slot *s, const lora__site_call *c)
 	lora_status st = LORA_OK;
 	if (s->trainable) {
 		lora_view dw = lora__view2(part(s)->grad[WEIGHT], wide, s->site->out, s->site->in, s->site->in);
-		st = lora__gemm(c->ctx, 1.0, lora__view_t(c->dy), c->x, 1.0, dw);
-		if (st == LORA_OK && part(s)->param[BIAS]) {
+		st = lora__site_gradient(s, c, WEIGHT, 1.0, c->dy, c->x, dw);
+		if (st == LORA_OK && part(s)->param[BIAS] && !s->site->all->tap) {
 			lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_COLSUM, .n_views = 2, .f = { 1.0 } };
 			call.v[0] = lora__view1(part(s)->grad[BIAS], wide, s->site->out), call.v[1] = c->dy;
 			st = lora__run(c->ctx, &call);

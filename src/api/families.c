@@ -7,6 +7,7 @@
 #include "lora/settings.h"
 #include "model/model.h"
 #include "optim/optim.h"
+#include "posterior/posterior.h"
 #include "tokenizer/chat.h"
 #include "quant/quant.h"
 #include "search/search.h"
@@ -21,12 +22,14 @@ static const lora__member *op_at(int32_t i) { return &lora__ops[i]->m; }
 static const lora__member *optim_at(int32_t i) { return &lora__optims[i]->m; }
 static const lora__member *combination_at(int32_t i) { return &lora__combinations[i]->m; }
 static const lora__member *search_at(int32_t i) { return &lora__searches[i]->m; }
+static const lora__member *factor_at(int32_t i) { return &lora__factors[i]->m; }
+static const lora__member *predictive_at(int32_t i) { return &lora__predictives[i]->m; }
 static const lora__member *quant_at(int32_t i) { return &lora__quants[i]->m; }
 static const lora__member *strategy_at(int32_t i) { return &lora__strategies[i]->m; }
 static const lora__member *schedule_at(int32_t i) { return &lora__schedules[i]->m; }
 
 static const lora__member *const fixed[] = { &lora__model_member, &lora__model_save_member, &lora__adapter_open_member, &lora__adapter_save_member,
-	&lora__generator_member, &lora__shapley_member };
+	&lora__generator_member, &lora__shapley_member, &lora__posterior_fit_member, &lora__posterior_predict_member };
 static const lora__member *fixed_at(int32_t i) { return fixed[i]; }
 static const lora__member *trainer_at(int32_t i) { return i == 0 ? &lora__trainer_member : NULL; }
 
@@ -46,6 +49,8 @@ COUNT(strategies)
 COUNT(quants)
 COUNT(combinations)
 COUNT(searches)
+COUNT(factors)
+COUNT(predictives)
 
 static int32_t count_fixed(void) { return (int32_t)(sizeof fixed / sizeof *fixed); }
 static int32_t count_one(void) { return 1; }
@@ -59,6 +64,7 @@ static const struct family {
 	{ "optimizer", count_optims, optim_at }, { "schedule", count_schedules, schedule_at }, { "strategy", count_strategies, strategy_at }, { "trainer", count_one, trainer_at }, { "op", count_ops, op_at },
 	{ "chat_template", lora__chat_count, lora__chat_member }, { "quant", count_quants, quant_at }, { "combination", count_combinations, combination_at },
 	{ "search", count_searches, search_at },
+	{ "factor", count_factors, factor_at }, { "predictive", count_predictives, predictive_at }, /* of posteriors */
 	{ "call", count_fixed, fixed_at }, /* settings that single calls take */
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "adapter/adapter.h"
+#include "base/rng.h"
 #include "model/model.h"
 
 const char *lora_dtype_name(lora_dtype d) { return lora__dtype_name(d); }
@@ -130,7 +131,7 @@ lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *lo
 	if (st) return st;
 	lora_batch b = *batch;
 	if (m->form != LORA__FORM_SEQ2SEQ) b.labels = NULL; /* there the decoder's tokens may come from them */
-	lora__pass p = { .batch = &b, .logits = logits };
+	lora__pass p = { .batch = &b, .logits = logits, .train = (batch->flags & LORA_BATCH_DROPOUT) != 0, .key = lora__rng_key(batch->dropout_seed, LORA__RNG_DROPOUT, 0) };
 	return lora__model_pass(m, &p);
 }
 

@@ -24,6 +24,6 @@ void     lora__rng_uniforms(lora__rng *r, double *out, int64_t n); /* n of these
 double   lora__rng_normal(lora__rng *r);             /* Box-Muller, one of two thrown away */
 
 /* Purposes, so that no two uses share a stream. */
-enum { LORA__RNG_INIT = 1, LORA__RNG_DROPOUT = 2, LORA__RNG_SHUFFLE = 3, LORA__RNG_SAMPLE = 4, LORA__RNG_WEIGHTS = 5, LORA__RNG_COMBINE = 6, LORA__RNG_SEARCH = 16, LORA__RNG_VERTICES = 17 };
+enum { LORA__RNG_INIT = 1, LORA__RNG_DROPOUT = 2, LORA__RNG_SHUFFLE = 3, LORA__RNG_SAMPLE = 4, LORA__RNG_WEIGHTS = 5, LORA__RNG_COMBINE = 6, LORA__RNG_POSTERIOR = 7, LORA__RNG_SEARCH = 16, LORA__RNG_VERTICES = 17 };
 
 #endif

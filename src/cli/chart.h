@@ -18,8 +18,13 @@ typedef struct axis {
 	double low, high, step; /* ticks at multiples of step */
 } axis;
 
-/* runlog.c */
-int runs_read(const args *a, run_log **out, size_t *n);
+/* Answers by confidence. */
+typedef struct reliability_bin { double low, high, count, accuracy, confidence; } reliability_bin;
+typedef struct diagram { char *name; reliability_bin *bins; size_t n_bins; double count, ece; } diagram;
+typedef struct diagrams { diagram *list; size_t n; int several; /* files: names of parts say of which */ } diagrams;
+
+/* runlog.c: runs with steps, or diagrams, never both */
+int runs_read(const args *a, run_log **out, size_t *n, diagrams *d);
 void runs_free(run_log *runs, size_t n);
 void series_range(const series *s, double *low, double *high);
 
@@ -34,5 +39,12 @@ int svg_curves(const char *path, const char *x_title, const char *y_title, const
 /* svgplane.c: values at the points of a triangular grid, row by row: weight of corner 0 falls from row to row, that of corner 2 rises within one. n points along an edge. */
 int svg_plane(const char *path, const char *const names[3], const double *value, int64_t n);
 int terminal_plot(const run_log *runs, size_t n);
+void svg_text(FILE *f, const char *s);
+
+/* reliability.c: the diagrams that a line of a log has */
+int diagrams_add(diagrams *d, const char *file, const char *name, json_t *line);
+void diagrams_free(diagrams *d);
+int reliability_write(const char *path, const diagrams *d);
+int reliability_terminal(const diagrams *d);
 
 #endif

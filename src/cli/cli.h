@@ -54,11 +54,11 @@ typedef struct word_list {
 struct args {
 	const command *cmd;
 	const char *model, *input, *output, *data, *config, *init, *text, *tokens, *decode, *adapter_rows;
-	const char *backend, *dtype, *dtype_out, *chat_template, *system, *to, *type, *tuned, *by;
+	const char *posterior, *validation, *temperature_text, *backend, *dtype, *dtype_out, *chat_template, *system, *to, *type, *tuned, *by;
 	word_list prompts, stops; /* all -p and --stop; the lists are owned */
-	int64_t count, threads, seed, top_k, rank, points; /* UNSET when not given */
+	int64_t count, threads, seed, top_k, rank, points, mc_dropout; /* UNSET when not given */
 	double temperature, top_p, repetition_penalty, keep; /* NAN when not given */
-	int json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, plan, skip_bad, chat, help;
+	int ensemble, json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, plan, skip_bad, chat, help;
 	adapter_arg *adapters; /* owned */
 	size_t n_adapters;
 	setting_arg *settings; /* owned */

@@ -1,4 +1,4 @@
-/* lora plot: loss and learning-rate curves of runs. */
+/* lora plot: loss and learning-rate curves of runs; reliability diagrams of evaluations. */
 #include "cli/chart.h"
 #include "cli/commands.h"
 
@@ -17,20 +17,32 @@ static json_t *summary(const run_log *r)
 	return o;
 }
 
-static int run(const args *a)
+static int plot_diagrams(const args *a, const diagrams *d)
 {
-	run_log *runs = NULL;
-	size_t n = 0;
-	int status = runs_read(a, &runs, &n);
-	if (!status && a->output) status = svg_write(a->output, runs, n);
-	else if (!status && !a->json) status = terminal_plot(runs, n);
-	for (size_t i = 0; !status && a->json && i < n; i++) status = print_json(summary(&runs[i]));
-	if (!status && a->output && !a->quiet) say("wrote %s\n", a->output);
-	runs_free(runs, n);
+	int status = a->output ? reliability_write(a->output, d) : a->json ? OK : reliability_terminal(d);
+	for (size_t i = 0; !status && a->json && i < d->n; i++)
+		status = print_json(json_pack("{s:s, s:I, s:f}", "name", d->list[i].name, "rows", (json_int_t)d->list[i].count, "ece", d->list[i].ece));
 	return status;
 }
 
-const command command_plot = { "plot", "RUN... [-o FILE.svg]", "draw loss and learning-rate curves",
+static int run(const args *a)
+{
+	run_log *runs = NULL;
+	diagrams d = { NULL, 0, 0 };
+	size_t n = 0;
+	int status = runs_read(a, &runs, &n, &d);
+	if (!status && d.n) status = plot_diagrams(a, &d);
+	else if (!status && a->output) status = svg_write(a->output, runs, n);
+	else if (!status && !a->json) status = terminal_plot(runs, n);
+	for (size_t i = 0; !status && !d.n && a->json && i < n; i++) status = print_json(summary(&runs[i]));
+	if (!status && a->output && !a->quiet) say("wrote %s\n", a->output);
+	runs_free(runs, n);
+	diagrams_free(&d);
+	return status;
+}
+
+const command command_plot = { "plot", "RUN... [-o FILE.svg]", "draw loss and learning-rate curves, and reliability diagrams",
 	"RUN is an output directory of train or a file with the lines of 'lora train --json'. Without -o the curves are drawn on the\n"
-	"terminal. JSON: run, steps, first_loss, last_loss, lowest_loss, smoothed_loss, a line per run.\n",
+	"terminal. JSON: run, steps, first_loss, last_loss, lowest_loss, smoothed_loss, a line per run. Lines of 'lora eval --json' and\n"
+	"'lora posterior predict --json' that have bins become reliability diagrams; JSON: name, rows, ece.\n",
 	"output", 1, 256, run };

@@ -17,6 +17,7 @@ const command *const commands[] = {
 	&command_prune,
 	&command_interpolate,
 	&command_hub,
+	&command_posterior,
 	&command_convert,
 	&command_quantize,
 	&command_plot,

@@ -5,7 +5,7 @@
 #include "cli/cli.h"
 
 extern const command command_info, command_methods, command_score, command_train, command_eval, command_generate,
-	command_tokenize, command_merge, command_combine, command_extract, command_convert, command_quantize, command_plot, command_hub, command_help, command_version;
+	command_tokenize, command_merge, command_combine, command_extract, command_posterior, command_convert, command_quantize, command_plot, command_hub, command_help, command_version;
 extern const command command_prune, command_interpolate;
 
 /* cmd_combine.c: -o for an adapter may be written, and the writing */

@@ -45,7 +45,7 @@ static const option options[] = {
 	{ "tokens", 0, TEXT, AT(tokens), "1,2,3", "token ids instead of a text" },
 	{ "decode", 0, TEXT, AT(decode), "1,2,3", "token ids to turn into text" },
 	{ "count", 'n', INTEGER, AT(count), "N", "how many tokens at most" },
-	{ "temperature", 0, REAL, AT(temperature), "T", "0 (default) takes the likeliest token" },
+	{ "temperature", 0, TEXT, AT(temperature_text), "T", "generate: 0 (default) takes the likeliest token; eval: divides the logits, fit:FILE finds T on a file" },
 	{ "top-k", 0, INTEGER, AT(top_k), "K", "sample from the K likeliest tokens; 0 = all" },
 	{ "top-p", 0, REAL, AT(top_p), "P", "sample from the likeliest tokens that together reach P" },
 	{ "repetition-penalty", 0, REAL, AT(repetition_penalty), "P", "above 1 makes tokens that were there before less likely" },
@@ -60,6 +60,10 @@ static const option options[] = {
 	{ "keep", 0, REAL, AT(keep), "SHARE", "share of the layers that stay; default 0.5" },
 	{ "by", 0, TEXT, AT(by), "HOW", "which layers stay: shapley (default), norm, random" },
 	{ "points", 0, INTEGER, AT(points), "N", "points from one adapter to the next; default 11" },
+	{ "posterior", 'p', TEXT, AT(posterior), "FILE", "what 'lora posterior fit' wrote" },
+	{ "validation", 0, TEXT, AT(validation), "FILE", "data that chooses the prior precision" },
+	{ "ensemble", 0, FLAG, AT(ensemble), NULL, "every -a is a model of its own, and their probabilities are averaged" },
+	{ "mc-dropout", 0, INTEGER, AT(mc_dropout), "N", "average the probabilities of N passes with the adapters' dropout on" },
 	{ "to", 0, TEXT, AT(to), "TYPE", "q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k" },
 	{ "force", 0, FLAG, AT(force), NULL, "replace an output that is something else" },
 	{ "backend", 0, TEXT, AT(backend), "NAME", "auto (default), naive, blis, ..." },
@@ -86,6 +90,13 @@ static int word_in(const char *word, const char *list)
 }
 
 static int takes(const command *cmd, const option *o) { return word_in(o->name, common) || word_in(o->name, cmd->options); }
+
+static const option *by_name(const char *name)
+{
+	for (size_t i = 0; i < N_OPTIONS; i++)
+		if (!strcmp(options[i].name, name)) return &options[i];
+	return NULL;
+}
 
 int parse_int(const char *text, int64_t *out)
 {
@@ -296,6 +307,7 @@ static int check_ranges(const args *a)
 	if (a->count != UNSET && a->count < 0) return fail(USAGE, "-n", "must not be negative");
 	if (a->top_k != UNSET && a->top_k < 0) return fail(USAGE, "--top-k", "must not be negative");
 	if (!isnan(a->temperature) && a->temperature < 0) return fail(USAGE, "--temperature", "must not be negative");
+	if (a->mc_dropout != UNSET && a->mc_dropout < 1) return fail(USAGE, "--mc-dropout", "must be above 0");
 	if (!isnan(a->top_p) && (a->top_p <= 0 || a->top_p > 1)) return fail(USAGE, "--top-p", "must be above 0 and at most 1");
 	if (!isnan(a->repetition_penalty) && a->repetition_penalty <= 0) return fail(USAGE, "--repetition-penalty", "must be above 0");
 	for (size_t i = 0; i < a->stops.n; i++)
@@ -309,7 +321,7 @@ int options_parse(const command *cmd, int argc, char **argv, args *out)
 
 	memset(out, 0, sizeof *out);
 	out->cmd = cmd;
-	out->count = out->threads = out->seed = out->top_k = out->rank = out->points = UNSET;
+	out->count = out->threads = out->seed = out->top_k = out->rank = out->points = out->mc_dropout = UNSET;
 	out->temperature = out->top_p = out->repetition_penalty = out->keep = NAN;
 	out->positional = new_array((size_t)argc + 1, sizeof *out->positional);
 	if (!out->positional) return FAILED;
@@ -331,6 +343,8 @@ int options_parse(const command *cmd, int argc, char **argv, args *out)
 	if ((int)out->n_positional > cmd->max_positional)
 		return fail(USAGE, out->positional[cmd->max_positional], "one word too many; usage: lora %s %s", cmd->name, cmd->usage);
 	if ((int)out->n_positional < cmd->min_positional) return fail(USAGE, cmd->name, "usage: lora %s %s", cmd->name, cmd->usage);
+	const char *t = out->temperature_text;
+	if (t && !(takes(cmd, by_name("ensemble")) && !strncmp(t, "fit:", 4)) && !parse_real(t, &out->temperature)) return fail(USAGE, "--temperature", "\"%s\" is not a number", t);
 	return check_ranges(out);
 }
 

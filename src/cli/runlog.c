@@ -53,10 +53,10 @@ static int smooth(run_log *r)
 	return OK;
 }
 
-static int read_run(run_log *r, const char *given)
+static int read_run(run_log *r, const char *given, diagrams *d)
 {
 	char *path = path_is_dir(given) ? path_join(given, "log.jsonl") : new_string(given), *text = NULL;
-	size_t bytes = 0, number = 0;
+	size_t bytes = 0, number = 0, before = d->n;
 	int status = path ? read_file(path, 0, &text, &bytes) : FAILED;
 
 	for (size_t at = 0; !status && at < bytes;) {
@@ -67,6 +67,7 @@ static int read_run(run_log *r, const char *given)
 		if (strspn(text + at, " \t\r") < n) {
 			json_t *o = json_loadb(text + at, n, 0, &err);
 			if (json_is_object(o)) status = add_line(r, o);
+			if (!status && json_is_object(o)) status = diagrams_add(d, path, r->name, o);
 			else if (end)
 				status = fail(
 					FAILED, path, "line %zu: not a JSON object", number); /* a last line may be cut: the run may go on */
@@ -74,8 +75,10 @@ static int read_run(run_log *r, const char *given)
 		}
 		at += n + 1;
 	}
-	if (!status && !r->loss.n && !r->eval.n) status = fail(FAILED, path, "holds no steps with a loss");
-	if (!status) status = smooth(r);
+	int steps = r->loss.n || r->eval.n;
+	if (!status && steps && d->n) status = fail(FAILED, path, "steps of training and bins of an evaluation do not go into one picture");
+	else if (!status && !steps && d->n == before) status = fail(FAILED, path, "holds no steps with a loss, and no bins");
+	if (!status && steps) status = smooth(r);
 	free(text);
 	free(path);
 	return status;
@@ -100,16 +103,17 @@ static char *run_name(const char *given)
 	return base;
 }
 
-int runs_read(const args *a, run_log **out, size_t *n)
+int runs_read(const args *a, run_log **out, size_t *n, diagrams *d)
 {
 	run_log *runs = new_array(a->n_positional, sizeof *runs);
 	*out = runs;
 	*n = 0;
+	d->several = a->n_positional > 1;
 	if (!runs) return FAILED;
 	for (size_t i = 0; i < a->n_positional; i++) {
 		*n = i + 1;
 		runs[i].name = run_name(a->positional[i]);
-		if (!runs[i].name || read_run(&runs[i], a->positional[i])) return FAILED;
+		if (!runs[i].name || read_run(&runs[i], a->positional[i], d)) return FAILED;
 	}
 	return OK;
 }

@@ -36,7 +36,7 @@ static double place_y(const panel *p, double y)
 	return p->top + p->height - (y - p->y.low) / (p->y.high - p->y.low) * p->height;
 }
 
-static void put_text(FILE *f, const char *s)
+void svg_text(FILE *f, const char *s)
 {
 	for (; *s; s++) {
 		if (*s == '<') fputs("&lt;", f);
@@ -121,7 +121,7 @@ static double draw_legend(FILE *f, const run_log *runs, size_t n, double top)
 			fprintf(f,
 				"<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" stroke-width=\"3\"/><text x=\"%.1f\" y=\"%.1f\">",
 				x, y - 4, x + 22, y - 4, colours[i % N_COLOURS], x + 28, y);
-			put_text(f, runs[i].name);
+			svg_text(f, runs[i].name);
 			fputs("</text>\n", f);
 		}
 		x += width;
@@ -195,7 +195,7 @@ int svg_curves(const char *path, const char *x_title, const char *y_title, const
 	draw_frame(&p, y_title, 1);
 	for (size_t i = 0; i < n; i++) draw_line(&p, &runs[i].loss, colours[i % N_COLOURS], 2.2, 1), draw_dots(&p, &runs[i].loss, colours[i % N_COLOURS]);
 	fprintf(o.f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">", LEFT + p.width / 2, top + LOSS_HEIGHT + 42);
-	put_text(o.f, x_title);
+	svg_text(o.f, x_title);
 	fprintf(o.f, "</text>\n</svg>\n");
 	return outfile_commit(&o);
 }

@@ -33,7 +33,7 @@ void        lora__graph_unweave(lora__graph *g);
 static inline lora__site *lora__node_site(const lora__node *n, int32_t i) { return n->site ? i ? NULL : n->site : i < n->n_sites ? n->sites[i] : NULL; }
 int lora__node_trains(const lora__node *n); /* one of its sites does */
 
-typedef enum { LORA__PLAN_INFER = 0, LORA__PLAN_TRAIN = 1, LORA__PLAN_CHECKPOINT = 2 } lora__plan_mode;
+typedef enum { LORA__PLAN_INFER = 0, LORA__PLAN_TRAIN = 1, LORA__PLAN_CHECKPOINT = 2, LORA__PLAN_REPEAT = 3 } lora__plan_mode;
 
 typedef struct lora__step {
 	int32_t node; /* -1: copy buffer in[0] to out[0] */
@@ -58,11 +58,16 @@ typedef struct lora__plan {
 	size_t          scratch_offset, arena_bytes;
 } lora__plan;
 
-/* Plan for up to rows rows (and source_rows of space 1). TRAIN keeps what backward reads; CHECKPOINT keeps block boundaries only and runs each block's forward again. */
+/* Plan for up to rows rows (and source_rows of space 1). TRAIN keeps what backward reads; CHECKPOINT keeps block boundaries only and runs each block's forward again;
+ * REPEAT keeps it until the end, so that the backward steps may run several times. */
 lora_status lora__plan_make(const lora__graph *g, lora_dtype real, lora__plan_mode mode, int64_t rows, int64_t source_rows,
                             lora__plan *out);
 void        lora__plan_free(lora_context *ctx, lora__plan *p);
 
+/* The first backward step; n_steps when there is none. */
+size_t      lora__plan_turn(const lora__plan *p);
+/* Steps from .. to - 1 of those that lora__plan_run() runs. */
+lora_status lora__plan_run_steps(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena, size_t from, size_t to);
 /* Run all steps with rows->n <= plan->rows; those over a space without rows are left out. arena: plan->arena_bytes, 64-byte aligned. */
 lora_status lora__plan_run(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena);
 

@@ -74,6 +74,21 @@ static int64_t cut_runs(const lora__exec *e, const int32_t *list, int64_t n, lor
 	return made;
 }
 
+/* Each row in place, in pieces: the narrow values end before the wide ones that are still to be read. */
+static void narrow_rows(lora_view v, lora_dtype to)
+{
+	char part[512];
+	size_t each = lora__dtype_size(v.dtype), n = sizeof part / each;
+	for (int64_t i = 0; i < v.size[0]; i++) {
+		char *row = (char *)v.data + each * (size_t)(i * v.stride[0]);
+		for (size_t j = 0; j < (size_t)v.size[1]; j += n) {
+			size_t m = (size_t)v.size[1] - j < n ? (size_t)v.size[1] - j : n;
+			memcpy(part, row + each * j, each * m);
+			lora__convert(row + lora__dtype_size(to) * j, to, part, v.dtype, m);
+		}
+	}
+}
+
 static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t n, int backward)
 {
 	const lora__rowinfo *r = e->rows;
@@ -93,12 +108,18 @@ static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t
 	lora_status st = lora__site_forward(node->site, &c, runs, 1);
 	if (st) return st;
 	for (int64_t j = 0; r->logits && j < n; j++) give_logits(e, p->logits + each * (size_t)(j * pitch(node)), list[j]);
-	if (!r->labels) return LORA_OK;
-	lora_call x = lora__prim(LORA_PRIM_XENT, 3);
-	x.v[0] = c.y, x.v[1] = lora__view1(p->labels, LORA_I32, n), x.v[2] = lora__view1(r->loss + at, LORA_F64, n);
+	if (!r->labels && !r->own) return LORA_OK;
 	int narrow = e->real != sums; /* dlogits in the type of activations */
-	x.i[0] = backward, x.i[1] = backward && narrow, x.f[0] = r->grad_scale, x.f[1] = node->f[0];
-	if ((st = lora__run(e->ctx, &x)) || !backward) return st;
+	if (r->own) {
+		if ((st = r->own->turn(r->own, at, c.y, node->f[0]))) return st;
+		if (narrow) narrow_rows(c.y, e->real);
+	} else {
+		lora_call x = lora__prim(LORA_PRIM_XENT, 3);
+		x.v[0] = c.y, x.v[1] = lora__view1(p->labels, LORA_I32, n), x.v[2] = lora__view1(r->loss + at, LORA_F64, n);
+		x.i[0] = backward, x.i[1] = backward && narrow, x.f[0] = r->grad_scale, x.f[1] = node->f[0];
+		st = lora__run(e->ctx, &x);
+	}
+	if (st || !backward) return st;
 	c.dy = c.y;
 	if (narrow) c.dy.dtype = e->real, c.dy.stride[0] *= (int64_t)(lora__dtype_size(sums) / lora__dtype_size(e->real));
 	if (e->din[0].data) c.dx = lora__view2(p->dh, e->real, n, node->i[1], node->i[1]);

@@ -231,6 +231,20 @@ static lora_status add_steps(maker *k)
 	return st;
 }
 
+/* What the forward made and a backward step reads lives until the end. */
+static void hold(maker *k)
+{
+	lora__plan *p = k->p;
+	size_t turn = lora__plan_turn(p);
+	for (size_t i = turn; i < p->n_steps; i++) {
+		const lora__step *s = &p->steps[i];
+		int32_t reads[LORA__MAX_IN + LORA__MAX_OUT + 1] = { s->saved };
+		memcpy(reads + 1, s->in, sizeof s->in), memcpy(reads + 1 + LORA__MAX_IN, s->out, sizeof s->out);
+		for (size_t j = 0; j < sizeof reads / sizeof *reads; j++)
+			if (reads[j] >= 0 && p->buffers[reads[j]].first < (int32_t)turn) p->buffers[reads[j]].last = (int32_t)p->n_steps;
+	}
+}
+
 static int by_size(const void *a, const void *b)
 {
 	const lora__buffer *x = *(lora__buffer *const *)a, *y = *(lora__buffer *const *)b;
@@ -280,6 +294,7 @@ lora_status lora__plan_make(const lora__graph *g, lora_dtype real, lora__plan_mo
 	for (size_t i = 0; i < nv; i++) k.value[i] = k.grad[i] = -1;
 	for (size_t i = 0; i < nn; i++) k.saved[i] = -1;
 	lora_status st = add_steps(&k);
+	if (st == LORA_OK && mode == LORA__PLAN_REPEAT) hold(&k);
 	if (st == LORA_OK) st = place(&k);
 	lora__free(g->ctx, memory);
 	if (st) lora__plan_free(g->ctx, &plan);

@@ -32,12 +32,24 @@ static lora_status run_step(const lora__graph *g, const lora__plan *p, const lor
 	return s->backward ? n->op->backward(&e) : n->op->forward(&e);
 }
 
-lora_status lora__plan_run(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena)
+size_t lora__plan_turn(const lora__plan *p)
+{
+	size_t i = 0;
+	while (i < p->n_steps && !p->steps[i].backward) i++;
+	return i;
+}
+
+lora_status lora__plan_run_steps(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena, size_t from, size_t to)
 {
 	if (rows->n == 0 && (!rows->source || rows->source->n == 0)) return LORA_OK;
-	for (size_t i = 0; i < p->n_steps; i++) {
+	for (size_t i = from; i < to; i++) {
 		lora_status st = run_step(g, p, &p->steps[i], real, rows, arena);
 		if (st) return st;
 	}
 	return LORA_OK;
+}
+
+lora_status lora__plan_run(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena)
+{
+	return lora__plan_run_steps(g, p, real, rows, arena, 0, p->n_steps);
 }

@@ -210,6 +210,7 @@ typedef struct lora__pass {
 	int64_t   n_rows;       /* out: tokens computed */
 } lora__pass;
 lora_status lora__model_pass(lora_model *m, lora__pass *p);
+lora__rowinfo lora__model_rowinfo(const lora_model *m, const struct lora__batchmem *b, const lora__pass *p); /* what is known about the rows of one table */
 /* Labelled tokens of a batch, as lora__model_pass() counts them. */
 lora_status lora__batch_labels(lora_model *m, const lora_batch *batch, int64_t *n);
 

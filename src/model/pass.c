@@ -96,7 +96,7 @@ static lora_status sum_loss(lora_model *m, lora__pass *p, int64_t n_head)
 }
 
 /* What is known about the rows of one table. */
-static lora__rowinfo rowinfo(const lora_model *m, const struct lora__batchmem *b, const lora__pass *p)
+lora__rowinfo lora__model_rowinfo(const lora_model *m, const struct lora__batchmem *b, const lora__pass *p)
 {
 	lora__rowinfo r = { .n = b->n_rows, .n_segments = b->n_segments, .ids = b->ids, .positions = b->positions, .columns = b->columns, .types = b->types,
 		.segments = b->segments, .cross = b->cross, .lead = b->lead, .logit_row = b->logit_row, .hidden = p->hidden, .runs = p->batch->adapter_rows ? &b->runs : NULL,
@@ -132,10 +132,10 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p)
 	lora__plan_mode mode = !backward ? LORA__PLAN_INFER : p->checkpoint ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN;
 	if ((st = lora__model_plan(m, mode, b->n_rows, behind ? behind->n_rows : 0, &plan))) return st;
 	int64_t n_head = choose_head_rows(b, p->logits != NULL);
-	lora__rowinfo rows = rowinfo(m, b, p), source;
+	lora__rowinfo rows = lora__model_rowinfo(m, b, p), source;
 	rows.labels = b->n_labels ? b->labels : NULL, rows.head_rows = b->head_rows, rows.n_head_rows = n_head, rows.logits = p->logits, rows.loss = b->loss;
 	rows.grad_scale = p->mean && b->n_labels ? p->grad_scale / (double)b->n_labels : p->grad_scale;
-	if (behind) source = rowinfo(m, behind, p), rows.source = &source;
+	if (behind) source = lora__model_rowinfo(m, behind, p), rows.source = &source;
 	if (m->woven_is) source.runs = rows.runs; /* by rows of space 0 */
 	st = lora__plan_run(graph, plan, m->s.real, &rows, m->arena);
 	if (st == LORA_OK && backward && m->woven_is) st = lora__virtual_finish(&m->s);

@@ -33,6 +33,12 @@ typedef struct lora__cache { char **k, **v; int64_t n_layers, slots, capacity, w
 typedef struct lora__angles { const void *cos, *sin; int64_t n; } lora__angles;
 enum { LORA__ROTARIES = 2 }; /* tables of one model: most have one, models with two kinds of layers may have two */
 
+/* A loss of the caller's own: in place of the cross-entropy it turns the logits (of the wide type, before the soft cap) of head rows
+ * first .. first + logits.size[0] into their gradient. cap 0 = there is none. */
+typedef struct lora__ownloss {
+	lora_status (*turn)(struct lora__ownloss *o, int64_t first, lora_view logits, double cap);
+} lora__ownloss;
+
 /* What is known about the rows of a pass: one row per unpadded token, sequence after sequence. Most models have one space of rows. Where there
  * are two, space 0 is what the head sees (decoder tokens; one row per sequence of a classifier) and space 1, behind source, what it reads. */
 typedef struct lora__rowinfo {
@@ -59,6 +65,7 @@ typedef struct lora__rowinfo {
 	                            * space 0 first query, queries, first key, keys; of space 1 first row in space 0, rows, first key, virtual keys */
 	const int32_t *lead;       /* [n_segments] rows at the segment's head that stand for no token, of prompt tuning; NULL = none */
 	const int32_t *types;      /* [n] token types; NULL = all 0 */
+	lora__ownloss *own;        /* NULL = cross-entropy with the labels */
 	float         *hidden;     /* [.., cols] what the head reads, row logit_row[r]; NULL = not wanted */
 } lora__rowinfo;
 

@@ -132,6 +132,12 @@ lora_status lora__site_prepare(lora__site *s)
 	return st;
 }
 
+lora_status lora__site_gradient(lora__slot *slot, const lora__site_call *c, int role, double f, lora_view left, lora_view right, lora_view grad)
+{
+	lora__tap *tap = slot->site->all->tap;
+	return tap ? tap->take(tap, slot, role, f, left, right, c->first_row) : lora__gemm(c->ctx, f, lora__view_t(left), right, 1.0, grad);
+}
+
 int lora__site_trains(const lora__site *s)
 {
 	for (size_t i = 0; i < s->n_chain; i++)

@@ -65,6 +65,12 @@ typedef struct lora__slot_ops {
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;
 
+/* Someone who takes the gradients of matrices in place of their adapters: of every product f * left^T right that a slot would add up, with
+ * left[n,rows of the matrix] and right[n,its columns] for the rows first_row .. of the batch. bias: of a matrix with a bias, sums of left's columns. */
+typedef struct lora__tap {
+	lora_status (*take)(struct lora__tap *t, lora__slot *slot, int role, double f, lora_view left, lora_view right, int64_t first_row);
+} lora__tap;
+
 typedef struct lora__site {
 	char        *name;
 	int32_t      layer;
@@ -113,6 +119,7 @@ typedef struct lora__sites {
 	lora__map     by_name;
 	uint64_t      pack_limit, pack_bytes; /* memory that packed weights may take, and take now */
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */
+	lora__tap    *tap;        /* NULL = gradients go to the adapters */
 	uint64_t      generation; /* counts changes that make plans stale */
 	void (*destroy)(struct lora__sites *s); /* frees the whole model */
 	lora_status (*merged_rows)(struct lora__site *s, int64_t first, int64_t n, float *out); /* base and deltas before they are rounded (merge layer) */
@@ -151,6 +158,8 @@ size_t      lora__site_quant_scratch(const lora__site *s, lora_dtype real, int64
 /* which 0: y = x W^T. which 1: dx = dx_beta dx + dy W. */
 lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which);
 
+/* The gradient of a slot's matrix: grad += f left^T right; or the tap gets the three instead. */
+lora_status lora__site_gradient(lora__slot *slot, const lora__site_call *c, int role, double f, lora_view left, lora_view right, lora_view grad);
 lora_status lora__site_attach(lora__sites *all, lora__site *s, lora__slot *slot);
 void        lora__site_detach(lora__sites *all, lora__site *s, lora__slot *slot);
 lora_status lora__site_prepare(lora__site *s); /* memory for the gradients of all slots that train, so that a backward pass cannot fail half-way */

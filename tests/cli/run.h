@@ -66,5 +66,6 @@ Suite *suite_train(void);
 Suite *suite_data(void);
 Suite *suite_plot(void);
 Suite *suite_gguf(void);
+Suite *suite_uncertainty(void);
 
 #endif

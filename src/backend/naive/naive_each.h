@@ -1,6 +1,7 @@
 /* Includes the file NAIVE_TEMPLATE once per (real, instruction set). No include guard: every primitive group includes this once.
  * Set for the template: REAL, the type of arithmetic; ACT, the type that activations are stored in, and ACT_TYPE, its dtype (they differ
- * for BF16 only; a group without BF16 copies defines NAIVE_NO_BF16, one whose speed never matters NAIVE_PORTABLE); F(name), the suffixed
+ * for BF16 only; a group without BF16 copies defines NAIVE_NO_BF16, one whose speed never matters NAIVE_PORTABLE, one that
+ * waits for memory, so that AVX2 is enough, NAIVE_AVX2); F(name), the suffixed
  * name; TARGET, the attribute of every function; VB, bytes of a vector; the register tile of GEMM, MR rows by NV vectors, such that
  * accumulators, one row of B and a product fit the registers. */
 
@@ -69,6 +70,7 @@
 #undef VB
 #undef MR
 
+#ifndef NAIVE_AVX2
 #define F(name) name##_avx512
 #define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
 #define VB 64
@@ -79,6 +81,7 @@
 #undef TARGET
 #undef VB
 #undef MR
+#endif
 
 #ifndef NAIVE_NO_BF16
 #undef ACT
@@ -99,6 +102,7 @@
 #undef VB
 #undef MR
 
+#ifndef NAIVE_AVX2
 #define F(name) name##_bf16_avx512
 #define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
 #define VB 64
@@ -111,6 +115,7 @@
 #undef MR
 #endif
 #endif
+#endif
 
 #undef REAL
 #undef ACT
@@ -120,3 +125,4 @@
 #undef NV
 #undef NAIVE_NO_BF16
 #undef NAIVE_PORTABLE
+#undef NAIVE_AVX2

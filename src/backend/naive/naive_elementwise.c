@@ -12,6 +12,7 @@ typedef struct each_job {
 	double *partial;
 } each_job;
 
+#define NAIVE_AVX2
 #define NAIVE_TEMPLATE "backend/naive/naive_elementwise.inc"
 #include "backend/naive/naive_each.h"
 
@@ -23,14 +24,14 @@ static void run_grid(lora__naive *self, each_job *j, lora_task_fn fn)
 lora_status lora__naive_axpby(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	each_job j = { .c = c, .g = lora__naive_split(c, 0, 1, 1) };
-	run_grid(self, &j, PICK(self, real, axpby));
+	run_grid(self, &j, PICK_AVX2(self, real, axpby));
 	return LORA_OK;
 }
 
 lora_status lora__naive_add(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	each_job j = { .c = c, .g = lora__naive_split(c, 0, 2, 1) };
-	run_grid(self, &j, PICK(self, real, add));
+	run_grid(self, &j, PICK_AVX2(self, real, add));
 	return LORA_OK;
 }
 
@@ -46,7 +47,7 @@ lora_status lora__naive_bias(lora__naive *self, const lora_call *c, lora_dtype r
 		lora__convert(w, wide, b->data, b->dtype, (size_t)b->size[0]);
 	}
 	j.w = w ? w : b->data;
-	run_grid(self, &j, PICK(self, real, bias));
+	run_grid(self, &j, PICK_AVX2(self, real, bias));
 	lora__naive_release(self, w);
 	return LORA_OK;
 }
@@ -56,14 +57,14 @@ lora_status lora__naive_embed(lora__naive *self, const lora_call *c, lora_dtype 
 	each_job j = { .c = c, .g = lora__naive_split(c, 0, 0, 0) };
 	lora_status st = lora__naive_check_ids(self, &c->v[2], c->v[1].size[0], 0, "id");
 	if (st) return st;
-	run_grid(self, &j, PICK(self, real, embed));
+	run_grid(self, &j, PICK_AVX2(self, real, embed));
 	return LORA_OK;
 }
 
 lora_status lora__naive_colsum(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	each_job j = { .c = c };
-	lora__naive_parallel(self, (c->v[1].size[1] + 63) / 64, (double)c->v[1].size[0] * (double)c->v[1].size[1], PICK(self, real, colsum), &j);
+	lora__naive_parallel(self, (c->v[1].size[1] + 63) / 64, (double)c->v[1].size[0] * (double)c->v[1].size[1], PICK_AVX2(self, real, colsum), &j);
 	return LORA_OK;
 }
 
@@ -74,7 +75,7 @@ lora_status lora__naive_sumsq(lora__naive *self, const lora_call *c, lora_dtype 
 	double sum = 0;
 	j.partial = lora__naive_scratch(self, (size_t)blocks * sizeof *j.partial);
 	if (!j.partial) return LORA_E_MEMORY;
-	lora__naive_parallel(self, blocks, (double)n, PICK(self, real, sumsq), &j);
+	lora__naive_parallel(self, blocks, (double)n, PICK_AVX2(self, real, sumsq), &j);
 	for (int64_t i = 0; i < blocks; i++) sum += j.partial[i];
 	*(double *)c->v[0].data = sum;
 	lora__naive_release(self, j.partial);

@@ -4,6 +4,7 @@
 
 typedef struct rope_job { const lora_call *c; lora__naive_grid g; } rope_job;
 
+#define NAIVE_AVX2
 #define NAIVE_TEMPLATE "backend/naive/naive_rotary.inc"
 #include "backend/naive/naive_each.h"
 
@@ -16,6 +17,6 @@ lora_status lora__naive_rope(lora__naive *self, const lora_call *c, lora_dtype r
 	lora_status st = lora__naive_check_ids(self, &c->v[3], c->v[1].size[0], 0, "position");
 	if (st) return st;
 	rope_job j = { c, lora__naive_split(c, 0, 0, 0) };
-	lora__naive_parallel(self, j.g.row_blocks * j.g.col_blocks, (double)j.g.n * (double)j.g.d, PICK(self, real, rope), &j);
+	lora__naive_parallel(self, j.g.row_blocks * j.g.col_blocks, (double)j.g.n * (double)j.g.d, PICK_AVX2(self, real, rope), &j);
 	return LORA_OK;
 }

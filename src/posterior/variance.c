@@ -1,0 +1,200 @@
+/* Covariance of the logits of a batch under the posterior, linearised: with J_c = d f_c / d W of matrix W[out,in] and t_c = U^T J_c Q in the eigenbases of its
+ * two factors, V_cc' = sum over matrices of sum_ij t_c,ij t_c',ij / (h_ij + lam) + (<J_c, J_c'> - <t_c, t_c'>) / lam.
+ * (The same as 1/lam (J J^T - sum t t' h / (h + lam)), without the cancellation where h is large; with two complete bases the last term is nothing.)
+ * One backward pass per direction in the space of logits; differences of logits are all that a softmax sees, C - 1 of them.
+ * Source: Yang et al. 2024, arXiv:2308.13111, equation 16. */
+#include <math.h>
+#include <string.h>
+
+#include "posterior/posterior.h"
+
+static int complete(const lora__matrix *w) { return w->side[0].k == w->out && w->side[1].k == w->in; }
+/* The side that is written as rows' columns in jac: an incomplete one, or the larger one. */
+static int big_of(const lora__matrix *w)
+{
+	int open0 = w->side[0].k < w->out, open1 = w->side[1].k < w->in;
+	return open0 != open1 ? open1 : w->in >= w->out;
+}
+
+static void direction(void *self, int64_t example, int64_t pass, const double *f, double *g)
+{
+	const lora__variance *v = self;
+	(void)example, (void)f;
+	for (int64_t c = 0; c < v->p->classes; c++) g[c] = v->basis[c * v->dirs + pass];
+}
+
+static lora_view rows_of(lora_view v, int64_t first, int64_t n)
+{
+	v.data = (char *)v.data + first * v.stride[0] * (int64_t)lora__dtype_size(v.dtype);
+	v.size[0] = n;
+	return v;
+}
+
+/* J of every example that has rows in this call. */
+static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora_view left, lora_view right, int64_t first_row)
+{
+	lora__variance *v = (lora__variance *)(void *)((char *)t - offsetof(lora__variance, tap));
+	lora_posterior *p = v->p;
+	lora__matrix *w = lora__posterior_matrix(p, slot, role);
+	lora_dtype wide = lora__wide(p->m->s.real);
+	if (!w || !left.size[0]) return LORA_OK;
+	lora_view inputs;
+	char *own;
+	size_t size = (size_t)(w->out * w->in) * lora__dtype_size(wide);
+	lora_status st = lora__posterior_inputs(p->ctx, w, right, &inputs, &own);
+	for (int64_t e = 0; e < p->probe.n && st == LORA_OK; e++) {
+		int64_t first = (w->head ? e : p->probe.first[w->space][e]) - first_row, n = w->head ? 1 : p->probe.rows[w->space][e];
+		if (first < 0 || first >= left.size[0]) continue;
+		lora_view l = rows_of(left, first, n), r = rows_of(inputs, first, n);
+		char *at = v->jac[w - p->list] + size * (size_t)(e * v->dirs + p->probe.pass);
+		if (big_of(w)) st = lora__gemm(p->ctx, f, lora__view_t(l), r, 0.0, lora__view2(at, wide, w->out, w->in, w->in));
+		else st = lora__gemm(p->ctx, f, lora__view_t(r), l, 0.0, lora__view2(at, wide, w->in, w->out, w->out));
+	}
+	lora__free(p->ctx, own);
+	return st;
+}
+
+/* dirs columns of basis[classes,dirs]: unit vectors, or an orthonormal basis of what is orthogonal to (1, .., 1) (Helmert). */
+lora_status lora__variance_open(lora__variance *v, lora_posterior *p, int every)
+{
+	int64_t c = p->classes;
+	*v = (lora__variance){ .p = p, .dirs = every ? c : c - 1 };
+	v->basis = lora__calloc(p->ctx, (size_t)(c * v->dirs), sizeof *v->basis);
+	v->jac = lora__calloc(p->ctx, p->n, sizeof *v->jac);
+	v->t = lora__calloc(p->ctx, p->n, sizeof *v->t);
+	v->rest = lora__calloc(p->ctx, p->n, sizeof *v->rest);
+	if (!v->basis || !v->jac || !v->t || !v->rest) return LORA_E_MEMORY;
+	for (int64_t j = 0; j < v->dirs; j++)
+		for (int64_t i = 0; i < c; i++) {
+			double n = (double)(j + 1);
+			v->basis[i * v->dirs + j] = every ? i == j : i <= j ? 1 / sqrt(n * (n + 1)) : i == j + 1 ? -n / sqrt(n * (n + 1)) : 0;
+		}
+	v->tap.take = take;
+	return LORA_OK;
+}
+
+static void free_batch(lora__variance *v)
+{
+	for (size_t i = 0; v->p && i < v->p->n; i++) {
+		if (v->jac) lora__free(v->p->ctx, v->jac[i]), v->jac[i] = NULL;
+		if (v->t) lora__free(v->p->ctx, v->t[i]), v->t[i] = NULL;
+		if (v->rest) lora__free(v->p->ctx, v->rest[i]), v->rest[i] = NULL;
+	}
+	v->cap = 0;
+}
+
+void lora__variance_free(lora__variance *v)
+{
+	if (!v->p) return;
+	free_batch(v);
+	void *all[] = { v->basis, v->jac, v->t, v->rest };
+	for (size_t i = 0; i < sizeof all / sizeof *all; i++) lora__free(v->p->ctx, all[i]);
+}
+
+static lora_status reserve(lora__variance *v, int64_t n)
+{
+	lora_posterior *p = v->p;
+	if (n <= v->cap) return LORA_OK;
+	free_batch(v);
+	for (size_t i = 0; i < p->n; i++) {
+		const lora__matrix *w = &p->list[i];
+		size_t cells = (size_t)(n * v->dirs);
+		v->jac[i] = lora__calloc(p->ctx, cells * (size_t)(w->out * w->in), lora__dtype_size(lora__wide(p->m->s.real)));
+		v->t[i] = lora__calloc(p->ctx, cells * (size_t)(w->side[0].k * w->side[1].k) + 1, sizeof(double));
+		v->rest[i] = lora__calloc(p->ctx, cells * (size_t)v->dirs, sizeof(double));
+		if (!v->jac[i] || !v->t[i] || !v->rest[i]) return LORA_E_MEMORY;
+	}
+	v->cap = n;
+	return LORA_OK;
+}
+
+/* t[cells,k_big,k_small] of jac[cells,small,big]: first with the large side's basis, all at once, then with the small one's. */
+static lora_status project(const lora__variance *v, size_t i, int64_t cells)
+{
+	lora_posterior *p = v->p;
+	const lora__matrix *w = &p->list[i];
+	const lora__factor *big = &w->side[big_of(w)], *small = &w->side[!big_of(w)];
+	lora_dtype wide = lora__wide(p->m->s.real);
+	size_t each = lora__dtype_size(wide), n = (size_t)(cells * small->d * big->k);
+	if (!n || !small->k) return LORA_OK;
+	char *piece = lora__calloc(p->ctx, n, each);
+	double *row = lora__calloc(p->ctx, (size_t)(small->d * big->k), sizeof *row);
+	lora_status st = piece && row ? LORA_OK : LORA_E_MEMORY;
+	if (st == LORA_OK) st = lora__gemm(p->ctx, 1.0, lora__view2(v->jac[i], wide, cells * small->d, big->d, big->d), lora__view2(big->narrow, wide, big->d, big->k, big->k), 0.0,
+		lora__view2(piece, wide, cells * small->d, big->k, big->k));
+	for (int64_t c = 0; c < cells && st == LORA_OK; c++) {
+		double *t = v->t[i] + c * big->k * small->k;
+		lora__convert(row, LORA_F64, piece + each * (size_t)(c * small->d * big->k), wide, (size_t)(small->d * big->k));
+		memset(t, 0, sizeof *t * (size_t)(big->k * small->k));
+		for (int64_t s = 0; s < small->d; s++)
+			for (int64_t a = 0; a < big->k; a++)
+				for (int64_t b = 0; b < small->k; b++) t[a * small->k + b] += row[s * big->k + a] * small->basis[s * small->k + b];
+	}
+	lora__free(p->ctx, piece);
+	lora__free(p->ctx, row);
+	return st;
+}
+
+/* rest[n,dirs,dirs] = <J_c, J_c'> - <t_c, t_c'> */
+static lora_status left_over(const lora__variance *v, size_t i, int64_t n)
+{
+	lora_posterior *p = v->p;
+	const lora__matrix *w = &p->list[i];
+	lora_dtype wide = lora__wide(p->m->s.real);
+	int64_t dirs = v->dirs, size = w->out * w->in, k = w->side[0].k * w->side[1].k;
+	size_t each = lora__dtype_size(wide);
+	if (complete(w)) return LORA_OK;
+	char *piece = lora__calloc(p->ctx, (size_t)(dirs * dirs), each);
+	lora_status st = piece ? LORA_OK : LORA_E_MEMORY;
+	for (int64_t e = 0; e < n && st == LORA_OK; e++) {
+		lora_view j = lora__view2(v->jac[i] + each * (size_t)(e * dirs * size), wide, dirs, size, size);
+		double *r = v->rest[i] + e * dirs * dirs;
+		const double *t = v->t[i] + e * dirs * k;
+		st = lora__gemm(p->ctx, 1.0, j, lora__view_t(j), 0.0, lora__view2(piece, wide, dirs, dirs, dirs));
+		lora__convert(r, LORA_F64, piece, wide, (size_t)(dirs * dirs));
+		for (int64_t a = 0; a < dirs; a++)
+			for (int64_t b = 0; b < dirs; b++)
+				for (int64_t x = 0; x < k; x++) r[a * dirs + b] -= t[a * k + x] * t[b * k + x];
+		for (int64_t a = 0; a < dirs; a++) r[a * dirs + a] = fmax(r[a * dirs + a], 0);
+	}
+	lora__free(p->ctx, piece);
+	return st;
+}
+
+lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int need_labels)
+{
+	lora_posterior *p = v->p;
+	lora__probe *q = &p->probe;
+	q->tap = &v->tap, q->direction = direction, q->self = v;
+	lora_status st = lora__probe_forward(q, batch, need_labels);
+	if (st == LORA_OK) st = reserve(v, q->n);
+	for (int64_t k = 0; k < v->dirs && q->n && st == LORA_OK; k++) st = lora__probe_backward(q, p->last);
+	for (size_t i = 0; i < p->n && q->n && st == LORA_OK; i++) {
+		st = project(v, i, q->n * v->dirs);
+		if (st == LORA_OK) st = left_over(v, i, q->n);
+	}
+	q->self = p;
+	return st;
+}
+
+void lora__variance_at(const lora__variance *v, int64_t example, const double *prior, double *cov)
+{
+	int64_t dirs = v->dirs;
+	memset(cov, 0, sizeof *cov * (size_t)(dirs * dirs));
+	for (size_t i = 0; i < v->p->n; i++) {
+		const lora__matrix *w = &v->p->list[i];
+		const lora__factor *big = &w->side[big_of(w)], *small = &w->side[!big_of(w)];
+		double lam = prior ? *prior : w->prior, rows = w->seen > 0 ? (double)w->seen : 1;
+		int64_t k = big->k * small->k;
+		const double *t = v->t[i] + example * dirs * k, *rest = v->rest[i] + example * dirs * dirs;
+		for (int64_t x = 0; x < k; x++) {
+			double f = 1 / (big->values[x / small->k] * small->values[x % small->k] / rows + lam);
+			for (int64_t a = 0; a < dirs; a++)
+				for (int64_t b = 0; b <= a; b++) cov[a * dirs + b] += f * t[a * k + x] * t[b * k + x];
+		}
+		for (int64_t a = 0; a < dirs; a++)
+			for (int64_t b = 0; b <= a; b++) cov[a * dirs + b] += rest[a * dirs + b] / lam;
+	}
+	for (int64_t a = 0; a < dirs; a++)
+		for (int64_t b = 0; b < a; b++) cov[b * dirs + a] = cov[a * dirs + b];
+}

@@ -1,0 +1,929 @@
+/* Laplace posteriors: factors, evidence and covariances against dense matrices that are built here in double, from gradients that are themselves held against
+ * the ordinary backward pass; the low-rank forms; forms of prediction; priors; saving; what is refused. */
+#include <check.h>
+#include <unistd.h>
+
+#include "check_alloc.h"
+#include "combine/lowrank.h"
+#include "golden.h"
+#include "posterior/posterior.h"
+
+enum { CASES = 6, MOST_ROWS = 400, MOST_MATRICES = 32 };
+
+/* --- small random nets --- */
+
+typedef struct net {
+	lora_model *m;
+	lora_adapter *a;
+	int64_t classes, n, length; /* sequences */
+	int32_t ids[40 * 12], mask[40 * 12], labels[40 * 12];
+	int64_t batch; /* sequences in a batch of get() */
+	lora_settings *s;
+	uint64_t seed;
+} net;
+
+static double uniform(uint64_t *seed) { return (double)(check_random(seed) >> 11) / 9007199254740992.0; }
+
+static lora_settings *settings(const char *json)
+{
+	lora_settings *s;
+	ck_ok(lora_settings_create(golden_ctx, &s));
+	ck_ok(lora_settings_from_json(s, json, strlen(json)));
+	return s;
+}
+
+static void scramble(lora_adapter *a, uint64_t *seed, double size)
+{
+	for (int64_t i = 0; i < lora_adapter_tensor_count(a); i++) {
+		lora_tensor_info t;
+		ck_ok(lora_adapter_tensor_info(a, i, &t));
+		size_t n = (size_t)t.bytes / sizeof(float);
+		float *v = malloc(t.bytes);
+		for (size_t j = 0; j < n; j++) v[j] = (float)((2 * uniform(seed) - 1) * size);
+		ck_ok(lora_adapter_tensor_write(a, i, v, t.bytes));
+		free(v);
+	}
+}
+
+/* Kind k of net: classifiers and causal models, with adapters here and there. */
+static void net_open(net *t, int k, const char *dtype)
+{
+	static const char *const bert = "{\"hidden_size\":8,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"intermediate_size\":12,\"vocab_size\":30,"
+		"\"max_position_embeddings\":16,\"type_vocab_size\":2,\"num_labels\":%d,\"initializer_range\":0.3,\"seed\":%d,\"dtype\":\"%s\"}";
+	static const char *const llama = "{\"hidden_size\":8,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"num_key_value_heads\":1,\"intermediate_size\":12,\"vocab_size\":30,"
+		"\"max_position_embeddings\":16,\"initializer_range\":%g,\"seed\":%d,\"dtype\":\"%s\"}";
+	static const char *const gemma = "{\"hidden_size\":8,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"intermediate_size\":12,\"vocab_size\":30,"
+		"\"max_position_embeddings\":16,\"initializer_range\":%g,\"seed\":%d,\"dtype\":\"%s\",\"final_logit_softcapping\":3.0,\"attn_logit_softcapping\":null}";
+	static const struct { const char *arch; int classes; const char *adapter; int64_t length; } kinds[CASES] = {
+		{ "bert", 3, "{\"r\":2,\"lora_alpha\":5,\"target_modules\":[\"query\",\"value\"],\"modules_to_save\":[\"classifier\"],\"lora_dropout\":0.5}", 5 },
+		{ "roberta", 2, "{\"r\":3,\"target_modules\":\"all-linear\",\"modules_to_save\":[\"classifier\"]}", 4 },
+		{ "bert", 4, "{\"r\":2,\"use_rslora\":true,\"target_modules\":[\"intermediate.dense\",\"value\"]}", 1 },
+		{ "llama", 3, "{\"r\":2,\"target_modules\":[\"q_proj\",\"down_proj\"]}", 6 },
+		{ "llama", 2, "{\"r\":2,\"target_modules\":[\"v_proj\",\"lm_head\"]}", 3 },
+		{ "gemma2", 3, "{\"r\":2,\"target_modules\":[\"v_proj\",\"o_proj\"]}", 4 },
+	};
+	char text[700];
+	uint64_t seed = t->seed = check_seed(7) + (uint64_t)k;
+	const char *arch = kinds[k].arch;
+	t->classes = kinds[k].classes, t->length = kinds[k].length, t->n = 12, t->batch = 5;
+	if (k < 3) snprintf(text, sizeof text, bert, (int)t->classes, 3 + k, dtype);
+	else snprintf(text, sizeof text, k == 5 ? gemma : llama, 0.3, 3 + k, dtype);
+	lora_settings *s = settings(text);
+	ck_ok(lora_model_build(golden_ctx, arch, s, &t->m));
+	lora_settings_destroy(s);
+	s = settings(kinds[k].adapter);
+	ck_ok(lora_adapter_create(t->m, "lora", s, &t->a));
+	lora_settings_destroy(s);
+	scramble(t->a, &seed, 0.5);
+	ck_ok(lora_adapter_attach(t->a, 1.5));
+	for (int64_t i = 0; i < t->n; i++)
+		for (int64_t j = 0; j < t->length; j++) {
+			int64_t at = i * t->length + j;
+			t->ids[at] = (int32_t)(check_random(&seed) % 30);
+			t->mask[at] = j < 1 || j < t->length - i % 3;
+			t->labels[at] = -100;
+			if (k < 3 && !j) t->labels[i] = (int32_t)(check_random(&seed) % (uint64_t)t->classes);
+		}
+	if (k < 3) for (int64_t i = 0; i < t->n; i++) t->labels[i] = (int32_t)(check_random(&seed) % (uint64_t)t->classes);
+	else /* the answer is the last kept token, one of 4, 9, 11 */
+		for (int64_t i = 0; i < t->n; i++) {
+			int64_t last = t->length - 1 - i % 3 > 0 ? t->length - 1 - i % 3 : 1;
+			for (int64_t j = 0; j < t->length; j++) t->mask[i * t->length + j] = j <= last;
+			t->labels[i * t->length + last] = t->ids[i * t->length + last] = (int32_t[]){ 4, 9, 11 }[check_random(&seed) % (uint64_t)t->classes];
+		}
+}
+
+static const char *class_setting(const net *t) { return t->m->n_labels ? "" : t->classes == 2 ? ",\"classes\":[4,9]" : ",\"classes\":[4,9,11]"; }
+
+static void net_close(net *t)
+{
+	lora_adapter_destroy(t->a);
+	lora_model_destroy(t->m);
+}
+
+static int32_t get(void *user, int64_t index, lora_batch *b)
+{
+	net *t = user;
+	int64_t first = index * t->batch, width = t->m->n_labels ? 1 : t->length;
+	b->n_sequences = t->n - first < t->batch ? t->n - first : t->batch, b->length = t->length;
+	b->input_ids = t->ids + first * t->length, b->attention_mask = t->mask + first * t->length, b->labels = t->labels + first * width;
+	return first >= t->n;
+}
+
+static lora_posterior *fit(net *t, const char *more)
+{
+	char text[400];
+	lora_posterior *p;
+	snprintf(text, sizeof text, "{\"fisher\":\"%s\"%s%s}", strstr(more, "seed") ? "sampled" : "exact", class_setting(t), more);
+	lora_settings *s = settings(text);
+	ck_ok(lora_posterior_fit(t->m, t->a, (t->n + t->batch - 1) / t->batch, get, t, s, &p));
+	lora_settings_destroy(s);
+	return p;
+}
+
+/* --- dense matrices --- */
+
+/* Everything that the matrices see: left[pass] and right of every row, by matrix. */
+typedef struct dense {
+	lora_posterior *p;
+	lora__probe probe;
+	lora__tap tap;
+	int64_t classes;
+	int rows[MOST_MATRICES];
+	double *left[MOST_MATRICES], *right[MOST_MATRICES]; /* [rows,pass,out], [rows,in] */
+	int example[MOST_MATRICES][MOST_ROWS];
+	double *logits;
+	int64_t before; /* examples in earlier batches */
+} dense;
+
+static lora_status collect(lora__tap *tap, lora__slot *slot, int role, double f, lora_view left, lora_view right, int64_t first_row)
+{
+	dense *d = (dense *)(void *)((char *)tap - offsetof(dense, tap));
+	lora__matrix *w = lora__posterior_matrix(d->p, slot, role);
+	ck_assert_ptr_nonnull(w);
+	ck_assert_int_eq(left.dtype, LORA_F64);
+	int i = (int)(w - d->p->list), pass = (int)d->probe.pass;
+	int64_t inner = w->in - w->bias;
+	if (!pass && !first_row) d->rows[i] += 0;
+	for (int64_t r = 0; r < left.size[0]; r++) {
+		int row = d->rows[i] + (int)(first_row + r);
+		ck_assert_int_lt(row, MOST_ROWS);
+		for (int64_t o = 0; o < w->out; o++) d->left[i][(row * d->classes + pass) * w->out + o] = f * ((double *)left.data)[r * left.stride[0] + o];
+		for (int64_t c = 0; c < inner; c++) d->right[i][row * w->in + c] = ((double *)right.data)[r * right.stride[0] + c];
+		if (w->bias) d->right[i][row * w->in + inner] = 1;
+		int found = -1;
+		for (int64_t e = 0; e < d->probe.n; e++) {
+			int64_t first = w->head ? e : d->probe.first[w->space][e], n = w->head ? 1 : d->probe.rows[w->space][e];
+			if (first_row + r >= first && first_row + r < first + n) found = (int)e;
+		}
+		ck_assert_int_ge(found, 0);
+		d->example[i][row] = (int)d->before + found;
+	}
+	return LORA_OK;
+}
+
+static void unit(void *self, int64_t example, int64_t pass, const double *f, double *g)
+{
+	(void)example, (void)f;
+	for (int64_t c = 0; c < ((dense *)self)->classes; c++) g[c] = c == pass;
+}
+
+static void dense_run(dense *d, net *t, lora_posterior *p)
+{
+	*d = (dense){ .p = p, .classes = t->classes };
+	ck_assert_uint_le(p->n, MOST_MATRICES);
+	d->logits = calloc((size_t)(t->n * t->classes), sizeof(double));
+	for (size_t i = 0; i < p->n; i++) {
+		d->left[i] = calloc((size_t)(MOST_ROWS * t->classes * p->list[i].out), sizeof(double));
+		d->right[i] = calloc((size_t)(MOST_ROWS * p->list[i].in), sizeof(double));
+	}
+	d->tap.take = collect;
+	d->probe = (lora__probe){ .ctx = golden_ctx, .m = t->m, .classes = t->classes, .ids = p->ids, .tap = &d->tap, .direction = unit, .self = d };
+	for (int64_t k = 0; k * t->batch < t->n; k++) {
+		lora_batch b = { .struct_size = sizeof b };
+		get(t, k, &b);
+		ck_ok(lora__probe_forward(&d->probe, &b, 1));
+		for (int64_t c = 0; c < t->classes; c++) ck_ok(lora__probe_backward(&d->probe, p->last));
+		for (size_t i = 0; i < p->n; i++) {
+			const lora__matrix *w = &p->list[i];
+			for (int64_t e = 0; e < d->probe.n; e++) d->rows[i] += w->head ? 1 : d->probe.rows[w->space][e];
+		}
+		memcpy(d->logits + d->before * t->classes, d->probe.logits, sizeof(double) * (size_t)(d->probe.n * t->classes));
+		d->before += d->probe.n;
+	}
+}
+
+static void dense_free(dense *d)
+{
+	for (size_t i = 0; i < d->p->n; i++) free(d->left[i]), free(d->right[i]);
+	free(d->logits);
+	lora__probe_free(&d->probe);
+}
+
+/* d f_c / d W of an example */
+static void jacobian(const dense *d, size_t i, int example, int64_t c, double *j)
+{
+	const lora__matrix *w = &d->p->list[i];
+	memset(j, 0, sizeof *j * (size_t)(w->out * w->in));
+	for (int r = 0; r < d->rows[i]; r++) {
+		if (d->example[i][r] != example) continue;
+		for (int64_t o = 0; o < w->out; o++)
+			for (int64_t x = 0; x < w->in; x++) j[o * w->in + x] += d->left[i][(r * d->classes + c) * w->out + o] * d->right[i][r * w->in + x];
+	}
+}
+
+/* G[out,out] = sum over rows of sum_cc' Lam_cc' g_c g_c'^T, A[in,in] = sum of a a^T */
+static void dense_factors(const dense *d, size_t i, double *g, double *a)
+{
+	const lora__matrix *w = &d->p->list[i];
+	int64_t n = d->classes;
+	memset(g, 0, sizeof *g * (size_t)(w->out * w->out)), memset(a, 0, sizeof *a * (size_t)(w->in * w->in));
+	for (int r = 0; r < d->rows[i]; r++) {
+		double p[8];
+		lora__softmax(d->logits + d->example[i][r] * n, n, p);
+		for (int64_t c = 0; c < n; c++)
+			for (int64_t e = 0; e < n; e++)
+				for (int64_t x = 0; x < w->out; x++)
+					for (int64_t y = 0; y < w->out; y++)
+						g[x * w->out + y] += ((c == e) * p[c] - p[c] * p[e]) * d->left[i][(r * n + c) * w->out + x] * d->left[i][(r * n + e) * w->out + y];
+		for (int64_t x = 0; x < w->in; x++)
+			for (int64_t y = 0; y < w->in; y++) a[x * w->in + y] += d->right[i][r * w->in + x] * d->right[i][r * w->in + y];
+	}
+}
+
+/* L of m = L L^T in place; log of the determinant of m. */
+static double factorise(double *m, int64_t n)
+{
+	double logdet = 0;
+	for (int64_t j = 0; j < n; j++) {
+		for (int64_t i = j; i < n; i++) {
+			double s = m[i * n + j];
+			for (int64_t k = 0; k < j; k++) s -= m[i * n + k] * m[j * n + k];
+			ck_assert(i != j || s > 0);
+			m[i * n + j] = i == j ? sqrt(s) : s / m[j * n + j];
+		}
+		logdet += 2 * log(m[j * n + j]);
+	}
+	return logdet;
+}
+
+/* scale H + shift I, H = (1/R) G (x) A over vec(W), row-major; factorised. */
+static double *dense_curvature(const dense *d, size_t i, double scale, double shift, double *logdet)
+{
+	const lora__matrix *w = &d->p->list[i];
+	int64_t n = w->out * w->in;
+	double *g = malloc(sizeof *g * (size_t)(w->out * w->out)), *a = malloc(sizeof *a * (size_t)(w->in * w->in)), *h = calloc((size_t)(n * n), sizeof *h);
+	dense_factors(d, i, g, a);
+	for (int64_t x = 0; x < n; x++)
+		for (int64_t y = 0; y < n; y++) h[x * n + y] = scale * g[x / w->in * w->out + y / w->in] * a[x % w->in * w->in + y % w->in] / d->rows[i] + (x == y) * shift;
+	*logdet = factorise(h, n);
+	free(g), free(a);
+	return h;
+}
+
+/* V[classes,classes] of an example */
+static void dense_covariance(const dense *d, int example, double prior, double *v)
+{
+	int64_t c = d->classes;
+	memset(v, 0, sizeof *v * (size_t)(c * c));
+	for (size_t i = 0; i < d->p->n; i++) {
+		int64_t n = d->p->list[i].out * d->p->list[i].in;
+		double logdet, *l = dense_curvature(d, i, 1, prior, &logdet), *z = malloc(sizeof *z * (size_t)(n * c));
+		for (int64_t k = 0; k < c; k++) {
+			double *x = z + k * n;
+			jacobian(d, i, example, k, x);
+			for (int64_t r = 0; r < n; r++) {
+				for (int64_t s = 0; s < r; s++) x[r] -= l[r * n + s] * x[s];
+				x[r] /= l[r * n + r];
+			}
+		}
+		for (int64_t a = 0; a < c; a++)
+			for (int64_t b = 0; b < c; b++)
+				for (int64_t x = 0; x < n; x++) v[a * c + b] += z[a * n + x] * z[b * n + x];
+		free(l), free(z);
+	}
+}
+
+static double gap(const double *x, const double *y, int64_t n)
+{
+	double worst = 0, most = 0;
+	for (int64_t i = 0; i < n; i++) worst = fmax(worst, fabs(x[i] - y[i])), most = fmax(most, fabs(y[i]));
+	return most > 0 ? worst / most : worst;
+}
+
+/* basis diag(values) basis^T */
+static void rebuild(const lora__factor *f, double *m)
+{
+	memset(m, 0, sizeof *m * (size_t)(f->d * f->d));
+	for (int64_t x = 0; x < f->d; x++)
+		for (int64_t y = 0; y < f->d; y++)
+			for (int64_t k = 0; k < f->k; k++) m[x * f->d + y] += f->basis[x * f->k + k] * f->values[k] * f->basis[y * f->k + k];
+}
+
+/* The rows add up to what an ordinary backward pass gives: sum over examples of (p_c - [c = label]) J_c. */
+static void check_rows(dense *d, net *t)
+{
+	lora_posterior *p = d->p;
+	double loss;
+	int64_t tokens, batch = t->batch;
+	t->batch = t->n;
+	lora_batch b = { .struct_size = sizeof b };
+	get(t, 0, &b);
+	ck_ok(lora_adapter_zero_grad(t->a));
+	ck_ok(lora_model_backward(t->m, &b, NULL, 0, &loss, &tokens));
+	t->batch = batch;
+	ck_assert_int_eq(tokens, t->n);
+	if (!t->m->n_labels) return; /* its cross-entropy is over the whole vocabulary */
+	double *sum = malloc(sizeof *sum * 64 * 64), *j = malloc(sizeof *j * 64 * 64), *grads = (double *)(void *)t->a->grads;
+	for (size_t i = 0; i < p->n; i++) {
+		lora__matrix *w = &p->list[i];
+		const lora__ptensor *tensor = &t->a->tensors[w->part->tensor[w->role]];
+		memset(sum, 0, sizeof *sum * 64 * 64);
+		for (int e = 0; e < t->n; e++)
+			for (int64_t c = 0; c < t->classes; c++) {
+				double q[8];
+				lora__softmax(d->logits + e * t->classes, t->classes, q);
+				jacobian(d, i, e, c, j);
+				for (int64_t x = 0; x < w->out * w->in; x++) sum[x] += (q[c] - (c == t->labels[e])) * j[x] / (double)t->n;
+			}
+		if (w->bias)
+			for (int64_t o = 0; o < w->out; o++)
+				for (int64_t x = 0; x < w->in - 1; x++) sum[o * (w->in - 1) + x] = sum[o * w->in + x];
+		ck_assert_double_lt(gap(sum, grads + tensor->offset, (int64_t)tensor->n), 1e-9);
+	}
+	free(sum), free(j);
+	ck_ok(lora_adapter_zero_grad(t->a));
+}
+
+START_TEST(dense_computation)
+{
+	net t;
+	dense d;
+	golden_context("naive", 1);
+	net_open(&t, _i, "f64");
+	lora_posterior *p = fit(&t, ",\"full_up_to\":1000");
+	dense_run(&d, &t, p);
+	check_rows(&d, &t);
+	double g[40 * 40], a[40 * 40], m[40 * 40], logdet, prior = p->list[0].prior, evidence = 0, norm = 0;
+	for (size_t i = 0; i < p->n; i++) {
+		const lora__matrix *w = &p->list[i];
+		ck_assert(w->out <= 40 && w->in <= 40);
+		ck_assert_int_eq(w->seen, d.rows[i]);
+		dense_factors(&d, i, g, a);
+		rebuild(&w->side[0], m);
+		ck_assert_double_lt(gap(m, g, w->out * w->out), 1e-9);
+		rebuild(&w->side[1], m);
+		ck_assert_double_lt(gap(m, a, w->in * w->in), 1e-9);
+		free(dense_curvature(&d, i, 1 / prior, 1, &logdet));
+		evidence -= logdet / 2, norm += w->norm2;
+	}
+	for (int64_t e = 0; e < t.n; e++) {
+		double q[8];
+		lora__softmax(d.logits + e * t.classes, t.classes, q);
+		int32_t y = t.m->n_labels ? t.labels[e] : -1;
+		for (int64_t c = 0; y < 0 && c < t.classes; c++)
+			for (int64_t x = 0; x < t.length; x++)
+				if (t.labels[e * t.length + x] == p->ids[c]) y = (int32_t)c;
+		evidence += log(q[y]);
+	}
+	ck_assert_double_eq_tol(p->evidence, evidence - prior * norm / 2, 1e-6 * fabs(p->evidence));
+	for (int k = -1; k <= 1; k += 2) { /* the evidence is at its top */
+		double at = prior * exp(k * 0.01), other = -at * norm / 2, here = -prior * norm / 2, l0, l1;
+		for (size_t i = 0; i < p->n; i++) {
+			free(dense_curvature(&d, i, 1 / at, 1, &l1)), free(dense_curvature(&d, i, 1 / prior, 1, &l0));
+			other -= l1 / 2, here -= l0 / 2;
+		}
+		ck_assert_double_lt(other, here);
+	}
+	double v[64], *cov = calloc((size_t)(t.n * t.classes * t.classes), sizeof *cov), *logits = calloc((size_t)(t.n * t.classes), sizeof *logits);
+	lora_batch b = { .struct_size = sizeof b };
+	t.batch = t.n;
+	get(&t, 0, &b);
+	ck_ok(lora_posterior_predict(p, &b, NULL, NULL, logits, cov, t.n * t.classes));
+	ck_assert_double_lt(gap(logits, d.logits, t.n * t.classes), 1e-12);
+	for (int e = 0; e < t.n; e += 4) {
+		dense_covariance(&d, e, prior, v);
+		ck_assert_double_lt(gap(cov + e * t.classes * t.classes, v, t.classes * t.classes), 1e-6);
+	}
+	free(cov), free(logits);
+	dense_free(&d);
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+/* One example of one token: the product of the two factors is the exact Hessian block, sum_c p_c vec(grad_c) vec(grad_c)^T with ordinary gradients for label c. */
+START_TEST(exact_block)
+{
+	net t;
+	golden_context("naive", 1);
+	net_open(&t, 2, "f64");
+	t.n = 1;
+	lora_posterior *p = fit(&t, ",\"full_up_to\":1000");
+	double q[8], logits[8];
+	lora_batch b = { .struct_size = sizeof b };
+	get(&t, 0, &b);
+	ck_ok(lora_posterior_predict(p, &b, NULL, NULL, logits, NULL, t.classes));
+	lora__softmax(logits, t.classes, q);
+	double *grads[8];
+	for (int32_t c = 0; c < t.classes; c++) {
+		double loss;
+		t.labels[0] = c;
+		ck_ok(lora_adapter_zero_grad(t.a));
+		ck_ok(lora_model_backward(t.m, &b, NULL, 0, &loss, NULL));
+		grads[c] = malloc(t.a->n_params * sizeof(double));
+		memcpy(grads[c], t.a->grads, t.a->n_params * sizeof(double));
+	}
+	for (size_t i = 0; i < p->n; i++) {
+		const lora__matrix *w = &p->list[i];
+		const lora__ptensor *tensor = &t.a->tensors[w->part->tensor[w->role]];
+		double g[40 * 40], a[40 * 40], worst = 0, most = 0;
+		rebuild(&w->side[0], g), rebuild(&w->side[1], a);
+		for (int64_t x = 0; x < w->out * w->in; x++)
+			for (int64_t y = 0; y < w->out * w->in; y++) {
+				double h = 0, k = g[x / w->in * w->out + y / w->in] * a[x % w->in * w->in + y % w->in] / (double)w->seen;
+				for (int32_t c = 0; c < t.classes; c++) h += q[c] * grads[c][tensor->offset + (size_t)x] * grads[c][tensor->offset + (size_t)y];
+				worst = fmax(worst, fabs(h - k)), most = fmax(most, fabs(h));
+			}
+		ck_assert_msg(worst <= 1e-9 * most, "%s: off by %g of %g", w->name, worst, most);
+	}
+	for (int32_t c = 0; c < t.classes; c++) free(grads[c]);
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+/* --- factors of low rank --- */
+
+static double factor_error(const lora__factor_kind *kind, const double *x, int64_t n, int64_t d, int64_t rank, int64_t at_once)
+{
+	lora__factor f;
+	double *m = malloc(sizeof *m * (size_t)(d * d)), *want = calloc((size_t)(d * d), sizeof *want), sum = 0, size = 0;
+	ck_ok(lora__factor_start(golden_ctx, &f, kind, d, rank, 5, LORA_F64));
+	for (int64_t at = 0; at < n; at += at_once) {
+		int64_t k = n - at < at_once ? n - at : at_once;
+		ck_ok(kind->add(golden_ctx, &f, lora__view2((void *)(uintptr_t)(x + at * d), LORA_F64, k, d, d), 4.0, LORA_F64));
+	}
+	ck_ok(lora__factor_finish(golden_ctx, &f, rank, LORA_F64));
+	rebuild(&f, m);
+	for (int64_t r = 0; r < n; r++)
+		for (int64_t i = 0; i < d; i++)
+			for (int64_t j = 0; j < d; j++) want[i * d + j] += 4 * x[r * d + i] * x[r * d + j];
+	for (int64_t i = 0; i < d * d; i++) sum += (m[i] - want[i]) * (m[i] - want[i]), size += want[i] * want[i];
+	for (int64_t i = 0; i < f.k; i++)
+		for (int64_t j = 0; j <= i; j++) {
+			double dot = 0;
+			for (int64_t r = 0; r < d; r++) dot += f.basis[r * f.k + i] * f.basis[r * f.k + j];
+			ck_assert_double_eq_tol(dot, i == j, 1e-9);
+		}
+	lora__factor_free(golden_ctx, &f);
+	free(m), free(want);
+	return size > 0 ? sqrt(sum / size) : sqrt(sum);
+}
+
+START_TEST(low_rank_factors)
+{
+	const lora__factor_kind *kind = lora__factors[_i];
+	enum { N = 150, D = 40 };
+	double *x = malloc(sizeof *x * N * D), last = 2;
+	uint64_t seed = check_seed(11);
+	golden_context("naive", 1);
+	for (int i = 0; i < N * D; i++) x[i] = (2 * uniform(&seed) - 1) * pow(0.8, i % D);
+	for (int64_t k = 2; k <= 32; k *= 2) { /* nearer with every rank */
+		double e = factor_error(kind, x, N, D, k, 17);
+		ck_assert_msg(e < last && (kind != &lora__factor_full || e < 1e-12), "%s: rank %d: %g after %g", kind->m.name, (int)k, e, last);
+		if (kind != &lora__factor_full) last = e;
+	}
+	ck_assert_double_lt(last, kind == &lora__factor_full ? 3 : 1e-4);
+	for (int64_t r = 6; r < N; r++)
+		for (int i = 0; i < D; i++) x[r * D + i] = x[(r % 6) * D + i] * (double)(r % 7); /* rank 6 */
+	for (int64_t at_once = 1; at_once <= N; at_once *= 5) ck_assert_double_lt(factor_error(kind, x, N, D, 6, at_once), 1e-11);
+	memset(x, 0, sizeof *x * N * D);
+	ck_assert_double_eq(factor_error(kind, x, N, D, 6, 50), 0);
+	free(x);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+/* Covariances with factors of rank k go to those with full factors. */
+START_TEST(low_rank_covariances)
+{
+	net t;
+	const char *kind = (const char *[]){ "sketch", "lowrank" }[_i];
+	golden_context("naive", 1);
+	net_open(&t, 1, "f64");
+	double last = 1e9, full[12 * 4], v[12 * 4];
+	lora_batch b = { .struct_size = sizeof b };
+	lora_posterior *p = fit(&t, ",\"full_up_to\":1000,\"prior\":\"fixed\",\"prior_precision\":0.1");
+	int64_t batch = t.batch;
+	t.batch = t.n;
+	get(&t, 0, &b);
+	ck_ok(lora_posterior_predict(p, &b, NULL, NULL, NULL, full, t.n * t.classes));
+	lora_posterior_destroy(p);
+	for (int k = 1; k <= 12; k += k < 4 ? 3 : 4) {
+		char more[200];
+		t.batch = batch;
+		snprintf(more, sizeof more, ",\"full_up_to\":0,\"factor\":\"%s\",\"factor_rank\":%d,\"prior\":\"fixed\",\"prior_precision\":0.1", kind, k);
+		p = fit(&t, more);
+		t.batch = t.n;
+		ck_ok(lora_posterior_predict(p, &b, NULL, NULL, NULL, v, t.n * t.classes));
+		lora_posterior_destroy(p);
+		double e = gap(v, full, t.n * t.classes * t.classes);
+		ck_assert_msg(e < last, "%s: rank %d: %g after %g", kind, k, e, last);
+		last = e;
+	}
+	ck_assert_double_lt(last, 1e-9);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+/* --- what is fitted --- */
+
+START_TEST(batches_and_fisher)
+{
+	net t;
+	golden_context("naive", 1);
+	net_open(&t, 0, "f64");
+	lora_posterior *p = fit(&t, ""), *q;
+	for (t.batch = 1; t.batch <= 12; t.batch += 11) { /* in whatever batches */
+		q = fit(&t, "");
+		ck_assert_double_eq_tol(p->evidence, q->evidence, 1e-9 * fabs(p->evidence));
+		ck_assert_double_eq_tol(p->list[0].prior, q->list[0].prior, 1e-9 * p->list[0].prior);
+		lora_posterior_destroy(q);
+	}
+	/* the sampled form on average: 150 fits */
+	double mean[16 * 16] = { 0 }, m[16 * 16], want[16 * 16];
+	lora__matrix *w = &p->list[p->n - 1];
+	rebuild(&w->side[0], want);
+	for (int k = 0; k < 150; k++) {
+		char more[100];
+		snprintf(more, sizeof more, ",\"seed\":%d", k);
+		q = fit(&t, more);
+		rebuild(&q->list[p->n - 1].side[0], m);
+		for (int64_t i = 0; i < w->out * w->out; i++) mean[i] += m[i] / 150;
+		ck_assert_double_eq_tol(q->log_likelihood, p->log_likelihood, 1e-9);
+		lora_posterior_destroy(q);
+	}
+	ck_assert_double_lt(gap(mean, want, w->out * w->out), 0.15);
+	lora_posterior_destroy(p);
+	/* last layer: the classifier alone */
+	p = fit(&t, ",\"layers\":\"last\"");
+	ck_assert_uint_eq(p->n, 1);
+	ck_assert_int_eq(p->list[0].bias, 1);
+	lora_posterior_destroy(p);
+	/* a precision for each matrix has at least the evidence of one for all */
+	p = fit(&t, ""), q = fit(&t, ",\"prior_per\":\"matrix\"");
+	ck_assert_double_ge(q->evidence, p->evidence);
+	lora_posterior_destroy(p);
+	lora_posterior_destroy(q);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+static void predict(lora_posterior *p, net *t, const char *json, double *prob, double *logits, double *cov)
+{
+	lora_settings *s = settings(json);
+	lora_batch b = { .struct_size = sizeof b };
+	t->batch = t->n;
+	get(t, 0, &b);
+	ck_ok(lora_posterior_predict(p, &b, s, prob, logits, cov, t->n * t->classes));
+	lora_settings_destroy(s);
+	t->batch = 5;
+}
+
+START_TEST(predictions)
+{
+	net t;
+	golden_context("naive", 1);
+	net_open(&t, _i, "f32");
+	lora_posterior *p = fit(&t, "");
+	int64_t c = t.classes, n = t.n * c;
+	double prob[64], map[64], logits[64], cov[256], other[64];
+	predict(p, &t, "{}", prob, logits, cov);
+	for (int64_t e = 0; e < t.n; e++) {
+		double sum = 0, v[16];
+		lora__softmax(logits + e * c, c, map + e * c);
+		for (int64_t k = 0; k < c; k++) sum += prob[e * c + k];
+		ck_assert_double_eq_tol(sum, 1, 1e-12);
+		memcpy(v, cov + e * c * c, sizeof(double) * (size_t)(c * c));
+		for (int64_t k = 0; k < c; k++) v[k * c + k] += 1e-9;
+		factorise(v, c); /* positive */
+		ck_assert_double_le(fmax(prob[e * c], prob[e * c + 1]), 1);
+	}
+	/* differences of logits alone give the same distribution: large samples agree */
+	predict(p, &t, "{\"samples\":200000}", prob, NULL, NULL);
+	predict(p, &t, "{\"samples\":200000,\"seed\":3}", other, NULL, cov);
+	check_close(prob, other, n, 5e-3);
+	/* the other forms say about the same */
+	predict(p, &t, "{\"form\":\"probit\"}", other, NULL, NULL);
+	check_close(other, prob, n, 0.4);
+	predict(p, &t, "{\"form\":\"bridge\"}", other, NULL, NULL);
+	if (c == 2) check_close(other, prob, n, 0.4);
+	/* a prior without width: MAP, whatever the form; of two classes the bridge's mean is exact there too */
+	predict(p, &t, "{\"prior_precision\":1e30}", other, NULL, NULL);
+	check_close(other, map, n, 1e-9);
+	predict(p, &t, "{\"form\":\"probit\",\"prior_precision\":1e30}", other, NULL, NULL);
+	check_close(other, map, n, 1e-9);
+	if (c == 2) {
+		predict(p, &t, "{\"form\":\"bridge\",\"prior_precision\":1e9}", other, NULL, NULL);
+		check_close(other, map, n, 1e-5);
+	}
+	/* example by example, the same bits */
+	predict(p, &t, "{}", prob, NULL, NULL);
+	lora_batch b = { .struct_size = sizeof b };
+	t.batch = 1;
+	for (int64_t e = 0; e < t.n; e++) {
+		get(&t, e, &b);
+		ck_ok(lora_posterior_predict(p, &b, NULL, other, NULL, NULL, c));
+		check_close(other, prob + e * c, c, 1e-5);
+	}
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+/* The bridge takes the Laplace approximation of a Dirichlet back to it, in either basis. */
+START_TEST(bridge)
+{
+	enum { C = 5 };
+	uint64_t seed = check_seed(13);
+	double alpha[C], f[C], cov[C * C], p[C], helmert[C * (C - 1)], low[(C - 1) * (C - 1)] = { 0 }, basis[C * C] = { 0 }, scratch[4 * C], sum = 0, logs = 0, back = 0;
+	for (int i = 0; i < C; i++) alpha[i] = 0.5 + 6 * uniform(&seed), sum += alpha[i], logs += log(alpha[i]) / C, back += 1 / alpha[i], basis[i * C + i] = 1;
+	for (int i = 0; i < C; i++) {
+		f[i] = log(alpha[i]) - logs + 3; /* a shift changes nothing */
+		for (int j = 0; j < C; j++) cov[i * C + j] = (i == j) / alpha[i] - (1 / alpha[i] + 1 / alpha[j] - back / C) / C;
+		for (int j = 0; j < C - 1; j++) helmert[i * (C - 1) + j] = i <= j ? 1 / sqrt((j + 1) * (j + 2)) : i == j + 1 ? -(j + 1) / sqrt((j + 1) * (j + 2)) : 0;
+	}
+	for (int a = 0; a < C - 1; a++)
+		for (int b = 0; b < C - 1; b++)
+			for (int i = 0; i < C; i++)
+				for (int j = 0; j < C; j++) low[a * (C - 1) + b] += helmert[i * (C - 1) + a] * cov[i * C + j] * helmert[j * (C - 1) + b];
+	for (int i = 0; i < C; i++) alpha[i] /= sum;
+	lora__gauss g = { .n = C, .dirs = C, .basis = basis, .f = f, .cov = cov, .scratch = scratch };
+	lora__predictive_bridge.run(&g, p);
+	check_close(p, alpha, C, 1e-12);
+	g.dirs = C - 1, g.basis = helmert, g.cov = low;
+	lora__predictive_bridge.run(&g, p);
+	check_close(p, alpha, C, 1e-12);
+}
+END_TEST
+
+/* Validation finds the best precision that a search over predictions finds. */
+START_TEST(validation)
+{
+	net t;
+	golden_context("naive", 1);
+	net_open(&t, 0, "f32");
+	t.batch = 4;
+	lora_posterior *p = fit(&t, ",\"prior\":\"validation\",\"validation_batches\":1");
+	double found = p->list[0].prior, best = 1e9, at_best = 0, here = 0, prob[32];
+	ck_assert_int_eq(p->examples, 8);
+	lora_batch b = { .struct_size = sizeof b };
+	get(&t, 2, &b);
+	for (double at = -12; at <= 12.01; at += 0.25) {
+		char json[100];
+		snprintf(json, sizeof json, "{\"samples\":4000,\"prior_precision\":%.17g}", exp(at));
+		lora_settings *s = settings(json);
+		double loss = 0;
+		ck_ok(lora_posterior_predict(p, &b, s, prob, NULL, NULL, 4 * t.classes));
+		lora_settings_destroy(s);
+		for (int e = 0; e < 4; e++) loss -= log(prob[e * t.classes + b.labels[e]]);
+		if (loss < best) best = loss, at_best = at;
+		if (fabs(at - log(found)) <= 0.125) here = loss;
+	}
+	ck_assert_msg(here - best < 0.05 * best, "found log %g with loss %g, best log %g with %g", log(found), here, at_best, best);
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+/* --- files --- */
+
+static void spoil(const char *from, const char *to, long at, int flip, long keep)
+{
+	FILE *f = fopen(from, "rb"), *g = fopen(to, "wb");
+	ck_assert(f && g);
+	for (long i = 0; keep < 0 || i < keep; i++) {
+		int ch = fgetc(f);
+		if (ch == EOF) break;
+		fputc(i == at ? ch ^ flip : ch, g);
+	}
+	fclose(f), fclose(g);
+}
+
+static void expect_load(net *t, const char *path, lora_status want, const char *word)
+{
+	lora_posterior *p;
+	lora_status st = lora_posterior_load(t->m, t->a, path, &p);
+	ck_assert_msg(st == want && !p, "%s instead of %s: %s", lora_status_name(st), lora_status_name(want), lora_context_last_error(golden_ctx));
+	ck_assert_msg(strstr(lora_context_last_error(golden_ctx), word) && strstr(lora_context_last_error(golden_ctx), path), "%s", lora_context_last_error(golden_ctx));
+}
+
+START_TEST(files)
+{
+	net t, other;
+	char path[64], bad[64];
+	int64_t c, n;
+	snprintf(path, sizeof path, "test_posterior.%d.safetensors", (int)getpid());
+	snprintf(bad, sizeof bad, "test_posterior.%d.bad", (int)getpid());
+	golden_context("naive", 1);
+	net_open(&t, _i, "f32");
+	c = t.classes, n = t.n * c;
+	lora_posterior *p = fit(&t, ",\"full_up_to\":4,\"factor_rank\":3"), *q;
+	ck_ok(lora_posterior_save(p, path));
+	ck_ok(lora_posterior_load(t.m, t.a, path, &q));
+	double x[256], y[256];
+	predict(p, &t, "{}", NULL, NULL, x), predict(q, &t, "{}", NULL, NULL, y);
+	ck_assert_mem_eq(x, y, sizeof(double) * (size_t)(n * c)); /* the same bits */
+	lora_posterior_info i = { .struct_size = sizeof i }, j = i;
+	ck_ok(lora_posterior_get_info(p, &i));
+	ck_ok(lora_posterior_get_info(q, &j));
+	ck_assert_mem_eq(&i, &j, sizeof i);
+	ck_assert(i.n_examples == t.n && i.n_classes == c && i.effective > 0 && i.prior_precision > 0);
+	lora_posterior_destroy(q);
+	/* damage */
+	FILE *f = fopen(path, "rb");
+	fseek(f, 0, SEEK_END);
+	long size = ftell(f);
+	fclose(f);
+	for (long cut = 0; cut < size; cut += size / 13 + 1) {
+		spoil(path, bad, -1, 0, cut);
+		expect_load(&t, bad, LORA_E_FORMAT, "");
+	}
+	spoil(path, bad, size - 9, 1, -1);
+	expect_load(&t, bad, LORA_E_FORMAT, "digest");
+	remove(bad);
+	expect_load(&t, bad, LORA_E_NOTFOUND, "");
+	/* another scale, another adapter, another base */
+	ck_ok(lora_adapter_set_scale(t.a, 2));
+	lora_batch b = { .struct_size = sizeof b };
+	get(&t, 0, &b);
+	check_fails(LORA_E_STATE, lora_posterior_predict(p, &b, NULL, x, NULL, NULL, b.n_sequences * c));
+	ck_assert_ptr_nonnull(strstr(lora_context_last_error(golden_ctx), "scale"));
+	uint64_t seed = 3;
+	ck_ok(lora_adapter_set_scale(t.a, 1.5));
+	scramble(t.a, &seed, 0.1);
+	expect_load(&t, path, LORA_E_STATE, "another adapter");
+	net_open(&other, (_i + 1) % CASES, "f32");
+	expect_load(&other, path, LORA_E_STATE, "another base");
+	net_close(&other);
+	remove(path);
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+/* --- what is refused, by name --- */
+
+static void refuse(net *t, const char *json, lora_status want, const char *word)
+{
+	lora_posterior *p;
+	char text[400];
+	snprintf(text, sizeof text, "{%s}", json);
+	lora_settings *s = settings(text);
+	lora_status st = lora_posterior_fit(t->m, t->a, (t->n + t->batch - 1) / t->batch, get, t, s, &p);
+	ck_assert_msg(st == want && !p, "%s: %s", json, lora_status_name(st));
+	ck_assert_msg(strstr(lora_context_last_error(golden_ctx), word) != NULL, "%s: %s", json, lora_context_last_error(golden_ctx));
+	lora_settings_destroy(s);
+}
+
+START_TEST(refusals)
+{
+	net t;
+	golden_context("naive", 1);
+	net_open(&t, 3, "f32");
+	refuse(&t, "", LORA_E_ARGUMENT, "classes");
+	refuse(&t, "\"classes\":4", LORA_E_ARGUMENT, "classes");
+	refuse(&t, "\"classes\":[4,4]", LORA_E_ARGUMENT, "two classes");
+	refuse(&t, "\"classes\":[4,9,30]", LORA_E_ARGUMENT, "token 30");
+	refuse(&t, "\"classes\":[4,9]", LORA_E_SHAPE, "token 11");
+	refuse(&t, "\"classes\":[4,9,11],\"layers\":\"last\"", LORA_E_ARGUMENT, "head");
+	refuse(&t, "\"classes\":[4,9,11],\"factor\":\"skech\"", LORA_E_ARGUMENT, "sketch");
+	refuse(&t, "\"classes\":[4,9,11],\"fischer\":\"exact\"", LORA_E_ARGUMENT, "fisher");
+	refuse(&t, "\"classes\":[4,9,11],\"fisher\":\"none\"", LORA_E_ARGUMENT, "fisher");
+	refuse(&t, "\"classes\":[4,9,11],\"factor_rank\":0", LORA_E_ARGUMENT, "factor_rank");
+	refuse(&t, "\"classes\":[4,9,11],\"prior_precision\":-1", LORA_E_ARGUMENT, "prior_precision");
+	refuse(&t, "\"classes\":[4,9,11],\"prior\":\"validation\"", LORA_E_ARGUMENT, "validation_batches");
+	refuse(&t, "\"classes\":[4,9,11],\"validation_batches\":1", LORA_E_ARGUMENT, "validation_batches");
+	refuse(&t, "\"classes\":[4,9,11],\"prior\":\"validation\",\"validation_batches\":3", LORA_E_ARGUMENT, "none is left");
+	ck_ok(lora_adapter_set_trainable(t.a, 0));
+	refuse(&t, "\"classes\":[4,9,11]", LORA_E_STATE, "frozen");
+	ck_ok(lora_adapter_set_trainable(t.a, 1));
+	ck_ok(lora_adapter_detach(t.a));
+	refuse(&t, "\"classes\":[4,9,11]", LORA_E_STATE, "attached");
+	ck_ok(lora_adapter_attach(t.a, 1));
+	lora_settings *s = settings("{\"name\":\"second\",\"target_modules\":[\"k_proj\"]}");
+	lora_adapter *second;
+	ck_ok(lora_adapter_create(t.m, "lora", s, &second));
+	lora_settings_destroy(s);
+	ck_ok(lora_adapter_attach(second, 1));
+	refuse(&t, "\"classes\":[4,9,11]", LORA_E_STATE, "another adapter");
+	lora_adapter_destroy(second);
+	lora_posterior *p = fit(&t, ""), *none = p;
+	double x[64];
+	lora_batch b = { .struct_size = sizeof b };
+	get(&t, 0, &b);
+	static const struct { const char *json, *word; lora_status st; } bad[] = { { "{\"form\":\"probits\"}", "probit", LORA_E_ARGUMENT }, { "{\"samples\":0}", "samples", LORA_E_ARGUMENT },
+		{ "{\"sample\":5}", "samples", LORA_E_ARGUMENT } };
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+		s = settings(bad[i].json);
+		check_fails(bad[i].st, lora_posterior_predict(p, &b, s, x, NULL, NULL, b.n_sequences * t.classes));
+		ck_assert_ptr_nonnull(strstr(lora_context_last_error(golden_ctx), bad[i].word));
+		lora_settings_destroy(s);
+	}
+	check_fails(LORA_E_SHAPE, lora_posterior_predict(p, &b, NULL, x, NULL, NULL, 3));
+	check_fails(LORA_E_ARGUMENT, lora_posterior_predict(p, NULL, NULL, x, NULL, NULL, 3));
+	check_fails(LORA_E_ARGUMENT, lora_posterior_fit(t.m, t.a, 0, get, &t, NULL, &none));
+	ck_assert_ptr_null(none);
+	lora_posterior_memory mem = { .struct_size = sizeof mem };
+	s = settings("{\"classes\":[4,9,11]}");
+	ck_ok(lora_posterior_estimate(t.m, t.a, 4, 6, s, &mem));
+	ck_assert(mem.factors > 0 && mem.kept > 0 && mem.activations > 0 && mem.predict > 0 && mem.peak >= mem.activations + mem.factors);
+	lora_settings_destroy(s);
+	lora_posterior_destroy(p);
+	lora_posterior_destroy(NULL);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+/* --- memory: every allocation fails once, nothing leaks, gradients and hooks are left alone --- */
+
+START_TEST(failing_allocations)
+{
+	check_alloc ca;
+	net t;
+	check_alloc_init(&ca);
+	golden_ctx = check_context(&ca);
+	net_open(&t, _i, "f32");
+	t.n = 4;
+	lora_posterior *p = fit(&t, ""); /* plans and arenas are there */
+	double x[64];
+	predict(p, &t, "{}", x, NULL, NULL);
+	lora_posterior_destroy(p);
+	char text[100];
+	snprintf(text, sizeof text, "{\"seed\":1%s}", class_setting(&t));
+	lora_settings *s = settings(text);
+	long live = ca.live;
+	for (long n = 1, done = 0; !done; n += n < 400 ? 1 : 37) {
+		check_alloc_arm(&ca, n, 0);
+		lora_status st = lora_posterior_fit(t.m, t.a, 1, get, &t, s, &p);
+		done = !ca.failures;
+		ck_assert_msg(st == (done ? LORA_OK : LORA_E_MEMORY), "allocation %ld: %s", n, lora_status_name(st));
+		ck_assert_ptr_null(t.m->s.tap);
+		check_alloc_arm(&ca, 0, 0);
+		if (done) break;
+		ck_assert_int_eq(ca.live, live);
+	}
+	lora_batch b = { .struct_size = sizeof b };
+	get(&t, 0, &b);
+	live = ca.live;
+	for (long n = 1, done = 0; !done; n++) {
+		check_alloc_arm(&ca, n, 0);
+		lora_status st = lora_posterior_predict(p, &b, NULL, x, NULL, NULL, b.n_sequences * t.classes);
+		done = !ca.failures;
+		ck_assert_msg(st == (done ? LORA_OK : LORA_E_MEMORY), "allocation %ld: %s", n, lora_status_name(st));
+		check_alloc_arm(&ca, 0, 0);
+	}
+	lora_posterior_destroy(p);
+	lora_settings_destroy(s);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+	check_alloc_done(&ca);
+}
+END_TEST
+
+/* --- halves: the same within their precision --- */
+
+START_TEST(halves)
+{
+	net t;
+	double x[256], y[256];
+	golden_context("naive", 1);
+	net_open(&t, 0, "f32");
+	lora_posterior *p = fit(&t, ",\"prior\":\"fixed\"");
+	predict(p, &t, "{}", NULL, NULL, x);
+	int64_t n = t.n * t.classes * t.classes;
+	lora_posterior_destroy(p);
+	net_close(&t);
+	net_open(&t, 0, "bf16");
+	p = fit(&t, ",\"prior\":\"fixed\"");
+	predict(p, &t, "{}", NULL, NULL, y);
+	ck_assert_double_lt(gap(y, x, n), 0.15);
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("posterior");
+	TCase *c = tcase_create("posterior");
+	tcase_set_timeout(c, 60);
+	tcase_add_loop_test(c, dense_computation, 0, CASES);
+	tcase_add_test(c, exact_block);
+	tcase_add_loop_test(c, low_rank_factors, 0, 3);
+	tcase_add_loop_test(c, low_rank_covariances, 0, 2);
+	tcase_add_test(c, batches_and_fisher);
+	tcase_add_loop_test(c, predictions, 0, CASES);
+	tcase_add_test(c, bridge);
+	tcase_add_test(c, validation);
+	tcase_add_loop_test(c, files, 0, CASES);
+	tcase_add_test(c, refusals);
+	tcase_add_loop_test(c, failing_allocations, 0, 4);
+	tcase_add_test(c, halves);
+	suite_add_tcase(s, c);
+	SRunner *r = srunner_create(s);
+	srunner_run_all(r, CK_ENV);
+	int failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed != 0;
+}

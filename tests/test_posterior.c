@@ -129,7 +129,7 @@ typedef struct dense {
 	lora__probe probe;
 	lora__tap tap;
 	int64_t classes;
-	int rows[MOST_MATRICES];
+	int rows[MOST_MATRICES], by_rows; /* R is the rows, or the examples */
 	double *left[MOST_MATRICES], *right[MOST_MATRICES]; /* [rows,pass,out], [rows,in] */
 	int example[MOST_MATRICES][MOST_ROWS];
 	double *logits;
@@ -255,7 +255,7 @@ static double *dense_curvature(const dense *d, size_t i, double scale, double sh
 	double *g = malloc(sizeof *g * (size_t)(w->out * w->out)), *a = malloc(sizeof *a * (size_t)(w->in * w->in)), *h = calloc((size_t)(n * n), sizeof *h);
 	dense_factors(d, i, g, a);
 	for (int64_t x = 0; x < n; x++)
-		for (int64_t y = 0; y < n; y++) h[x * n + y] = scale * g[x / w->in * w->out + y / w->in] * a[x % w->in * w->in + y % w->in] / d->rows[i] + (x == y) * shift;
+		for (int64_t y = 0; y < n; y++) h[x * n + y] = scale * g[x / w->in * w->out + y / w->in] * a[x % w->in * w->in + y % w->in] / (d->by_rows ? d->rows[i] : (int)d->before) + (x == y) * shift;
 	*logdet = factorise(h, n);
 	free(g), free(a);
 	return h;
@@ -341,14 +341,15 @@ START_TEST(dense_computation)
 	dense d;
 	golden_context("naive", 1);
 	net_open(&t, _i, "f64");
-	lora_posterior *p = fit(&t, ",\"full_up_to\":1000");
+	lora_posterior *p = fit(&t, _i % 2 ? ",\"full_up_to\":1000,\"divide_by\":\"tokens\"" : ",\"full_up_to\":1000");
 	dense_run(&d, &t, p);
+	d.by_rows = _i % 2;
 	check_rows(&d, &t);
 	double g[40 * 40], a[40 * 40], m[40 * 40], logdet, prior = p->list[0].prior, evidence = 0, norm = 0;
 	for (size_t i = 0; i < p->n; i++) {
 		const lora__matrix *w = &p->list[i];
 		ck_assert(w->out <= 40 && w->in <= 40);
-		ck_assert_int_eq(w->seen, d.rows[i]);
+		ck_assert_int_eq(w->seen, d.by_rows ? d.rows[i] : t.n);
 		dense_factors(&d, i, g, a);
 		rebuild(&w->side[0], m);
 		ck_assert_double_lt(gap(m, g, w->out * w->out), 1e-9);

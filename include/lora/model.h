@@ -34,7 +34,7 @@ enum {
 /* One batch of token sequences, [B,T] row-major. Unused pointers are NULL. All memory is borrowed for the call. */
 typedef struct lora_batch {
 	uint32_t       struct_size;
-	uint32_t       flags;             /* LORA_BATCH_* */
+	uint32_t       flags;             /* zero */
 	int64_t        n_sequences;       /* B */
 	int64_t        length;            /* T */
 	const int32_t *input_ids;         /* [B,T] */
@@ -50,13 +50,8 @@ typedef struct lora_batch {
 	const int32_t *adapter_rows;      /* [B] index into adapters for each sequence, -1 = none; NULL = every attached adapter on every row */
 	lora_adapter *const *adapters;    /* the adapters that adapter_rows counts */
 	int64_t        n_adapters;
-	uint64_t       dropout_seed;      /* of LORA_BATCH_DROPOUT, else zero */
-	uint64_t       reserved[3];       /* zero */
+	uint64_t       reserved[4];       /* zero */
 } lora_batch;
-
-enum {
-	LORA_BATCH_DROPOUT = 1 /* lora_model_forward(): the adapters' dropout acts as in training, drawn from dropout_seed (MC dropout) */
-};
 
 /* Facts about a model; text is borrowed from the model. */
 typedef struct lora_model_info {
@@ -212,6 +207,14 @@ LORA_API int32_t lora_model_is_end(const lora_model *m, int32_t token);
  * Thread   exclusive(model)
  * Since    0.1 */
 LORA_API lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *logits, size_t bytes);
+
+/* The same with the adapters' dropout on, as in training (MC dropout): logits of one draw. Frozen adapters have none.
+ * seed     of the draw; the same seed and batch give the same logits
+ * Errors   as lora_model_forward
+ * Thread   exclusive(model)
+ * Source   Gal and Ghahramani 2016, arXiv:1506.02142
+ * Since    0.1 */
+LORA_API lora_status lora_model_forward_dropout(lora_model *m, const lora_batch *batch, uint64_t seed, float *logits, size_t bytes);
 
 /* Hidden states: what the head reads, after the final norm (of an encoder: the last block's output; of an encoder-decoder model: the decoder's).
  * hidden   F32 [B,T,hidden_size], [B,decoder_length,hidden_size] of an encoder-decoder model; rows that the mask drops are zero

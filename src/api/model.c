@@ -122,7 +122,7 @@ static lora_status need_graph(const lora_model *m)
 	return m->arch ? LORA_OK : lora__fail(m->s.ctx, LORA_E_STATE, "model", "this model has host-owned sites and no graph; use lora_linear_forward()");
 }
 
-lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *logits, size_t bytes)
+static lora_status forward(lora_model *m, const lora_batch *batch, int train, uint64_t seed, float *logits, size_t bytes)
 {
 	if (!m) return LORA_E_ARGUMENT;
 	if (!logits) return lora__fail(m->s.ctx, LORA_E_ARGUMENT, "model", "lora_model_forward: logits is NULL");
@@ -131,8 +131,15 @@ lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *lo
 	if (st) return st;
 	lora_batch b = *batch;
 	if (m->form != LORA__FORM_SEQ2SEQ) b.labels = NULL; /* there the decoder's tokens may come from them */
-	lora__pass p = { .batch = &b, .logits = logits, .train = (batch->flags & LORA_BATCH_DROPOUT) != 0, .key = lora__rng_key(batch->dropout_seed, LORA__RNG_DROPOUT, 0) };
+	lora__pass p = { .batch = &b, .logits = logits, .train = train, .key = lora__rng_key(seed, LORA__RNG_DROPOUT, 0) };
 	return lora__model_pass(m, &p);
+}
+
+lora_status lora_model_forward(lora_model *m, const lora_batch *batch, float *logits, size_t bytes) { return forward(m, batch, 0, 0, logits, bytes); }
+
+lora_status lora_model_forward_dropout(lora_model *m, const lora_batch *batch, uint64_t seed, float *logits, size_t bytes)
+{
+	return forward(m, batch, 1, seed, logits, bytes);
 }
 
 lora_status lora_model_hidden(lora_model *m, const lora_batch *batch, float *hidden, size_t bytes)

@@ -73,7 +73,7 @@ int classes_of(const classes *c, const lora_batch *b, const char *what, int32_t 
 	return OK;
 }
 
-int classes_logits(const classes *c, session *s, const lora_batch *b, const int64_t *column, logit_room *room, double *out)
+int classes_logits(const classes *c, session *s, const lora_batch *b, const int64_t *column, const uint64_t *dropout, logit_room *room, double *out)
 {
 	size_t width = c->ids ? (size_t)s->info.vocab_size : (size_t)c->n, need = (size_t)b->n_sequences * (c->ids ? (size_t)b->length : 1) * width;
 	if (need > room->n) {
@@ -82,7 +82,7 @@ int classes_logits(const classes *c, session *s, const lora_batch *b, const int6
 		if (!(room->p = new_array(need, sizeof(float)))) return FAILED;
 		room->n = need;
 	}
-	if (lora_model_forward(s->model, b, room->p, need * sizeof(float))) return fail_library(s->ctx, "eval");
+	if (dropout ? lora_model_forward_dropout(s->model, b, *dropout, room->p, need * sizeof(float)) : lora_model_forward(s->model, b, room->p, need * sizeof(float))) return fail_library(s->ctx, "eval");
 	for (int64_t r = 0; r < b->n_sequences; r++) {
 		double *f = out + r * c->n, most = -INFINITY, sum = 0;
 		const float *from = room->p + (c->ids ? (size_t)(r * b->length + (column[r] < 0 ? 0 : column[r])) * width : (size_t)r * width);

@@ -29,9 +29,9 @@ typedef struct classes {
 int classes_read(classes *c, session *s, const args *a, const char *path);
 /* Class of each row of a batch, -1 = none, and (ids set) the column whose logits tell; both arrays have n_sequences entries. */
 int classes_of(const classes *c, const lora_batch *b, const char *what, int32_t *label, int64_t *column);
-/* log p[n_sequences, n] of a batch as the model stands, with b's adapter rows and flags. logits: memory that is kept. */
+/* log p[n_sequences, n] of a batch as the model stands, with b's adapter rows; dropout: seed of it, NULL = off. logits: memory that is kept. */
 typedef struct logit_room { float *p; size_t n; } logit_room;
-int classes_logits(const classes *c, session *s, const lora_batch *b, const int64_t *column, logit_room *room, double *out);
+int classes_logits(const classes *c, session *s, const lora_batch *b, const int64_t *column, const uint64_t *dropout, logit_room *room, double *out);
 
 /* ---- shared by the commands that read data ---- */
 void data_defaults(const args *a, const session *s, data_options *o);

@@ -67,11 +67,9 @@ static int average(evaluation *e, lora_batch *b, int64_t number)
 		if (e->a->ensemble) {
 			for (int64_t r = 0; r < b->n_sequences; r++) e->rows[r] = (int32_t)k;
 			b->adapter_rows = e->rows, b->adapters = e->s.adapters, b->n_adapters = (int64_t)e->s.n_adapters;
-		} else if (e->a->mc_dropout != UNSET) {
-			b->flags = LORA_BATCH_DROPOUT;
-			b->dropout_seed = data_hash((uint64_t)(e->a->seed == UNSET ? 0 : e->a->seed) ^ data_hash((uint64_t)(number * e->members + k)));
 		}
-		status = classes_logits(&e->classes, &e->s, b, e->column, &e->logits, e->lp);
+		uint64_t seed = data_hash((uint64_t)(e->a->seed == UNSET ? 0 : e->a->seed) ^ data_hash((uint64_t)(number * e->members + k)));
+		status = classes_logits(&e->classes, &e->s, b, e->column, e->a->mc_dropout != UNSET ? &seed : NULL, &e->logits, e->lp);
 		for (int64_t r = 0; r < b->n_sequences && !status; r++) {
 			double *lp = e->lp + r * c, *p = e->mean + e->batch_room * (size_t)c;
 			tempered(lp, c, 1, p);

@@ -60,10 +60,10 @@ static lora_status check_shape(const lora_model *m, const lora_batch *a)
 {
 	lora_context *ctx = m->s.ctx;
 	int64_t n;
-	if (!a || a->struct_size < offsetof(lora_batch, dropout_seed)) return lora__fail(ctx, LORA_E_ARGUMENT, "batch", "batch is NULL or its struct_size is not set");
-	for (size_t i = 0; i < sizeof a->reserved / sizeof *a->reserved && a->struct_size >= sizeof *a; i++)
+	if (!a || a->struct_size < offsetof(lora_batch, reserved)) return lora__fail(ctx, LORA_E_ARGUMENT, "batch", "batch is NULL or its struct_size is not set");
+	for (size_t i = 0; i < 4 && a->struct_size >= sizeof *a; i++)
 		if (a->reserved[i]) return lora__fail(ctx, LORA_E_ARGUMENT, "batch", "reserved members must be zero");
-	if (a->flags & ~(uint32_t)LORA_BATCH_DROPOUT) return lora__fail(ctx, LORA_E_ARGUMENT, "batch", "unknown flags");
+	if (a->flags) return lora__fail(ctx, LORA_E_ARGUMENT, "batch", "unknown flags");
 	if (a->n_sequences < 0 || a->length < 0 || !lora__mul_i64(a->n_sequences, a->length, &n))
 		return lora__fail(ctx, LORA_E_ARGUMENT, "batch", "n_sequences %lld x length %lld", (long long)a->n_sequences, (long long)a->length);
 	if (n > INT32_MAX) return lora__fail(ctx, LORA_E_LIMIT, "batch", "%lld tokens in one batch, the limit is 2^31 - 1", (long long)n);

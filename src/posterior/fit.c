@@ -104,6 +104,7 @@ static lora_status finish(lora_posterior *p)
 	lora_status st = LORA_OK;
 	for (size_t i = 0; i < p->n; i++)
 		for (int k = 0; k < 2 && st == LORA_OK; k++) st = lora__factor_finish(p->ctx, &p->list[i].side[k], rank, lora__wide(p->m->s.real));
+	for (size_t i = 0; i < p->n && strcmp(lora__get_string(p->settings, lora__posterior_fit_member.params, "divide_by"), "examples") == 0; i++) p->list[i].seen = p->examples;
 	return st;
 }
 

@@ -9,6 +9,7 @@ static const lora__param fit_params[] = {
 	{ "classes", LORA__INTS, NULL, 0, 0, NULL, "of a causal model: tokens that stand for the classes" },
 	{ "fisher", LORA__STRING, "exact", 0, 0, "exact|sampled", "exact: a backward pass per class but one; sampled: one, of a class drawn from the model" },
 	{ "layers", LORA__STRING, "all", 0, 0, "all|last", "all matrices of the adapter, or those at the head (classifier, lm_head)" },
+	{ "divide_by", LORA__STRING, "examples", 0, 0, "examples|tokens", "R in (1/R) (sum g g^T) (x) (sum a a^T): examples as the authors do, or rows, as if tokens were independent" },
 	{ "factor", LORA__STRING, "sketch", 0, 0, NULL, "member of family factor for sides larger than full_up_to" },
 	{ "factor_rank", LORA__INT, "10", 1, 65536, NULL, "rank that is kept of such a side" },
 	{ "full_up_to", LORA__INT, "100", 0, 65536, NULL, "sides up to this size are kept whole" },

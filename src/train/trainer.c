@@ -129,7 +129,7 @@ static size_t grad_bytes(const lora_trainer *t) { return t->a->n_params * lora__
 /* Pack every weight in one go before the first batch: packed one by one as the passes reach them, all plain weights would still be in memory. */
 static lora_status first_time(lora_trainer *t, const lora_batch *batch)
 {
-	if (t->reserved || batch->struct_size < offsetof(lora_batch, dropout_seed) || batch->n_sequences < 1 || batch->length < 1) return LORA_OK;
+	if (t->reserved || batch->struct_size < offsetof(lora_batch, reserved) || batch->n_sequences < 1 || batch->length < 1) return LORA_OK;
 	lora_status st = lora__trainer_reserve(t, batch->n_sequences, batch->length, 0);
 	return st == LORA_E_ARGUMENT ? LORA_OK : st; /* a bad shape: the pass says so in its own words */
 }

@@ -23,7 +23,7 @@ _lora() {
 	--by) COMPREPLY=($(compgen -W "shapley norm random" -- "$cur")); return ;;
 	--dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
 	--dtype-out) COMPREPLY=($(compgen -W "keep f32 f16 bf16" -- "$cur")); return ;;
-	-n|-p|-t|--keep|--points|--threads|--seed|--count|--prompt|--text|--tokens|--decode|--temperature|--top-k|--top-p|--stop|--system|--repetition-penalty|--adapter-rows) return ;;
+	-n|-p|-t|--keep|--points|--threads|--seed|--count|--prompt|--text|--tokens|--decode|--temperature|--top-k|--top-p|--stop|--system|--repetition-penalty|--adapter-rows|--mc-dropout) return ;;
 	-s|--set)
 		words=$("${COMP_WORDS[0]}" help train 2>/dev/null | grep -o '\b[a-z_]*_[a-z_]*\b' | sort -u | sed 's/$/=/')
 		COMPREPLY=($(compgen -W "method= optimizer= r= seed= $words" -- "$cur"))

@@ -197,7 +197,7 @@ static void row(const char *name, const char *what, const double *v)
 
 int main(int argc, char **argv)
 {
-	static const char *const names[ARMS] = { "one prefix", "one prefix, begun at the centre", "simplex of 4" };
+	static const char *const names[ARMS] = { "one prefix", "from the centre", "simplex of 4" };
 	experiment_start("Prefix subspaces: the centre of a simplex against a single prefix, few-shot");
 	must(lora_model_open(experiment_ctx, "examples/demo/model", NULL, &model));
 	must(lora_tokenizer_open(experiment_ctx, "examples/demo/model", &tokenizer));

@@ -4,6 +4,7 @@
 
 typedef struct norm_job { const lora_call *c; lora__naive_grid g; const void *w; } norm_job;
 
+#define NAIVE_AVX2
 #define NAIVE_TEMPLATE "backend/naive/naive_norm.inc"
 #include "backend/naive/naive_each.h"
 
@@ -13,7 +14,7 @@ static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, d
 	if (!j.g.n || !j.g.d) return LORA_OK;
 	void *w = lora__naive_scratch(self, (size_t)j.g.d * lora__dtype_size(lora__wide(real)));
 	if (!w) return LORA_E_MEMORY;
-	PICK(self, real, norm_weights)(w, &c->v[2], offset);
+	PICK_AVX2(self, real, norm_weights)(w, &c->v[2], offset);
 	j.w = w;
 	lora__naive_parallel(self, j.g.row_blocks * j.g.col_blocks, (double)j.g.n * (double)j.g.d, fn, &j);
 	lora__naive_release(self, w);
@@ -22,10 +23,10 @@ static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, d
 
 lora_status lora__naive_rmsnorm(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	return run(self, c, real, c->f[1], PICK(self, real, rmsnorm));
+	return run(self, c, real, c->f[1], PICK_AVX2(self, real, rmsnorm));
 }
 
 lora_status lora__naive_rmsnorm_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	return run(self, c, real, c->f[0], PICK(self, real, rmsnorm_bwd));
+	return run(self, c, real, c->f[0], PICK_AVX2(self, real, rmsnorm_bwd));
 }

@@ -7,6 +7,7 @@ enum { COUNTERS = 64, WORDS = 4 * COUNTERS }; /* loops longer than a compiler un
 
 typedef struct dropout_job { const lora_call *c; lora__naive_grid g; uint32_t threshold; } dropout_job;
 
+#define NAIVE_AVX2
 #define NAIVE_TEMPLATE "backend/naive/naive_random.inc"
 #include "backend/naive/naive_each.h"
 
@@ -16,6 +17,6 @@ lora_status lora__naive_dropout(lora__naive *self, const lora_call *c, lora_dtyp
 	if (!(p >= 0 && p < 1)) return lora__naive_fail(self, LORA_E_ARGUMENT, "primitive dropout: the probability must be in [0, 1)");
 	dropout_job j = { c, lora__naive_split(c, 0, 1, 1), 0 };
 	j.threshold = (uint32_t)ceil(p * 0x1p24); /* word >= p * 2^24, both sides whole */
-	lora__naive_parallel(self, j.g.row_blocks * j.g.col_blocks, 8.0 * (double)j.g.n * (double)j.g.d, PICK(self, real, dropout), &j);
+	lora__naive_parallel(self, j.g.row_blocks * j.g.col_blocks, 8.0 * (double)j.g.n * (double)j.g.d, PICK_AVX2(self, real, dropout), &j);
 	return LORA_OK;
 }

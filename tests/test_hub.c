@@ -443,9 +443,15 @@ START_TEST(chosen)
 	ck_assert_int_eq(hub("add", SMALL " -s name=a -m " MODEL), 0);
 	ck_assert_int_eq(run_lora("hub add '%s' " SMALL " -s name=b -m '%s'", in_scratch("hub"), in_scratch("base2")), 0);
 	ck_assert_int_eq(hub("add", SMALL " -s name=unknown"), 0);
+	/* one that cannot be opened here */
+	ck_assert_int_eq(run_shell("sed 's/\"r\": 2/\"r\": 2, \"use_dora\": 1.5/' " SMALL "/adapter_config.json >'%s'; cp -r " SMALL " '%s' && cp '%s' '%s/adapter_config.json'", in_scratch("config"),
+						 in_scratch("odd"), in_scratch("config"), in_scratch("odd")), 0);
+	ck_assert_int_eq(run_lora("hub add '%s' '%s'", in_scratch("hub"), in_scratch("odd")), 0);
 	ck_assert_int_eq(run_lora("hub compose '%s' -m " MODEL " -d '%s' -o '%s' -s budget=9 --json --quiet", in_scratch("hub"), in_scratch("d.safetensors"), in_scratch("made")), 0);
 	json_t *o = out_json(0), *skipped = json_object_get(o, "skipped");
-	ck_assert(json_array_size(json_object_get(o, "weights")) == 2 && json_array_size(skipped) == 1 && !strcmp(json_string_value(json_array_get(skipped, 0)), "b"));
+	ck_assert(json_array_size(json_object_get(o, "weights")) == 2 && json_array_size(skipped) == 2 && !strcmp(json_string_value(json_array_get(skipped, 0)), "b") &&
+			  !strcmp(json_string_value(json_array_get(skipped, 1)), "odd"));
+	expect_error(run_lora("hub compose '%s' a odd -m " MODEL " -d '%s' -o '%s'", in_scratch("hub"), in_scratch("d.safetensors"), in_scratch("no")), 1, "odd");
 	ck_assert_str_eq(text_in(o, "type"), "lorahub");
 	json_decref(o);
 	expect_error(run_lora("hub compose '%s' a b -m " MODEL " -d '%s' -o '%s'", in_scratch("hub"), in_scratch("d.safetensors"), in_scratch("no")), 1, "another base");
@@ -458,7 +464,7 @@ START_TEST(chosen)
 	ck_assert_int_eq(run_lora("hub compose '%s' a b --force -m " MODEL " -d '%s' -o '%s' -s budget=9 --quiet", in_scratch("hub"), in_scratch("d.safetensors"), in_scratch("no")), 0);
 	ck_assert_int_eq(run_lora("hub compose '%s' -s adapters=1 --seed 4 -m " MODEL " -d '%s' -o '%s' -s budget=9 --quiet --json", in_scratch("hub"), in_scratch("d.safetensors"), in_scratch("no")), 0);
 	o = out_json(0);
-	ck_assert(json_array_size(json_object_get(o, "weights")) == 1 && json_array_size(json_object_get(o, "skipped")) == 2);
+	ck_assert(json_array_size(json_object_get(o, "weights")) == 1 && json_array_size(json_object_get(o, "weights")) == 1 && json_array_size(json_object_get(o, "skipped")) == 3);
 	json_decref(o);
 }
 END_TEST

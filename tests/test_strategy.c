@@ -288,6 +288,24 @@ START_TEST(refusals)
 		ck_assert_msg(strstr(lora_context_last_error(golden_ctx), bad[i].word) != NULL, "%s: %s", bad[i].trainer, lora_context_last_error(golden_ctx));
 		lora_settings_destroy(s);
 	}
+	/* virtual tokens have no layers */
+	lora_settings *sp = from_json("{\"num_virtual_tokens\":3}"), *st = from_json(COTO);
+	lora_adapter *p;
+	lora_optimizer *o;
+	int64_t n = 9;
+	ck_ok(lora_adapter_detach(w.a));
+	ck_ok(lora_adapter_create(w.m, "prefix_tuning", sp, &p));
+	ck_ok(lora_adapter_attach(p, 1));
+	ck_ok(lora_optimizer_create(p, "adamw", NULL, &o));
+	ck_assert_int_eq(lora_trainer_create(w.m, p, o, st, &t), LORA_E_UNSUPPORTED);
+	ck_ok(lora_adapter_layers(p, NULL, 0, &n));
+	ck_assert_int_eq(n, 0);
+	ck_assert_int_eq(lora_adapter_prune(p, (const uint8_t *)"", 0, &w.a), LORA_E_ARGUMENT);
+	lora_optimizer_destroy(o);
+	lora_adapter_destroy(p);
+	lora_settings_destroy(sp);
+	lora_settings_destroy(st);
+	w.a = NULL;
 	world_free(&w);
 }
 END_TEST

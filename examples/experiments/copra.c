@@ -4,9 +4,9 @@
 
 #include <math.h>
 
-enum { SEEDS = 5, STEPS = 160, RANK = 8, POINTS = 11, ROWS = 4, LENGTH = 64, TEST_ROWS = 24, MOST = 8, METHODS = 2 };
-static const char *const methods[METHODS] = { "none", "coto" };
-static const char *const names[METHODS] = { "LoRA", "CoTo" };
+enum { SEEDS = 5, RANK = 8, POINTS = 11, ROWS = 4, LENGTH = 64, TEST_ROWS = 12, MOST = 8, METHODS = 3 };
+/* Layers that rest learn less per step: so LoRA is there twice, with as many steps, and with so few that it ends at about the same loss. */
+static const struct { const char *name, *strategy; int steps; } methods[METHODS] = { { "LoRA", "none", 160 }, { "LoRA, fewer steps", "none", 72 }, { "CoTo", "coto", 160 } };
 
 static lora_model *model;
 static int32_t *text, test_ids[TEST_ROWS * LENGTH];
@@ -16,7 +16,7 @@ static size_t n_text, n_train;
 typedef struct outcome {
 	double curve[POINTS], ends, barrier; /* factors averaged */
 	double delta_barrier;
-	double all, none, shapley, norm, chance, one; /* loss with all layers, without, with half of them; the worst with one away */
+	double all, none, shapley, norm, chance, one, rise; /* loss with all layers, without, with half of them; the worst with one away; how much half by Shapley value costs */
 	double entropy;                               /* of the Shapley values' shares */
 } outcome;
 
@@ -46,20 +46,20 @@ static double loss_now(void)
 	return loss;
 }
 
-static lora_adapter *train(const char *strategy, int seed)
+static lora_adapter *train(const char *strategy, int steps, int seed)
 {
 	lora_adapter *a;
 	lora_optimizer *o;
 	lora_trainer *t;
 	lora_settings *sa = settings("{\"r\":%d,\"lora_alpha\":%d,\"target_modules\":\"all-linear\",\"seed\":%d,\"name\":\"s%d\"}", RANK, 2 * RANK, seed, seed);
 	lora_settings *so = settings("{\"learning_rate\":3e-3}");
-	lora_settings *st = settings("{\"max_steps\":%d,\"warmup_steps\":10,\"lr_scheduler_type\":\"cosine\",\"strategy\":\"%s\",\"seed\":%d}", STEPS, strategy, seed);
+	lora_settings *st = settings("{\"max_steps\":%d,\"warmup_steps\":10,\"lr_scheduler_type\":\"cosine\",\"strategy\":\"%s\",\"seed\":%d}", steps, strategy, seed);
 	dice d = { (uint64_t)seed };
 	must(lora_adapter_create(model, "lora", sa, &a));
 	must(lora_adapter_attach(a, 1));
 	must(lora_optimizer_create(a, "adamw", so, &o));
 	must(lora_trainer_create(model, a, o, st, &t));
-	for (int k = 0; k < STEPS; k++) {
+	for (int k = 0; k < steps; k++) {
 		int32_t ids[ROWS * LENGTH];
 		lora_metrics m = { .struct_size = sizeof m };
 		for (int r = 0; r < ROWS; r++) memcpy(ids + r * LENGTH, text + dice_below(&d, (int)(n_train - LENGTH)), LENGTH * sizeof *ids);
@@ -88,10 +88,10 @@ static void mix(lora_adapter *a, lora_adapter *x, lora_adapter *y, double w)
 	}
 }
 
-static double over(const double *curve)
+static double over(const double *curve, int n)
 {
 	double most = 0;
-	for (int i = 0; i < POINTS; i++) most = fmax(most, curve[i] - curve[0] - (curve[POINTS - 1] - curve[0]) * i / (POINTS - 1));
+	for (int i = 0; i < n; i++) most = fmax(most, curve[i] - curve[0] - (curve[n - 1] - curve[0]) * i / (n - 1));
 	return most;
 }
 
@@ -99,7 +99,7 @@ static void between(lora_adapter *x, lora_adapter *y, outcome *out)
 {
 	lora_settings *s = settings("{\"r\":%d,\"lora_alpha\":%d,\"target_modules\":\"all-linear\",\"name\":\"between\"}", RANK, 2 * RANK);
 	lora_adapter *a;
-	double delta[POINTS];
+	double delta[3];
 	must(lora_adapter_create(model, "lora", s, &a));
 	must(lora_adapter_attach(a, 1));
 	for (int i = 0; i < POINTS; i++) {
@@ -109,16 +109,16 @@ static void between(lora_adapter *x, lora_adapter *y, outcome *out)
 	lora_adapter_destroy(a);
 	must(lora_adapter_attach(x, 1));
 	must(lora_adapter_attach(y, 1));
-	for (int i = 0; i < POINTS; i++) {
-		must(lora_adapter_set_scale(x, 1 - (double)i / (POINTS - 1)));
-		must(lora_adapter_set_scale(y, (double)i / (POINTS - 1)));
+	for (int i = 0; i < 3; i++) { /* the ends and the middle are enough */
+		must(lora_adapter_set_scale(x, 1 - i / 2.0));
+		must(lora_adapter_set_scale(y, i / 2.0));
 		delta[i] = loss_now();
 	}
 	must(lora_adapter_detach(x));
 	must(lora_adapter_detach(y));
 	lora_settings_destroy(s);
 	out->ends = (out->curve[0] + out->curve[POINTS - 1]) / 2;
-	out->barrier = over(out->curve), out->delta_barrier = over(delta);
+	out->barrier = over(out->curve, POINTS), out->delta_barrier = over(delta, 3);
 }
 
 /* ---- taking layers away ---- */
@@ -183,6 +183,7 @@ static void without_layers(lora_adapter *a, outcome *out)
 	size_t full = ((size_t)1 << n) - 1;
 	out->none = t.loss[0], out->all = t.loss[full];
 	out->shapley = t.loss[best(value, n, n / 2)], out->norm = t.loss[best(norm, n, n / 2)];
+	out->rise = out->shapley - out->all;
 	out->chance = out->one = out->entropy = 0;
 	for (size_t k = 0; k <= full; k++)
 		if (__builtin_popcountll(k) == n / 2) out->chance += t.loss[k], sets++;
@@ -202,7 +203,7 @@ static void row(const char *label, const double v[METHODS][SEEDS])
 {
 	printf("| %s |", label);
 	for (int m = 0; m < METHODS; m++) printf(" %.3f +- %.3f |", mean_of(v[m], SEEDS), deviation_of(v[m], SEEDS));
-	printf(" %d of %d |\n", wins_of(v[1], v[0], SEEDS), SEEDS);
+	printf(" %d | %d |\n", wins_of(v[2], v[0], SEEDS), wins_of(v[2], v[1], SEEDS));
 }
 
 #define ROW(label, member) \
@@ -224,24 +225,17 @@ static void picture(const char *path)
 			for (int s = 0; s < SEEDS; s++) v[s] = results[m][s].curve[i];
 			x[i] = (double)i / (POINTS - 1), y[m][i] = mean_of(v, SEEDS);
 		}
-		chart_line(c, 0, names[m], x, y[m], POINTS);
+		chart_line(c, 0, methods[m].name, x, y[m], POINTS);
 	}
-	for (int m = 0; m < METHODS; m++) {
-		double v[SEEDS];
-		char label[64];
-		GATHER(all, m, v);
-		snprintf(label, sizeof label, "%s: all", names[m]);
-		chart_bar(c, 1, label, mean_of(v, SEEDS), deviation_of(v, SEEDS));
-		GATHER(shapley, m, v);
-		snprintf(label, sizeof label, "%s: Shapley", names[m]);
-		chart_bar(c, 1, label, mean_of(v, SEEDS), deviation_of(v, SEEDS));
-		GATHER(norm, m, v);
-		snprintf(label, sizeof label, "%s: norm", names[m]);
-		chart_bar(c, 1, label, mean_of(v, SEEDS), deviation_of(v, SEEDS));
-		GATHER(chance, m, v);
-		snprintf(label, sizeof label, "%s: chance", names[m]);
-		chart_bar(c, 1, label, mean_of(v, SEEDS), deviation_of(v, SEEDS));
-	}
+	static const char *const ways[] = { "all", "Shapley", "norm", "chance" };
+	for (int m = 0; m < METHODS; m++)
+		for (int k = 0; k < 4; k++) {
+			double v[SEEDS];
+			char label[64];
+			for (int i = 0; i < SEEDS; i++) v[i] = k == 0 ? results[m][i].all : k == 1 ? results[m][i].shapley : k == 2 ? results[m][i].norm : results[m][i].chance;
+			snprintf(label, sizeof label, "%s: %s", m == 1 ? "fewer" : methods[m].name, ways[k]);
+			chart_bar(c, 1, label, mean_of(v, SEEDS), deviation_of(v, SEEDS));
+		}
 	chart_save(c, path);
 }
 
@@ -250,28 +244,30 @@ int main(int argc, char **argv)
 	experiment_start("CoTo: barrier between seeds, and layers taken away");
 	must(lora_model_open(experiment_ctx, "examples/demo/model", NULL, &model));
 	read_text();
-	for (int m = 0; m < METHODS; m++)
-		for (int s = 0; s < SEEDS; s++) {
-			lora_adapter *x = train(methods[m], 2 * s + 1), *y = train(methods[m], 2 * s + 2);
+	for (int m = 0; m < METHODS; m++) {
+		lora_adapter *x = train(methods[m].strategy, methods[m].steps, 1), *y;
+		for (int s = 0; s < SEEDS; s++, x = y) {
+			y = train(methods[m].strategy, methods[m].steps, s + 2);
 			between(x, y, &results[m][s]);
 			without_layers(x, &results[m][s]);
 			lora_adapter_destroy(x);
-			lora_adapter_destroy(y);
 		}
-	printf("%d pairs of seeds, rank %d on all linear layers, %d steps of %d x %d tokens, test on %d tokens; mean and deviation over the pairs.\n\n", SEEDS, RANK, STEPS, ROWS,
-		LENGTH, TEST_ROWS * LENGTH);
-	printf("| test loss | LoRA | CoTo | CoTo is lower in |\n|---|---|---|---|\n");
+		lora_adapter_destroy(x);
+	}
+	printf("Pairs of seeds 1-2, 2-3, .. 5-6; rank %d on all linear layers, steps of %d x %d tokens: %d for LoRA and CoTo, %d for LoRA with fewer steps; test on %d tokens;\n"
+		"mean and deviation over the pairs. The last columns: in how many of %d CoTo is lower.\n\n", RANK, ROWS, LENGTH, methods[0].steps, methods[1].steps, TEST_ROWS * LENGTH, SEEDS);
+	printf("| test loss | LoRA | LoRA, fewer steps | CoTo | than LoRA | than with fewer steps |\n|---|---|---|---|---|---|\n");
 	ROW("of the adapters themselves", ends);
 	ROW("barrier, factors averaged", barrier);
 	ROW("barrier, deltas averaged", delta_barrier);
 	ROW("the layer away that hurts most", one);
 	ROW("half of the layers, by Shapley value", shapley);
+	ROW("... above that of all layers", rise);
 	ROW("half of the layers, by norm", norm);
 	ROW("half of the layers, by chance", chance);
 	ROW("evenness of the Shapley values (entropy / log n)", entropy);
-	printf("| without adapter | %.3f | %.3f | |\n", results[0][0].none, results[1][0].none);
-	printf("\nBarrier per pair:");
-	for (int s = 0; s < SEEDS; s++) printf(" %.3f / %.3f%s", results[0][s].barrier, results[1][s].barrier, s + 1 < SEEDS ? "," : "\n");
+	printf("\nWithout adapter: %.3f. Barrier per pair (LoRA / fewer steps / CoTo):", results[0][0].none);
+	for (int s = 0; s < SEEDS; s++) printf(" %.3f / %.3f / %.3f%s", results[0][s].barrier, results[1][s].barrier, results[2][s].barrier, s + 1 < SEEDS ? "," : "\n");
 	picture(argc > 1 ? argv[1] : NULL);
 	free(text);
 	lora_model_destroy(model);

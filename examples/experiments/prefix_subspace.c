@@ -1,5 +1,5 @@
 /* Does the centre of a simplex of prefixes generalise better than a single prefix, from few examples? Two few-shot tasks on the shipped model: write on
- * in a style (16 windows of a text), and tell two styles apart by a fragment of ten tokens (8 fragments of each). Same steps, batches, learning rates
+ * in a style (16 windows of a text), and tell two styles apart by a fragment of 16 tokens (32 fragments of each). Same steps, batches, learning rates
  * and start distribution: a step of the simplex costs what a step of one prefix costs. Checkpoint and learning rate are chosen on a small validation
  * set, for the simplex by the mean of draws, as the paper does. A second single prefix starts from the simplex's centre, so that the start explains
  * nothing. Falissard, Guigue & Soulier 2023, arXiv:2310.15793. */
@@ -7,12 +7,11 @@
 
 #include <math.h>
 
-enum { SEEDS = 5, STEPS = 60, EVERY = 15, BATCH = 8, TOKENS = 5, VERTICES = 4, DRAWS = 3, RATES = 2, WINDOW = 32, FRAGMENT = 10, ARMS = 3, MAX_TEXT = 60000, VOCAB = 1024 };
-static const double rates[RATES] = { 0.03, 0.1 };
+enum { SEEDS = 5, EVERY = 15, BATCH = 8, TOKENS = 5, VERTICES = 4, DRAWS = 3, RATES = 2, WINDOW = 32, FRAGMENT = 16, ARMS = 3, MAX_TEXT = 60000, VOCAB = 1024 };
 
 /* Sequences of one length, with labels (-100 = not counted). */
 typedef struct set { int n, length; int32_t *ids, *labels; } set;
-typedef struct task { const char *name; set train, valid, test; int classes; } task;
+typedef struct task { const char *name; set train, valid, test; int classes, steps; double rates[RATES]; } task;
 /* One run: at its end, and at the checkpoint that validation chose. */
 typedef struct result { double train, end, end_drawn, best_valid, best, best_accuracy; } result;
 
@@ -73,8 +72,8 @@ static set fragments(dice *d, int part, int n)
 static task make_task(int which, int seed)
 {
 	dice d = { .state = (uint64_t)(100 * which + seed + 1) };
-	if (which == 0) return (task){ "style", windows(&d, 0, 16), windows(&d, 1, 16), windows(&d, 2, 64), 0 };
-	return (task){ "two styles", fragments(&d, 0, 16), fragments(&d, 1, 16), fragments(&d, 2, 256), 2 };
+	if (which == 0) return (task){ "style", windows(&d, 0, 16), windows(&d, 1, 16), windows(&d, 2, 64), 0, 60, { 0.03, 0.1 } };
+	return (task){ "two styles", fragments(&d, 0, 64), fragments(&d, 1, 32), fragments(&d, 2, 256), 2, 120, { 0.1, 0.3 } };
 }
 
 static void free_task(task *t)
@@ -159,7 +158,7 @@ static result run(const task *t, int arm, double rate, int seed)
 	int vertices = arm == 2 ? VERTICES : 1;
 	lora_adapter *a = make_prefix(vertices, seed, "centre"), *drawing = vertices > 1 ? make_prefix(vertices, seed, "sampled") : NULL;
 	if (arm == 1) start_at_centre(a, seed);
-	lora_settings *so = settings("{\"learning_rate\":%g}", rate), *st = settings("{\"max_steps\":%d,\"warmup_steps\":5,\"seed\":%d}", STEPS, seed);
+	lora_settings *so = settings("{\"learning_rate\":%g}", rate), *st = settings("{\"max_steps\":%d,\"warmup_steps\":5,\"seed\":%d}", t->steps, seed);
 	lora_optimizer *o;
 	lora_trainer *trainer;
 	lora_tensor_info info;
@@ -171,7 +170,7 @@ static result run(const task *t, int arm, double rate, int seed)
 	must(lora_trainer_create(model, a, o, st, &trainer));
 	float *memory = malloc(info.bytes);
 	if (!memory) exit(1);
-	for (int step = 1; step <= STEPS; step++) {
+	for (int step = 1; step <= t->steps; step++) {
 		lora_metrics metrics = { .struct_size = sizeof metrics };
 		lora_batch b = batch_of(&t->train, dice_below(&order, t->train.n / BATCH) * BATCH, BATCH, &a, zeros);
 		must(lora_trainer_step(trainer, &b, &metrics));
@@ -204,8 +203,8 @@ int main(int argc, char **argv)
 	must(lora_tokenizer_open(experiment_ctx, "examples/demo/model", &tokenizer));
 	read_text(0, "examples/demo/pirate.txt"), read_text(1, "examples/demo/recipe.txt");
 	chart *picture = chart_create("Prefix subspaces, few-shot: test loss at the chosen checkpoint, mean and deviation of 5 seeds", 2);
-	printf("%d virtual tokens, %d vertices, %d steps of %d sequences, AdamW, learning rates %g and %g; 16 training and 16 validation sequences.\n\n", TOKENS, VERTICES, STEPS,
-		BATCH, rates[0], rates[1]);
+	printf("%d virtual tokens, %d vertices, steps of %d sequences, AdamW, linear schedule. Style: 16 training and 16 validation windows, 60 steps, learning rates 0.03 and 0.1.\n"
+		"Two styles: 64 training and 32 validation fragments, 120 steps, learning rates 0.1 and 0.3.\n\n", TOKENS, VERTICES, BATCH);
 	printf("| task | figure | seed 1 | 2 | 3 | 4 | 5 | mean | deviation |\n|---|---|---|---|---|---|---|---|---|\n");
 	for (int which = 0; which < 2; which++) {
 		double best[ARMS][SEEDS], end[ARMS][SEEDS], train[ARMS][SEEDS], drawn[SEEDS], accuracy[ARMS][SEEDS], before[SEEDS];
@@ -216,7 +215,7 @@ int main(int argc, char **argv)
 			for (int m = 0; m < ARMS; m++) {
 				result chosen = { .best_valid = INFINITY };
 				for (int k = 0; k < RATES; k++) {
-					result r = run(&t, m, rates[k], seed + 1);
+					result r = run(&t, m, t.rates[k], seed + 1);
 					if (r.best_valid < chosen.best_valid) chosen = r;
 				}
 				best[m][seed] = chosen.best, end[m][seed] = chosen.end, train[m][seed] = chosen.train, accuracy[m][seed] = chosen.best_accuracy;

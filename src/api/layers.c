@@ -27,12 +27,13 @@ lora_status lora_adapter_layers(const lora_adapter *a, int32_t *layer, int64_t c
 	int64_t have;
 	if (!a) return LORA_E_ARGUMENT;
 	if (!n) return lora__fail(a->ctx, LORA_E_ARGUMENT, "adapter", "lora_adapter_layers: n is NULL");
-	if (layer && count != (int64_t)a->sites->n)
-		return lora__fail(a->ctx, LORA_E_SHAPE, "adapter", "count is %lld, the model has %zu sites", (long long)count, a->sites->n);
+	int64_t sites = (int64_t)(a->sites->n - a->sites->n_tables); /* tables come behind, and are not counted to hosts */
+	if (layer && count != sites) return lora__fail(a->ctx, LORA_E_SHAPE, "adapter", "count is %lld, the model has %lld sites", (long long)count, (long long)sites);
 	lora_status st = layers_of(a, -1, &own, &have);
 	if (st) return st;
 	for (int64_t i = 0; layer && i < count; i++) layer[i] = -1;
-	for (size_t i = 0; layer && i < a->n_parts; i++) layer[a->parts[i].slot.site->index] = own[i];
+	for (size_t i = 0; layer && i < a->n_parts; i++)
+		if (a->parts[i].slot.site->index < sites) layer[a->parts[i].slot.site->index] = own[i];
 	*n = have;
 	lora__free(a->ctx, own);
 	return LORA_OK;

@@ -62,6 +62,8 @@ static int read_layers(pruning *p, int norms)
 		else if (!p->names[layer[i]] && !(p->names[layer[i]] = block_name(info.name))) status = FAILED;
 		if (!status && norms) p->values[layer[i]] += delta_norm(p, i, info.out * info.in, &status);
 	}
+	for (int64_t k = 0; k < p->n && !status; k++)
+		if (!p->names[k] && !(p->names[k] = block_name(""))) status = FAILED; /* of the embedding, say */
 	for (int64_t k = 0; k < p->n && norms && !status; k++) p->values[k] = sqrt(p->values[k]);
 	free(layer);
 	return status;

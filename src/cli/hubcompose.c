@@ -80,6 +80,30 @@ static int draw(const args *a, choice *c)
 	return OK;
 }
 
+/* One that cannot be opened on this model is an error where it was named, else it is left out. */
+static int open_chosen(hub *h, const args *a, session *s, choice *c)
+{
+	size_t n = json_array_size(c->rows), at = 0;
+	int status = OK;
+	c->names = new_array(n, sizeof *c->names);
+	c->weights = new_array(n, sizeof *c->weights);
+	s->adapters = new_array(n, sizeof *s->adapters);
+	if (!c->names || !c->weights || !s->adapters) return FAILED;
+	while (at < json_array_size(c->rows) && !status) {
+		const char *name = json_string_value(json_object_get(json_array_get(c->rows, at), "name"));
+		lora_settings *settings = NULL;
+		char *path = hub_adapter(h, name);
+		if (!path || lora_settings_create(s->ctx, &settings) || lora_settings_set_string(settings, "name", name)) status = FAILED;
+		else if (!lora_adapter_open(s->model, path, settings, &s->adapters[at])) c->names[at++] = name, s->n_adapters = at;
+		else if (a->n_positional > 2) status = fail_library(s->ctx, path);
+		else skip(c, at, lora_context_last_error(s->ctx), 0);
+		lora_settings_destroy(settings);
+		free(path);
+	}
+	if (!status && !at) status = fail(FAILED, h->root, "has no adapters for this model");
+	return status;
+}
+
 static int choose(hub *h, const args *a, session *s, choice *c)
 {
 	char hash[SHA256_TEXT] = "";
@@ -93,22 +117,7 @@ static int choose(hub *h, const args *a, session *s, choice *c)
 	if (!status && a->n_positional == 2) status = draw(a, c);
 	if (!status && !json_array_size(c->rows)) status = fail(FAILED, h->root, "has no adapters for this model");
 	if (status) return status;
-	size_t n = json_array_size(c->rows);
-	adapter_arg *list = new_array(n, sizeof *list);
-	args with = *a;
-	c->names = new_array(n, sizeof *c->names);
-	c->weights = new_array(n, sizeof *c->weights);
-	if (!list || !c->names || !c->weights) status = FAILED;
-	for (i = 0; i < n && !status; i++) {
-		c->names[i] = json_string_value(json_object_get(json_array_get(c->rows, i), "name"));
-		list[i].path = hub_adapter(h, c->names[i]), list[i].scale = 1;
-		if (!list[i].path) status = FAILED;
-	}
-	with.adapters = list, with.n_adapters = n;
-	if (!status) status = session_adapters(s, &with, 0);
-	for (i = 0; list && i < n; i++) free(list[i].path);
-	free(list);
-	return status;
+	return open_chosen(h, a, s, c);
 }
 
 int hub_compose(hub *h, const args *a)

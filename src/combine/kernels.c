@@ -119,6 +119,20 @@ void lora__rows_rank2(double *m, int64_t ld, int64_t rows, const double *p, cons
 	LORA__CALL(rank2, m, ld, rows, p, x, q, z, n);
 }
 
+INLINE void turn_body(double *x, double *y, double c, double s, int64_t n)
+{
+	int64_t j = 0;
+	for (; j + VL <= n; j += VL) {
+		vec a = AT(x + j), b = AT(y + j);
+		*(vec *)(x + j) = a * c + b * s, *(vec *)(y + j) = b * c - a * s;
+	}
+	for (; j < n; j++) {
+		double a = x[j], b = y[j];
+		x[j] = a * c + b * s, y[j] = b * c - a * s;
+	}
+}
+
+LORA__TWICE(turn, (double *x, double *y, double c, double s, int64_t n), x, y, c, s, n)
 LORA__TWICE(count, (const float *v, int64_t n, uint32_t low, uint32_t high, int shift, uint32_t *bins, int64_t *above), v, n, low, high, shift, bins, above)
 LORA__TWICE(clear, (float *v, int64_t n, uint32_t limit), v, n, limit)
 
@@ -135,13 +149,7 @@ int64_t lora__count_magnitudes(const float *v, int64_t n, uint32_t low, uint32_t
 
 void lora__clear_below(float *v, int64_t n, uint32_t limit) { LORA__CALL(clear, v, n, limit); }
 
-void lora__turn(double *x, double *y, double c, double s, int64_t n)
-{
-	for (int64_t j = 0; j < n; j++) {
-		double a = x[j], b = y[j];
-		x[j] = a * c + b * s, y[j] = b * c - a * s;
-	}
-}
+void lora__turn(double *x, double *y, double c, double s, int64_t n) { LORA__CALL(turn, x, y, c, s, n); }
 
 double lora__reflection(double *x, int64_t n)
 {

@@ -1,4 +1,5 @@
 /* The calls with which an architecture lists its forward: look up (or make) a weight, check its shape, append an op. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,6 +15,24 @@ static void full_name(const lora__builder *b, const char *format, const char *su
 	else snprintf(out, NAME_MAX_BYTES, "%s%s", format, suffix);
 }
 
+/* Box-Muller as lora__rng_normal(), which takes one counter for each number: number i of the stream is made from counter i, by any thread. */
+typedef struct fresh_job { uint64_t key, n; double range; lora_dtype dtype; char *data; } fresh_job;
+enum { FRESH = 1024 };
+
+static void fresh_task(void *arg, int64_t task, int32_t thread)
+{
+	const fresh_job *j = arg;
+	double u[2 * FRESH], v[FRESH];
+	uint64_t first = (uint64_t)task * FRESH, n = j->n - first < FRESH ? j->n - first : FRESH;
+	lora__rng r;
+	(void)thread;
+	lora__rng_init(&r, j->key);
+	r.counter = first;
+	lora__rng_uniforms(&r, u, (int64_t)(2 * n));
+	for (uint64_t i = 0; i < n; i++) v[i] = j->range * (sqrt(-2.0 * log(1.0 - u[2 * i])) * cos(6.283185307179586 * u[2 * i + 1]));
+	lora__convert(j->data + first * lora__dtype_size(j->dtype), j->dtype, v, LORA_F64, (size_t)n);
+}
+
 /* Fresh weights: N(0, range) for matrices, ones for norms, zeros for biases; stream keyed by the weight's number. */
 static lora__weight *make(lora__builder *b, const char *name, int32_t rank, const int64_t *shape, double mean)
 {
@@ -27,12 +46,9 @@ static lora__weight *make(lora__builder *b, const char *name, int32_t rank, cons
 	}
 	char *data = lora__alloc(m->s.ctx, bytes);
 	if (!data) return b->status = LORA_E_MEMORY, NULL;
-	lora__rng r;
-	lora__rng_init(&r, lora__rng_key(b->seed, LORA__RNG_WEIGHTS, m->n_weights));
-	for (uint64_t i = 0; i < n; i++) {
-		double v = rank == 2 ? b->init_range * lora__rng_normal(&r) : mean;
-		lora__convert(data + i * each, b->fresh_dtype, &v, LORA_F64, 1);
-	}
+	fresh_job j = { lora__rng_key(b->seed, LORA__RNG_WEIGHTS, m->n_weights), n, b->init_range, b->fresh_dtype, data };
+	if (rank == 2) lora__parallel(m->s.ctx, (int64_t)((n + FRESH - 1) / FRESH), fresh_task, &j);
+	for (uint64_t i = 0; i < n && rank != 2; i++) lora__convert(data + i * each, b->fresh_dtype, &mean, LORA_F64, 1);
 	lora__weight *w = NULL;
 	b->status = lora__model_add_weight(m, name, b->fresh_dtype, rank, shape, data, 1, &w);
 	if (b->status) lora__free(m->s.ctx, data);

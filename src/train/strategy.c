@@ -38,6 +38,8 @@ lora_status lora__strat_create(lora_adapter *a, const lora__strategy *kind, cons
 	if (kind->read) kind->read(s, out->v);
 	if (!(out->layer = lora__calloc(ctx, a->n_parts + 1, sizeof *out->layer))) return LORA_E_MEMORY;
 	out->n = lora__adapter_layers(a, out->layer);
+	if (kind->choose && !out->n)
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "trainer", "strategy", -1, "strategy %s needs an adapter with layers; kind %s has none", kind->m.name, a->kind->m.name);
 	out->done = lora__calloc(ctx, (size_t)out->n + 1, sizeof *out->done + 1);
 	if (!out->done) return LORA_E_MEMORY; /* the owner frees */
 	out->active = (char *)(out->done + out->n + 1);

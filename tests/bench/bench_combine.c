@@ -1,5 +1,5 @@
 /* Time of every combination: 20 LoRA adapters of rank 16 on all linear layers of the 135m shape, in both modes.
- * usage: bench_combine [--adapters 20] [--rank 16] [--threads 2] [--rounds 3] [TYPE...]; CSV: type, mode, best wall seconds, processor seconds */
+ * usage: bench_combine [--adapters 20] [--rank 16] [--threads 2] [--rounds 3] [--mode exact|peft] [TYPE...]; CSV: type, mode, best wall seconds, processor seconds */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +53,7 @@ static void measure(lora_adapter *const *a, const double *w, int n, const char *
 int main(int argc, char **argv)
 {
 	int n = 20, rank = 16, rounds = 3, first = 1;
+	const char *modes[] = { "exact", "peft" }, *only = NULL;
 	lora_context_options o;
 	lora_context_options_init(&o, sizeof o);
 	o.threads = 2;
@@ -62,6 +63,7 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[first], "--rank")) rank = v;
 		else if (!strcmp(argv[first], "--threads")) o.threads = v;
 		else if (!strcmp(argv[first], "--rounds")) rounds = v;
+		else if (!strcmp(argv[first], "--mode")) only = argv[first + 1];
 		else return fprintf(stderr, "bench_combine: no such option: %s\n", argv[first]), 2;
 	}
 	if (lora_context_create(LORA_ABI, &o, &ctx)) return 1;
@@ -86,7 +88,8 @@ int main(int argc, char **argv)
 		const char *type = lora_family_name("combination", i);
 		int wanted = first >= argc;
 		for (int k = first; k < argc; k++) wanted |= !strcmp(argv[k], type);
-		if (wanted) measure(a, w, n, type, "exact", rounds), measure(a, w, n, type, "peft", rounds);
+		for (int k = 0; k < 2 && wanted; k++)
+			if (!only || !strcmp(only, modes[k])) measure(a, w, n, type, modes[k], rounds);
 	}
 	for (int i = 0; i < n; i++) lora_adapter_destroy(a[i]);
 	free(a);

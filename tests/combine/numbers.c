@@ -84,6 +84,35 @@ START_TEST(selection)
 }
 END_TEST
 
+/* Large arrays, where a sample tells first where to look: plain ones, mostly zeros, few values, and one whose sampled places (every so many) lie about the rest. */
+START_TEST(selection_large)
+{
+	enum { N = 70001 };
+	static float v[N], before[N], sorted[N];
+	uint64_t seed = check_seed(5) + (uint64_t)_i;
+	int64_t keep = _i % 2 ? N / 5 : 1 + (int64_t)(check_random(&seed) % (N - 1));
+	for (int i = 0; i < N; i++) {
+		double x = (double)(check_random(&seed) >> 11) * 0x1p-53 - 0.5;
+		if (_i / 2 == 1 && check_random(&seed) % 10) x = 0;
+		if (_i / 2 == 2) x = (double)(int)(x * 9);
+		v[i] = (float)x;
+	}
+	for (int i = 0; i < 16384 && _i / 2 == 3; i++) v[(int)((double)i * (N - 1) / 16383)] = 100 + (float)i;
+	memcpy(before, v, sizeof v), memcpy(sorted, v, sizeof v);
+	qsort(sorted, N, sizeof *sorted, by_size);
+	float limit = fabsf(sorted[keep - 1]);
+	int64_t above = 0, alike = 0;
+	for (int i = 0; i < N; i++) above += fabsf(before[i]) > limit;
+	lora__keep_largest(v, N, keep);
+	for (int i = 0; i < N; i++) { /* of equal ones the first stay */
+		float x = fabsf(before[i]);
+		int stays = x > limit || (x == limit && alike < keep - above);
+		alike += x == limit;
+		ck_assert_msg(v[i] == (stays ? before[i] : 0), "case %d, entry %d of %d kept: %g, was %g", _i, i, (int)keep, (double)v[i], (double)before[i]);
+	}
+}
+END_TEST
+
 /* DARE: mean and variance of one entry over seeds. */
 START_TEST(dare)
 {
@@ -190,14 +219,52 @@ START_TEST(lowrank)
 }
 END_TEST
 
+/* Cut by subspace iteration against the exact cut: the same error left, to 1e-5, for flat, decaying and low-rank spectra, some below the noise of F32, lying and standing. */
+START_TEST(subspace)
+{
+	int64_t out = _i % 2 ? 210 : 330, in = _i % 2 ? 330 : 210, least = 210, k = 5, count = out * in;
+	uint64_t seed = check_seed(23) + (uint64_t)_i;
+	float *d = calloc((size_t)count, sizeof *d), *la = calloc((size_t)(k * in), sizeof *la), *lb = calloc((size_t)(k * out), sizeof *lb);
+	double *u = calloc((size_t)(least * out), sizeof *u), *v = calloc((size_t)(least * in), sizeof *v), left[2], total = 0;
+	int64_t rank = _i / 2 == 3 ? 4 : least;
+	golden_context("naive", 1);
+	for (int64_t i = 0; i < least * out; i++) u[i] = random_real(&seed);
+	for (int64_t i = 0; i < least * in; i++) v[i] = random_real(&seed);
+	for (int64_t c = 0; c < rank; c++) {
+		double size = _i / 2 == 0 ? 1 : _i / 2 == 1 ? pow(0.9, (double)c) : _i / 2 == 2 ? pow(0.05, (double)c) : 1.0 / (double)(c + 1);
+		for (int64_t i = 0; i < count; i++) d[i] += (float)(size * u[c * out + i / in] * v[c * in + i % in]);
+	}
+	for (int64_t i = 0; i < count; i++) total += (double)d[i] * d[i];
+	for (int way = 0; way < 2; way++) {
+		ck_ok((way ? lora__lowrank_dense : lora__lowrank_exact)(golden_ctx, d, out, in, k, la, lb));
+		left[way] = 0;
+		for (int64_t i = 0; i < count; i++) {
+			double x = d[i];
+			for (int64_t c = 0; c < k; c++) x -= (double)lb[i / in * k + c] * la[c * in + i % in];
+			left[way] += x * x;
+		}
+	}
+	ck_assert_msg(sqrt(left[1]) <= sqrt(left[0]) * (1 + 1e-5) + 1e-6 * sqrt(total), "case %d: %.9g left, exactly %.9g of %.9g", _i, sqrt(left[1]), sqrt(left[0]), sqrt(total));
+	free(d), free(la), free(lb), free(u), free(v);
+	d = calloc((size_t)count, sizeof *d); /* nothing at all */
+	la = calloc((size_t)(k * in), sizeof *la), lb = calloc((size_t)(k * out), sizeof *lb);
+	ck_ok(lora__lowrank_dense(golden_ctx, d, out, in, k, la, lb));
+	for (int64_t i = 0; i < k * out; i++) ck_assert(lb[i] == 0);
+	free(d), free(la), free(lb);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
 TCase *numbers(void)
 {
 	TCase *t = tcase_create("numbers");
 	tcase_set_timeout(t, 60);
 	tcase_add_test(t, rules);
 	tcase_add_test(t, selection);
+	tcase_add_loop_test(t, selection_large, 0, 8);
 	tcase_add_test(t, dare);
 	tcase_add_loop_test(t, eigen, 0, 40);
 	tcase_add_loop_test(t, lowrank, 0, 7);
+	tcase_add_loop_test(t, subspace, 0, 8);
 	return t;
 }

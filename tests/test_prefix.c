@@ -100,6 +100,7 @@ static const struct { const char *model, *kind, *json; int with_lora; } differen
 	{ "llama", "prefix_tuning", "{\"num_virtual_tokens\":2,\"subspace_vertices\":3,\"subspace_inference\":\"sampled\",\"seed\":5}", 1 },
 	{ "llama", "prompt_tuning", "{\"num_virtual_tokens\":3}", 1 },
 	{ "llama", "prompt_tuning", "{\"num_virtual_tokens\":2,\"subspace_vertices\":2,\"subspace_inference\":\"sampled\"}", 0 },
+	{ "llama", "prompt_tuning", "{\"num_virtual_tokens\":3}", 2 },
 	{ "gpt2", "prefix_tuning", "{\"num_virtual_tokens\":3}", 1 },
 	{ "gpt2", "prompt_tuning", "{\"num_virtual_tokens\":3}", 0 },
 	{ "gemma2", "prefix_tuning", "{\"num_virtual_tokens\":4}", 1 },
@@ -164,7 +165,9 @@ START_TEST(differences)
 	golden_context("naive", 2);
 	snprintf(path, sizeof path, "tests/golden/models/%s/model", differentiated[_i].model);
 	lora_model *m = open_model(path, "f64");
-	lora_adapter *with = differentiated[_i].with_lora ? create(m, "lora", "{\"init_lora_weights\":false,\"r\":2,\"lora_alpha\":16}") : NULL;
+	static const char *const loras[] = { "", "{\"init_lora_weights\":false,\"r\":2,\"lora_alpha\":16}",
+		"{\"init_lora_weights\":false,\"r\":2,\"lora_alpha\":16,\"target_modules\":[\"embed_tokens\",\"q_proj\"]}" };
+	lora_adapter *with = differentiated[_i].with_lora ? create(m, "lora", loras[differentiated[_i].with_lora]) : NULL;
 	lora_adapter *a = create(m, differentiated[_i].kind, differentiated[_i].json);
 	lora_batch b = fill_batch(7 + (uint64_t)_i);
 	double loss;

@@ -150,6 +150,17 @@ START_TEST(refusals)
 	lora_adapter *two[2] = { a, a }, *out;
 	double w[2] = { 1, 1 };
 	ck_assert_int_eq(lora_adapter_combine(two, w, 2, "linear", NULL, &out), LORA_E_UNSUPPORTED);
+	/* a posterior runs the plain graph */
+	lora_adapter *plain = create(model, "lora", "{}");
+	lora_posterior_memory memory = { .struct_size = sizeof memory };
+	lora_settings *classes = from_json("{\"classes\":[5,6]}");
+	ck_ok(lora_adapter_attach(a, 1.0));
+	must_say(LORA_E_UNSUPPORTED, lora_posterior_estimate(model, a, 2, T, classes, &memory), "prefix_tuning have no posterior");
+	must_say(LORA_E_UNSUPPORTED, lora_posterior_estimate(model, plain, 2, T, classes, &memory), "virtual tokens");
+	ck_ok(lora_adapter_detach(a));
+	ck_ok(lora_posterior_estimate(model, plain, 2, T, classes, &memory));
+	lora_settings_destroy(classes);
+	lora_adapter_destroy(plain);
 	lora_settings_destroy(gguf);
 	lora_adapter_destroy(a);
 	static const char *const others[] = { "bert", "roberta", "t5", "flan-t5" };

@@ -197,7 +197,7 @@ static void row(const char *name, const char *what, const double *v)
 
 int main(int argc, char **argv)
 {
-	static const char *const names[ARMS] = { "one prefix", "one prefix, begun at the centre", "simplex of 4" };
+	static const char *const names[ARMS] = { "one prefix", "from the centre", "simplex of 4" };
 	experiment_start("Prefix subspaces: the centre of a simplex against a single prefix, few-shot");
 	must(lora_model_open(experiment_ctx, "examples/demo/model", NULL, &model));
 	must(lora_tokenizer_open(experiment_ctx, "examples/demo/model", &tokenizer));
@@ -241,7 +241,7 @@ int main(int argc, char **argv)
 		chart_panel(picture, which, which ? "two styles apart" : "writing on in a style", "", "test loss");
 		for (int m = 0; m < ARMS; m++) {
 			char text_of[96];
-			snprintf(text_of, sizeof text_of, "%s", names[m]), chart_bar(picture, which, text_of, mean_of(best[m], SEEDS), deviation_of(best[m], SEEDS));
+			snprintf(text_of, sizeof text_of, "%s", m == 1 ? "from the centre" : names[m]), chart_bar(picture, which, text_of, mean_of(best[m], SEEDS), deviation_of(best[m], SEEDS));
 		}
 	}
 	chart_save(picture, argc > 1 ? argv[1] : NULL);

@@ -1,6 +1,8 @@
 /* Prompt: rows of parameters at the head of each sequence, [P; E(x)]. in, out: x[n,d] in place; rows->lead says how many rows of a segment are
- * virtual. Backward: their gradients are summed over sequences; the embedding behind them has none.
+ * virtual. Backward: their gradients are summed over sequences; the embedding, where it trains, gets those of the other rows.
  * Source: Lester et al. 2021, arXiv:2104.08691, section 2. */
+#include <string.h>
+
 #include "graph/graph.h"
 #include "site/virtual.h"
 
@@ -32,8 +34,14 @@ static lora_status forward(lora__exec *e)
 
 static lora_status backward(lora__exec *e)
 {
+	int64_t d = e->node->i[0];
+	size_t row = (size_t)d * lora__dtype_size(e->real);
 	for (int64_t s = 0; e->rows->lead && s < e->rows->n_segments; s++) each_row(e, s, 1);
-	return LORA_OK;
+	if (!e->din[0].data) return LORA_OK;
+	for (int64_t s = 0; e->rows->lead && s < e->rows->n_segments; s++) /* what is at these rows now stands for no token */
+		memset((char *)e->dout[0].data + row * (size_t)e->rows->segments[4 * s], 0, row * (size_t)e->rows->lead[s]);
+	if (e->din_beta[0] != 0) return lora__axpby(e->ctx, 1.0, e->dout[0], 1.0, e->din[0]);
+	return e->din[0].data == e->dout[0].data ? LORA_OK : lora__copy(e->ctx, e->din[0], e->dout[0]);
 }
 
 const lora__op lora__op_prompt = { .m = { "prompt", "virtual rows before the embedded tokens", "arXiv:2104.08691 section 2", NULL }, .flags = LORA__OP_INPLACE,

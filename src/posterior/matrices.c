@@ -111,6 +111,7 @@ static lora_status check_objects(lora_model *m, lora_adapter *a)
 {
 	if (!m->arch) return lora__fail(m->s.ctx, LORA_E_STATE, "posterior", "this model has host-owned sites and no graph");
 	if (a->sites != &m->s) return lora__fail(m->s.ctx, LORA_E_STATE, "posterior", "the adapter is of another model");
+	if (a->tokens) return lora__fail_at(m->s.ctx, LORA_E_UNSUPPORTED, "posterior", a->kind->m.name, -1, "adapters of kind %s have no posterior", a->kind->m.name);
 	if (!m->has_head) return lora__fail(m->s.ctx, LORA_E_UNSUPPORTED, "posterior", "this model has no head: nothing is predicted");
 	if (m->form == LORA__FORM_SEQ2SEQ) return lora__fail(m->s.ctx, LORA_E_UNSUPPORTED, "posterior", "encoder-decoder models have no posterior yet");
 	return LORA_OK;
@@ -122,6 +123,7 @@ lora_status lora__posterior_usable(const lora_posterior *p)
 	if (a->merged) return lora__fail(p->ctx, LORA_E_STATE, "posterior", "the adapter is merged; unmerge it first");
 	if (!a->attached) return lora__fail(p->ctx, LORA_E_STATE, "posterior", "the adapter is not attached");
 	if (!a->trainable) return lora__fail(p->ctx, LORA_E_STATE, "posterior", "the adapter is frozen (lora_adapter_set_trainable)");
+	if (p->m->s.n_virtuals) return lora__fail(p->ctx, LORA_E_UNSUPPORTED, "posterior", "virtual tokens (prefix_tuning, prompt_tuning) are attached, which a posterior does not see");
 	for (size_t i = 0; i < p->m->s.n; i++) {
 		const lora__site *s = p->m->s.list[i];
 		for (size_t j = 0; j < s->n_chain; j++)

@@ -38,7 +38,7 @@ pages = ["README.md"] + sorted("docs/" + name for name in os.listdir(os.path.joi
 known = {f.name for f in headers.functions()} | {s.name for s in headers.structs()} | {c[1] for c in headers.callbacks()}
 for header in headers.public_headers():
     known |= set(re.findall(r"\b(lora_\w+)\b", headers.read(header)))
-makefile = text_of("Makefile") + "".join(text_of(os.path.join(path, "rules.mk")) for path in ("tests/fuzz",) if os.path.exists(os.path.join(ROOT, path, "rules.mk")))
+makefile = text_of("Makefile") + "".join(text_of(os.path.join(path, "rules.mk")) for path in ("tests/fuzz", "examples/experiments") if os.path.exists(os.path.join(ROOT, path, "rules.mk")))
 targets = set(re.findall(r"^([a-z][\w-]*)(?: [\w -]+)?:", makefile, flags=re.M)) | {w for line in re.findall(r"^\.PHONY:((?:.*\\\n)*.*)", makefile, flags=re.M) for w in line.split()}
 
 links, names = [], []

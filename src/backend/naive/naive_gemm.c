@@ -98,7 +98,7 @@ static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv,
 	size_t size = lora__dtype_size(real), x_bytes = (size_t)round_up(j.m * j.k, 16) * size;
 	int dots = bv.stride[0] == 1 || j.k == 1;
 	if (!dots && bv.stride[1] != 1 && j.n > 1) return 0;
-	j.cols = dots ? 16 : 256;
+	j.cols = dots ? 64 : 256;
 	while (j.cols > 1 && (j.n + j.cols - 1) / j.cols < 2 * self->host.threads) j.cols /= 2;
 	int64_t row = dots ? (bv.dtype == real ? 0 : j.k) : j.cols * (j.m + 4);
 	j.per_thread = (size_t)round_up(row, 16) * size;

@@ -138,7 +138,7 @@ typedef struct lora_host_services {
 	void (*free)(void *host, void *p);
 	void (*log)(void *host, int32_t level, const char *module, const char *message);
 	void (*error)(void *host, lora_status status, const char *message); /* detail of the failure about to be returned */
-	void (*parallel)(void *host, int64_t n_tasks, lora_task_fn fn, void *arg); /* static split; nested calls run serially */
+	void (*parallel)(void *host, int64_t n_tasks, lora_task_fn fn, void *arg); /* each thread begins with an equal run of tasks and then helps the others; nested calls run serially */
 	int32_t threads;
 	int32_t features; /* LORA_HOST_*: what the library's own code does best here and a backend chosen by "auto" need not take */
 } lora_host_services;

@@ -82,7 +82,7 @@ void lora__log(lora_context *ctx, int32_t level, const char *module, const char 
 /* 1 when s[0..n) is valid UTF-8 (no overlong forms, no surrogates); else 0 and *bad is the offset of the first bad byte. */
 int lora__utf8_valid(const char *s, size_t n, size_t *bad);
 
-/* Parallel loop over n tasks, split statically over the context's threads: thread t gets tasks t*n/T .. (t+1)*n/T.
+/* Parallel loop over n tasks: thread t of T begins with tasks t*n/T .. (t+1)*n/T and then takes what others have not begun.
  * Which thread runs a task must not change the result. Nested calls run serially. */
 void lora__parallel(lora_context *ctx, int64_t n_tasks, lora_task_fn fn, void *arg);
 int  lora__nested(void); /* this thread is running a task */

@@ -1,5 +1,6 @@
-/* The thread pool: threads - 1 workers that sleep until lora__parallel() has work. The split is static and known from n and T alone.
- * The caller works too, and waits by spinning a short while before it sleeps: training steps have thousands of short loops. */
+/* The thread pool: threads - 1 workers that sleep until lora__parallel() has work. Every thread begins with an equal run of tasks, so that rows stay near
+ * the core that had them last, and helps the others out when it is done: cores of shared machines differ by factors. What a task computes must not
+ * depend on who runs it. The caller works too, and waits by spinning a short while before it sleeps: training steps have thousands of short loops. */
 #include <pthread.h>
 #include <time.h>
 #include <unistd.h>
@@ -8,6 +9,8 @@
 
 enum { SPINS = 4000 };
 
+/* Tasks next .. last - 1 are still to be taken. A cache line each. */
+typedef struct share { _Alignas(64) atomic_int_fast64_t next; int64_t last; } share;
 typedef struct worker { struct lora__pool *pool; pthread_t thread; int32_t index; } worker;
 
 struct lora__pool {
@@ -17,7 +20,7 @@ struct lora__pool {
 	atomic_int           pending; /* workers still busy with this round */
 	atomic_int           stop;
 	int                  busy;    /* a loop is running: nested ones go serially; only touched by the calling thread */
-	int64_t              n_tasks;
+	share               *shares;  /* one for each thread */
 	lora_task_fn         fn;
 	void                *arg;
 	int32_t              n_threads;
@@ -30,9 +33,11 @@ int lora__nested(void) { return inside > 0; }
 
 static void run_share(struct lora__pool *p, int32_t t)
 {
-	int64_t first = p->n_tasks * t / p->n_threads, last = p->n_tasks * (t + 1) / p->n_threads;
 	inside++;
-	for (int64_t i = first; i < last; i++) p->fn(p->arg, i, t);
+	for (int32_t k = 0; k < p->n_threads; k++) {
+		share *s = &p->shares[(t + k) % p->n_threads];
+		for (int64_t i; (i = (int64_t)atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed)) < s->last;) p->fn(p->arg, i, t);
+	}
 	inside--;
 }
 
@@ -82,7 +87,11 @@ void lora__parallel(lora_context *ctx, int64_t n_tasks, lora_task_fn fn, void *a
 		inside--;
 		return;
 	}
-	p->n_tasks = n_tasks, p->fn = fn, p->arg = arg;
+	for (int32_t t = 0; t < p->n_threads; t++) {
+		atomic_store_explicit(&p->shares[t].next, n_tasks * t / p->n_threads, memory_order_relaxed);
+		p->shares[t].last = n_tasks * (t + 1) / p->n_threads;
+	}
+	p->fn = fn, p->arg = arg;
 	start_round(p);
 	run_share(p, 0);
 	for (int spin = 0; spin < SPINS * 4 && atomic_load_explicit(&p->pending, memory_order_acquire); spin++) {
@@ -103,7 +112,9 @@ lora_status lora__pool_create(lora_context *ctx, int32_t threads)
 	struct lora__pool *p = lora__zalloc(ctx, sizeof *p);
 	if (!p) return LORA_E_MEMORY;
 	p->workers = lora__calloc(ctx, (size_t)threads - 1, sizeof *p->workers);
-	if (!p->workers) {
+	p->shares = p->workers ? lora__calloc(ctx, (size_t)threads, sizeof *p->shares) : NULL;
+	if (!p->shares) {
+		lora__free(ctx, p->workers);
 		lora__free(ctx, p);
 		return LORA_E_MEMORY;
 	}
@@ -135,6 +146,7 @@ void lora__pool_destroy(lora_context *ctx)
 	pthread_cond_destroy(&p->done);
 	pthread_mutex_destroy(&p->lock);
 	lora__free(ctx, p->workers);
+	lora__free(ctx, p->shares);
 	lora__free(ctx, p);
 	ctx->pool = NULL;
 }

@@ -223,15 +223,13 @@ AMX static void task(void *arg, int64_t t, int32_t thread)
 	_tile_release();
 }
 
-/* Tasks as a grid that gives the busiest thread the least; cutting rows packs B more than once. */
+/* Tasks as a grid, some for each thread: one that is held up leaves the rest of its own to the others. Cutting rows packs B more than once. */
 static void split(amx_job *j, int32_t threads, int64_t *n_tasks)
 {
-	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE, best = INT64_MAX;
-	for (int64_t tn = 1; tn <= threads && tn <= wide; tn++) {
-		int64_t tm = least(threads / tn, high), cost = ((wide + tn - 1) / tn) * ((high + tm - 1) / tm + 2);
-		if (cost >= best) continue;
-		best = cost, j->tasks_m = tm, j->tasks_n = tn;
-	}
+	enum { PANELS = 4, EACH = 4 }; /* columns of a task in blocks at least, tasks of a thread at most */
+	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE;
+	j->tasks_n = threads < 2 ? 1 : least(wide < PANELS ? 1 : wide / PANELS, EACH * (int64_t)threads);
+	j->tasks_m = threads < 2 || j->tasks_n >= 2 * threads ? 1 : least((2 * threads + j->tasks_n - 1) / j->tasks_n, (high + 3) / 4);
 	*n_tasks = j->tasks_m * j->tasks_n;
 }
 

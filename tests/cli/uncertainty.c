@@ -36,13 +36,13 @@ START_TEST(fit_and_predict)
 	const char *data = labelled("d.safetensors");
 	ck_assert_int_eq(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' --dry-run --json", data), 0);
 	ck_assert_double_gt(number_at("memory", "peak"), 0);
-	ck_assert_int_eq(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' -o '%s' --json --quiet", data, in_scratch("p")), 0);
+	ck_assert_int_eq(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' -o '%s' --json --quiet", data, in_scratch("posterior")), 0);
 	ck_assert(number_at(NULL, "examples") == 11 && number_at(NULL, "classes") == 3 && number_at(NULL, "prior_precision") > 0 && number_at("memory", "factors") > 0);
 	double evidence = number_at(NULL, "log_evidence");
 	ck_assert_int_eq(run_lora("eval -m " BERT " -a " HEADED " -d '%s' --json --quiet", data), 0);
 	double accuracy = number_at(NULL, "accuracy"), nll = number_at(NULL, "nll"), ece = number_at(NULL, "ece"), brier = number_at(NULL, "brier");
 	ck_assert_double_eq(nll, number_at(NULL, "loss"));
-	ck_assert_int_eq(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' -o '%s' --json --quiet", in_scratch("p"), data, in_scratch("out.st")), 0);
+	ck_assert_int_eq(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' -o '%s' --json --quiet", in_scratch("posterior"), data, in_scratch("out.st")), 0);
 	ck_assert(number_at(NULL, "rows") == 11 && number_at("map", "accuracy") == accuracy);
 	ck_assert_double_eq_tol(number_at("map", "nll"), nll, 1e-6);
 	ck_assert_double_eq_tol(number_at("map", "ece"), ece, 1e-6);
@@ -54,17 +54,17 @@ START_TEST(fit_and_predict)
 	ck_assert(tensors_count(&t, "probabilities") == 36 && tensors_count(&t, "covariance") == 108 && tensors_count(&t, "labels") == 12 && tensors_have(&t, "map_probabilities"));
 	tensors_free(&t);
 	/* the same again, and with a prior of no width: MAP */
-	ck_assert_int_eq(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --json --quiet", in_scratch("p"), data), 0);
+	ck_assert_int_eq(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --json --quiet", in_scratch("posterior"), data), 0);
 	ck_assert_double_eq_tol(number_at("laplace", "nll"), first, 0.02); /* two directions in place of three: other draws */
-	ck_assert_int_eq(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --json --quiet -s prior_precision=1e20 -s form=probit", in_scratch("p"), data), 0);
+	ck_assert_int_eq(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --json --quiet -s prior_precision=1e20 -s form=probit", in_scratch("posterior"), data), 0);
 	ck_assert_double_eq_tol(number_at("laplace", "nll"), nll, 1e-6);
 	/* in other batches, held-out data for the prior, the head alone, and as a person reads it */
-	ck_assert_int_eq(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' -o '%s' --validation '%s' -s layers=last -s fisher=sampled --seed 4 --json --quiet", data, in_scratch("p2"), data), 0);
+	ck_assert_int_eq(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' -o '%s' --validation '%s' -s layers=last -s fisher=sampled --seed 4 --json --quiet", data, in_scratch("posterior2"), data), 0);
 	ck_assert(number_at(NULL, "matrices") == 1 && number_at(NULL, "log_evidence") != evidence);
-	ck_assert_int_eq(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --quiet", in_scratch("p2"), data), 0);
+	ck_assert_int_eq(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --quiet", in_scratch("posterior2"), data), 0);
 	ck_assert(strstr(run_out, "Laplace") && strstr(run_out, "MAP") && strstr(run_out, "11 rows"));
 	/* a picture of it */
-	ck_assert_int_eq(run_shell("'%s' posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --json --quiet >'%s'", lora_program(), in_scratch("p"), data, in_scratch("log.jsonl")), 0);
+	ck_assert_int_eq(run_shell("'%s' posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --json --quiet >'%s'", lora_program(), in_scratch("posterior"), data, in_scratch("log.jsonl")), 0);
 	ck_assert_int_eq(run_lora("plot '%s' -o '%s'", in_scratch("log.jsonl"), in_scratch("r.svg")), 0);
 	char *svg = read_text(in_scratch("r.svg"), NULL);
 	ck_assert(!strncmp(svg, "<svg ", 5) && strstr(svg, "</svg>") && strstr(svg, "laplace") && strstr(svg, "ECE") && !strstr(svg, "nan"));
@@ -80,17 +80,17 @@ END_TEST
 START_TEST(bad_posteriors)
 {
 	const char *data = labelled("d.safetensors");
-	ck_assert_int_eq(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' -o '%s' --quiet", data, in_scratch("p")), 0);
+	ck_assert_int_eq(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' -o '%s' --quiet", data, in_scratch("posterior")), 0);
 	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --quiet", data, data), 1, "no posterior");
-	run_shell("head -c 700 '%s' >'%s'", in_scratch("p"), in_scratch("cut"));
+	run_shell("head -c 700 '%s' >'%s'", in_scratch("posterior"), in_scratch("cut"));
 	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --quiet", in_scratch("cut"), data), 1, "cut");
-	run_shell("cp '%s' '%s'; printf x | dd of='%s' bs=1 seek=9000 conv=notrunc 2>/dev/null", in_scratch("p"), in_scratch("flip"), in_scratch("flip"));
+	run_shell("cp '%s' '%s'; printf x | dd of='%s' bs=1 seek=9000 conv=notrunc 2>/dev/null", in_scratch("posterior"), in_scratch("flip"), in_scratch("flip"));
 	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --quiet", in_scratch("flip"), data), 1, "digest");
-	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED "=0.5 -p '%s' -d '%s' --quiet", in_scratch("p"), data), 1, "scale");
+	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED "=0.5 -p '%s' -d '%s' --quiet", in_scratch("posterior"), data), 1, "scale");
 	ck_assert_int_eq(run_lora("train -m " BERT " --init " HEADED " -d '%s' -o '%s' -s max_steps=1 --quiet", data, in_scratch("other")), 0);
-	expect_error(run_lora("posterior predict -m " BERT " -a '%s' -p '%s' -d '%s' --quiet", in_scratch("other"), in_scratch("p"), data), 1, "another adapter");
+	expect_error(run_lora("posterior predict -m " BERT " -a '%s' -p '%s' -d '%s' --quiet", in_scratch("other"), in_scratch("posterior"), data), 1, "another adapter");
 	run_shell("cp -r " BERT " '%s'; printf xyz | dd of='%s' bs=1 seek=60000 conv=notrunc 2>/dev/null", in_scratch("base"), in_scratch("base/model.safetensors"));
-	expect_error(run_lora("posterior predict -m '%s' -a " HEADED " -p '%s' -d '%s' --quiet", in_scratch("base"), in_scratch("p"), data), 1, "another base");
+	expect_error(run_lora("posterior predict -m '%s' -a " HEADED " -p '%s' -d '%s' --quiet", in_scratch("base"), in_scratch("posterior"), data), 1, "another base");
 	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED " -d '%s'", data), 2, "-p");
 	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --quiet", in_scratch("nowhere"), data), 1, "nowhere");
 	expect_error(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s'", data), 2, "-o");

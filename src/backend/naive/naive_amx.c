@@ -145,6 +145,22 @@ AMX static void multiply(float *s, const strip *t, int n, int first, int64_t row
 	store_sums(s, SIDE);
 }
 
+AMX static inline __m512 widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
+
+/* A whole block of C in BF16, whose rows lie step bytes apart. */
+AMX static void store_block(char *row, int64_t step, const float *s, __m512 alpha, __m512 beta, int add)
+{
+	for (int y = 0; y < SIDE; y++, s += SIDE, row += step) {
+		__m512 low = _mm512_mul_ps(alpha, _mm512_load_ps(s)), high = _mm512_mul_ps(alpha, _mm512_load_ps(s + 16));
+		if (add) {
+			__m512i c = _mm512_loadu_si512(row);
+			low = _mm512_fmadd_ps(beta, widen(_mm512_castsi512_si256(c)), low);
+			high = _mm512_fmadd_ps(beta, widen(_mm512_extracti64x4_epi64(c, 1)), high);
+		}
+		_mm512_storeu_si512(row, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+	}
+}
+
 /* C = alpha s + beta C for rows x cols at (m0, n0). */
 AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols)
 {
@@ -160,14 +176,17 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 			}
 		return;
 	}
+	if (half && rows == SIDE && cols == SIDE) {
+		store_block(lora__at(&j->c, m0, n0), j->c.stride[0] * 2, s, alpha, beta, j->beta != 0);
+		return;
+	}
 	for (int64_t y = 0; y < rows; y++, s += SIDE) {
 		char *row = lora__at(&j->c, m0 + y, n0);
 		for (int64_t x = 0; x < cols; x += 16) {
 			__mmask16 in = cols - x >= 16 ? 0xffff : (__mmask16)((1u << (cols - x)) - 1);
 			__m512 v = _mm512_mul_ps(alpha, _mm512_load_ps(s + x));
 			if (half) {
-				if (j->beta != 0)
-					v = _mm512_fmadd_ps(beta, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, row + 2 * x)), 16)), v);
+				if (j->beta != 0) v = _mm512_fmadd_ps(beta, widen(_mm256_maskz_loadu_epi16(in, row + 2 * x)), v);
 				_mm256_mask_storeu_epi16(row + 2 * x, in, (__m256i)_mm512_cvtneps_pbh(v));
 			} else {
 				if (j->beta != 0) v = _mm512_fmadd_ps(beta, _mm512_maskz_loadu_ps(in, row + 4 * x), v);

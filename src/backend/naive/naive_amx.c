@@ -89,7 +89,7 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 		memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
 		from = t;
 	}
-	interleave_step(to, from, step);
+	interleave_step(to, from, step, whole && b->stride[1] == 1 ? SIDE * step : 0);
 }
 
 /* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
@@ -103,6 +103,15 @@ AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piec
 	}
 }
 
+/* n of width elements, a multiple of 32; the others are zero. */
+AMX static inline void copy_row(uint16_t *to, const uint16_t *from, int64_t n, int64_t width)
+{
+	for (int64_t i = 0; i < width; i += SIDE) {
+		__mmask32 in = n - i >= SIDE ? ~0u : n <= i ? 0 : (1u << (n - i)) - 1;
+		_mm512_store_si512(to + i, _mm512_maskz_loadu_epi16(in, from + i));
+	}
+}
+
 /* rows <= 32 of A from row and depth along k from k0, [32][width], zeros beyond the edges. */
 AMX static void pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t rows, int64_t k0, int64_t depth, int64_t width)
 {
@@ -110,7 +119,11 @@ AMX static void pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t ro
 		for (int64_t k = 0; k < width; k += SIDE) transpose_block(to + k, width, lora__at(a, row, k0 + k), a->stride[1]);
 		return;
 	}
-	for (int64_t x = 0; x < rows; x++) gather(to + x * width, lora__at(a, row + x, k0), a->dtype, a->stride[1], depth, width, 1);
+	if (a->dtype == LORA_BF16 && a->stride[1] == 1) {
+		for (int64_t x = 0; x < rows; x++) copy_row(to + x * width, lora__at(a, row + x, k0), depth, width);
+	} else {
+		for (int64_t x = 0; x < rows; x++) gather(to + x * width, lora__at(a, row + x, k0), a->dtype, a->stride[1], depth, width, 1);
+	}
 	memset(to + rows * width, 0, sizeof *to * (size_t)((SIDE - rows) * width));
 }
 

@@ -72,8 +72,8 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 	int64_t nb = least(SIDE, b->size[1] - n0), kb = least(SIDE, b->size[0] - k0);
 	_Alignas(64) uint16_t t[SIDE * SIDE];
 	const uint16_t *from = lora__at(b, k0, n0);
-	int whole = b->dtype == LORA_BF16 && scale == 1 && nb == SIDE && kb == SIDE;
 	if (b->stride[0] == 1) { /* along k */
+		int whole = b->dtype == LORA_BF16 && scale == 1 && nb == SIDE && kb == SIDE;
 		int64_t step = whole ? b->stride[1] : SIDE;
 		if (!whole) {
 			for (int64_t x = 0; x < nb; x++) gather(t + x * SIDE, lora__at(b, k0, n0 + x), b->dtype, 1, kb, SIDE, scale);
@@ -83,23 +83,24 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 		turn_step(to, from, step, whole ? SIDE * step : 0);
 		return;
 	}
-	int64_t step = whole && b->stride[1] == 1 ? b->stride[0] : SIDE;
-	if (!whole || b->stride[1] != 1) {
-		for (int64_t x = 0; x < kb; x++) gather(t + x * SIDE, lora__at(b, k0 + x, n0), b->dtype, b->stride[1], nb, SIDE, scale);
-		memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
-		from = t;
-	}
-	interleave_step(to, from, step, whole && b->stride[1] == 1 ? SIDE * step : 0);
+	for (int64_t x = 0; x < kb; x++) gather(t + x * SIDE, lora__at(b, k0 + x, n0), b->dtype, b->stride[1], nb, SIDE, scale);
+	memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
+	interleave_step(to, 0, t, SIDE, 1, 0);
 }
 
 /* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
 AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piece *p, int64_t k0, int64_t steps)
 {
-	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE;
-	int along = b->stride[0] == 1;
-	for (int64_t i = 0; i < panels * steps; i++) {
-		int64_t x = along ? i / steps : i % panels, s = along ? i % steps : i / panels;
-		pack_step(b, scale, to + (x * steps + s) * 2 * TILE, p->n0 + x * SIDE, k0 + s * SIDE);
+	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE, panel = steps * 2 * TILE;
+	if (b->stride[0] == 1) {
+		for (int64_t i = 0; i < panels * steps; i++) pack_step(b, scale, to + i * 2 * TILE, p->n0 + i / steps * SIDE, k0 + i % steps * SIDE);
+		return;
+	}
+	int64_t whole = b->dtype == LORA_BF16 && scale == 1 && b->stride[1] == 1 ? least((p->n1 - p->n0) / SIDE, (b->size[1] - p->n0) / SIDE) : 0;
+	for (int64_t s = 0; s < steps; s++, to += 2 * TILE) {
+		int64_t k = k0 + s * SIDE, x = k + SIDE <= b->size[0] ? whole : 0;
+		interleave_step(to, panel, lora__at(b, k, p->n0), b->stride[0], x, SIDE * b->stride[0]);
+		for (; x < panels; x++) pack_step(b, scale, to + x * panel, p->n0 + x * SIDE, k);
 	}
 }
 

@@ -56,27 +56,26 @@ AMX static inline __m512i lower_pairs(void)
 	return _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
 }
 
-/* One step of B that lies along n: 32 rows (k) of 32 elements, step apart, as two tiles. ahead: as above. */
-AMX static inline void interleave_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead)
+/* One step of B that lies along n: 32 rows (k) of panels x 32 elements, step apart; two tiles for each panel, panel apart. Row by row, as it
+ * lies in memory; ahead: as above. */
+AMX static inline void interleave_step(uint16_t *to, int64_t panel, const uint16_t *from, int64_t step, int64_t panels, int64_t ahead)
 {
 	const __m512i lower = lower_pairs(), upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
-	for (int x = 0; x < 16; x++) {
-		const uint16_t *row = from + 2 * x * step;
-		__m512i even = _mm512_loadu_si512(row), odd = _mm512_loadu_si512(row + step);
-		if (ahead) {
-			_mm_prefetch((const char *)(row + ahead), _MM_HINT_T0);
-			_mm_prefetch((const char *)(row + ahead + step), _MM_HINT_T0);
+	for (int x = 0; x < 16; x++, from += 2 * step, to += 32)
+		for (int64_t p = 0; p < panels; p++) {
+			const uint16_t *row = from + p * SIDE;
+			__m512i even = _mm512_loadu_si512(row), odd = _mm512_loadu_si512(row + step);
+			if (ahead) _mm_prefetch((const char *)(row + ahead), _MM_HINT_T0), _mm_prefetch((const char *)(row + ahead + step), _MM_HINT_T0);
+			_mm512_store_si512(to + p * panel, _mm512_permutex2var_epi16(even, lower, odd));
+			_mm512_store_si512(to + p * panel + TILE, _mm512_permutex2var_epi16(even, upper, odd));
 		}
-		_mm512_store_si512(to + 32 * x, _mm512_permutex2var_epi16(even, lower, odd));
-		_mm512_store_si512(to + TILE + 32 * x, _mm512_permutex2var_epi16(even, upper, odd));
-	}
 }
 
 /* Transpose 32 x 32 elements: rows step apart to rows to_step apart. */
 AMX static inline void transpose_block(uint16_t *to, int64_t to_step, const uint16_t *from, int64_t step)
 {
 	_Alignas(64) uint16_t pair[2 * TILE], out[TILE];
-	interleave_step(pair, from, step, 0);
+	interleave_step(pair, 0, from, step, 1, 0);
 	for (int h = 0; h < 2; h++) {
 		__m512i row[16];
 		for (int x = 0; x < 16; x++) row[x] = _mm512_load_si512(pair + h * TILE + 32 * x);

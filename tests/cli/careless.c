@@ -116,6 +116,63 @@ START_TEST(other_heads)
 }
 END_TEST
 
+#define BPE(vocab, merges, more) "{\"version\":\"1.0\",\"model\":{\"type\":\"BPE\",\"vocab\":{" vocab "},\"merges\":[" merges "]" more "}}"
+
+static void expect_tokens(const char *tokens)
+{
+	json_t *o = out_json(0);
+	char *got = json_dumps(json_object_get(o, "tokens"), JSON_COMPACT);
+	ck_assert_str_eq(got, tokens);
+	free(got);
+	json_decref(o);
+}
+
+/* T09: rules that join their own results, in a circle and twice over; a text of one letter takes no time to speak of. */
+START_TEST(merges_in_circles)
+{
+	write_text(in_scratch("tokenizer.json"), BPE("\"a\":0,\"b\":1,\"ab\":2,\"ba\":3,\"aba\":4", "\"a b\",\"b a\",\"ab a\",\"a ba\",\"a b\"", ""));
+	ck_assert_int_eq(run_lora("tokenize --json -m '%s' -t ababa", in_scratch("tokenizer.json")), 0);
+	expect_tokens("[4,3]");
+	write_text(in_scratch("tokenizer.json"), BPE("\"a\":0,\"aa\":1,\"aaaa\":2,\"aaaaaaaa\":3", "\"a a\",\"aa aa\",\"aaaa aaaa\"", ""));
+	ck_assert_int_eq(run_shell("head -c 800003 /dev/zero | tr '\\0' a | '%s' tokenize --json -m '%s' | tr -cd , | wc -c", lora_program(), in_scratch("tokenizer.json")), 0);
+	ck_assert_int_eq(atoi(run_out), 100001); /* 100,000 of eight, then aa and a */
+}
+END_TEST
+
+/* T19: what only looks like the token of a byte is text; its digits are never an index. */
+START_TEST(tokens_of_no_byte)
+{
+	write_text(in_scratch("tokenizer.json"),
+		"{\"version\":\"1.0\",\"decoder\":{\"type\":\"ByteFallback\"},\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":0,\"<0x0>\":1,\"<0x-1>\":2,"
+		"\"<0xGG>\":3,\"<0x100>\":4,\"<0XFF>\":5,\"<0x41>\":6},\"merges\":[]}}");
+	ck_assert_int_eq(run_lora("tokenize --json -m '%s' --decode 0,1,2,3,4,5,6", in_scratch("tokenizer.json")), 0);
+	json_t *o = out_json(0);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "text")), "a<0x0><0x-1><0xGG><0x100><0XFF>A");
+	json_decref(o);
+	ck_assert_int_eq(run_lora("tokenize --json -m '%s' -t A", in_scratch("tokenizer.json")), 0);
+	expect_tokens("[6]");
+}
+END_TEST
+
+/* A12: a name's ending that two modules of a block have means both, as in PEFT. */
+START_TEST(an_ending_of_two_modules)
+{
+	size_t i, attention = 0, mlp = 0;
+	json_t *site;
+	ck_assert_int_eq(run_lora("train -q -m " GOLDEN "models/gpt2/model -d " TRAINING "/data.safetensors -o '%s' -s max_steps=1 -s target_modules=c_proj", in_scratch("both")), 0);
+	ck_assert_int_eq(run_lora("info --json '%s'", in_scratch("both")), 0);
+	json_t *o = out_json(0);
+	json_array_foreach(json_object_get(o, "sites"), i, site)
+	{
+		const char *name = json_string_value(json_object_get(site, "name"));
+		attention += strstr(name, "attn.c_proj") != NULL;
+		mlp += strstr(name, "mlp.c_proj") != NULL;
+	}
+	ck_assert(attention > 0 && attention == mlp && attention + mlp == i);
+	json_decref(o);
+}
+END_TEST
+
 Suite *suite_careless(void)
 {
 	Suite *s = suite_create("careless");
@@ -124,6 +181,9 @@ Suite *suite_careless(void)
 	tcase_add_loop_test(t, input_tensors, 0, sizeof inputs / sizeof inputs[0]);
 	tcase_add_test(t, closed_streams);
 	tcase_add_test(t, other_heads);
+	tcase_add_test(t, merges_in_circles);
+	tcase_add_test(t, tokens_of_no_byte);
+	tcase_add_test(t, an_ending_of_two_modules);
 	suite_add_tcase(s, t);
 	return s;
 }

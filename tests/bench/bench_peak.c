@@ -52,7 +52,7 @@ static int ascending(const void *a, const void *b)
 static void *random_matrix(int64_t n, lora_dtype type)
 {
 	float *f = malloc((size_t)n * sizeof *f);
-	void *out = malloc((size_t)n * lora__dtype_size(type));
+	void *out = aligned_alloc(64, ((size_t)n * lora__dtype_size(type) + 63) / 64 * 64);
 	uint32_t seed = 1;
 	for (int64_t i = 0; i < n; i++) seed = seed * 1664525u + 1013904223u, f[i] = (float)(seed >> 8) * 0x1p-24f - 0.5f;
 	lora__convert(out, type, f, LORA_F32, (size_t)n);

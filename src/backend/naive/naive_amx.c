@@ -45,25 +45,33 @@ int lora__amx_ready(void)
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+/* The first n of 32 (16) elements. */
+static uint32_t first32(int64_t n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
+static uint16_t first16(int64_t n) { return (uint16_t)first32(least(n, 16)); }
+
+/* n elements of BF16; zeros up to count, a multiple of 32. */
+AMX static inline void copy_row(uint16_t *to, const uint16_t *from, int64_t n, int64_t count)
+{
+	for (int64_t i = 0; i < count; i += SIDE) _mm512_storeu_si512(to + i, _mm512_maskz_loadu_epi16(first32(n - i), from + i));
+}
+
 /* n elements of any float type and stride as BF16, times scale; zeros up to count. */
 AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t stride, int64_t n, int64_t count, float scale)
 {
 	const char *s = from;
-	int64_t size = (int64_t)lora__dtype_size(type);
-	if (scale != 1) {
-		for (int64_t i = 0; i < n; i++) {
-			float f;
-			lora__convert(&f, LORA_F32, s + i * stride * size, type, 1);
-			to[i] = lora__f32_to_bf16(f * scale);
-		}
-	} else if (stride == 1) {
-		lora__convert(to, LORA_BF16, s, type, (size_t)n);
-	} else if (type == LORA_BF16) {
-		for (int64_t i = 0; i < n; i++) to[i] = *(const uint16_t *)(const void *)(s + i * stride * size);
-	} else {
-		for (int64_t i = 0; i < n; i++) lora__convert(to + i, LORA_BF16, s + i * stride * size, type, 1);
+	if (type == LORA_F32 && stride == 1) { /* adapters */
+		const __m512 factor = _mm512_set1_ps(scale);
+		for (int64_t i = 0; i < count; i += 16)
+			_mm256_storeu_si256((__m256i *)(void *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(factor, _mm512_maskz_loadu_ps(first16(n - i), s + 4 * i))));
+		return;
 	}
-	for (int64_t i = n; i < count; i++) to[i] = 0;
+	int64_t step = stride * (int64_t)lora__dtype_size(type);
+	for (int64_t i = 0; i < n; i++) {
+		float f;
+		lora__convert(&f, LORA_F32, s + i * step, type, 1);
+		to[i] = lora__f32_to_bf16(f * scale);
+	}
+	memset(to + n, 0, sizeof *to * (size_t)(count - n));
 }
 
 /* B's 32 columns from n0 (those from n on are zero) and one step of 32 along k from k0, as two tiles. */
@@ -72,8 +80,8 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 	int64_t nb = least(SIDE, b->size[1] - n0), kb = least(SIDE, b->size[0] - k0);
 	_Alignas(64) uint16_t t[SIDE * SIDE];
 	const uint16_t *from = lora__at(b, k0, n0);
-	int whole = b->dtype == LORA_BF16 && scale == 1 && nb == SIDE && kb == SIDE;
 	if (b->stride[0] == 1) { /* along k */
+		int whole = b->dtype == LORA_BF16 && scale == 1 && nb == SIDE && kb == SIDE;
 		int64_t step = whole ? b->stride[1] : SIDE;
 		if (!whole) {
 			for (int64_t x = 0; x < nb; x++) gather(t + x * SIDE, lora__at(b, k0, n0 + x), b->dtype, 1, kb, SIDE, scale);
@@ -83,34 +91,43 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 		turn_step(to, from, step, whole ? SIDE * step : 0);
 		return;
 	}
-	int64_t step = whole && b->stride[1] == 1 ? b->stride[0] : SIDE;
-	if (!whole || b->stride[1] != 1) {
-		for (int64_t x = 0; x < kb; x++) gather(t + x * SIDE, lora__at(b, k0 + x, n0), b->dtype, b->stride[1], nb, SIDE, scale);
-		memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
-		from = t;
-	}
-	interleave_step(to, from, step);
+	for (int64_t x = 0; x < kb; x++) gather(t + x * SIDE, lora__at(b, k0 + x, n0), b->dtype, b->stride[1], nb, SIDE, scale);
+	memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
+	interleave_step(to, 0, t, SIDE, 1, 0);
 }
 
 /* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
 AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piece *p, int64_t k0, int64_t steps)
 {
-	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE;
-	int along = b->stride[0] == 1;
-	for (int64_t i = 0; i < panels * steps; i++) {
-		int64_t x = along ? i / steps : i % panels, s = along ? i % steps : i / panels;
-		pack_step(b, scale, to + (x * steps + s) * 2 * TILE, p->n0 + x * SIDE, k0 + s * SIDE);
+	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE, panel = steps * 2 * TILE;
+	if (b->stride[0] == 1) {
+		for (int64_t i = 0; i < panels * steps; i++) pack_step(b, scale, to + i * 2 * TILE, p->n0 + i / steps * SIDE, k0 + i % steps * SIDE);
+		return;
+	}
+	int64_t whole = b->dtype == LORA_BF16 && scale == 1 && b->stride[1] == 1 ? least((p->n1 - p->n0) / SIDE, (b->size[1] - p->n0) / SIDE) : 0;
+	for (int64_t s = 0; s < steps; s++, to += 2 * TILE) {
+		int64_t k = k0 + s * SIDE, x = k + SIDE <= b->size[0] ? whole : 0;
+		interleave_step(to, panel, lora__at(b, k, p->n0), b->stride[0], x, SIDE * b->stride[0]);
+		for (; x < panels; x++) pack_step(b, scale, to + x * panel, p->n0 + x * SIDE, k);
 	}
 }
 
 /* rows <= 32 of A from row and depth along k from k0, [32][width], zeros beyond the edges. */
 AMX static void pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t rows, int64_t k0, int64_t depth, int64_t width)
 {
-	if (a->dtype == LORA_BF16 && a->stride[1] != 1 && a->stride[0] == 1 && rows == SIDE && depth == width) { /* along m */
-		for (int64_t k = 0; k < width; k += SIDE) transpose_block(to + k, width, lora__at(a, row, k0 + k), a->stride[1]);
+	if (a->dtype == LORA_BF16 && a->stride[1] != 1 && a->stride[0] == 1) { /* along m */
+		_Alignas(64) uint16_t t[SIDE * SIDE];
+		for (int64_t k = 0; k < width; k += SIDE) {
+			for (int64_t y = 0; y < SIDE; y++) copy_row(t + y * SIDE, lora__at(a, row, k0 + k + y), k + y < depth ? rows : 0, SIDE);
+			transpose_block(to + k, width, t, SIDE);
+		}
 		return;
 	}
-	for (int64_t x = 0; x < rows; x++) gather(to + x * width, lora__at(a, row + x, k0), a->dtype, a->stride[1], depth, width, 1);
+	for (int64_t x = 0; x < rows; x++) {
+		const void *from = lora__at(a, row + x, k0);
+		if (a->dtype == LORA_BF16 && a->stride[1] == 1) copy_row(to + x * width, from, depth, width);
+		else gather(to + x * width, from, a->dtype, a->stride[1], depth, width, 1);
+	}
 	memset(to + rows * width, 0, sizeof *to * (size_t)((SIDE - rows) * width));
 }
 
@@ -145,6 +162,22 @@ AMX static void multiply(float *s, const strip *t, int n, int first, int64_t row
 	store_sums(s, SIDE);
 }
 
+AMX static inline __m512 widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
+
+/* A whole block of C in BF16, whose rows lie step bytes apart. */
+AMX static void store_block(char *row, int64_t step, const float *s, __m512 alpha, __m512 beta, int add)
+{
+	for (int y = 0; y < SIDE; y++, s += SIDE, row += step) {
+		__m512 low = _mm512_mul_ps(alpha, _mm512_load_ps(s)), high = _mm512_mul_ps(alpha, _mm512_load_ps(s + 16));
+		if (add) {
+			__m512i c = _mm512_loadu_si512(row);
+			low = _mm512_fmadd_ps(beta, widen(_mm512_castsi512_si256(c)), low);
+			high = _mm512_fmadd_ps(beta, widen(_mm512_extracti64x4_epi64(c, 1)), high);
+		}
+		_mm512_storeu_si512(row, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+	}
+}
+
 /* C = alpha s + beta C for rows x cols at (m0, n0). */
 AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols)
 {
@@ -160,14 +193,17 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 			}
 		return;
 	}
+	if (half && rows == SIDE && cols == SIDE) {
+		store_block(lora__at(&j->c, m0, n0), j->c.stride[0] * 2, s, alpha, beta, j->beta != 0);
+		return;
+	}
 	for (int64_t y = 0; y < rows; y++, s += SIDE) {
 		char *row = lora__at(&j->c, m0 + y, n0);
 		for (int64_t x = 0; x < cols; x += 16) {
-			__mmask16 in = cols - x >= 16 ? 0xffff : (__mmask16)((1u << (cols - x)) - 1);
+			__mmask16 in = first16(cols - x);
 			__m512 v = _mm512_mul_ps(alpha, _mm512_load_ps(s + x));
 			if (half) {
-				if (j->beta != 0)
-					v = _mm512_fmadd_ps(beta, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, row + 2 * x)), 16)), v);
+				if (j->beta != 0) v = _mm512_fmadd_ps(beta, widen(_mm256_maskz_loadu_epi16(in, row + 2 * x)), v);
 				_mm256_mask_storeu_epi16(row + 2 * x, in, (__m256i)_mm512_cvtneps_pbh(v));
 			} else {
 				if (j->beta != 0) v = _mm512_fmadd_ps(beta, _mm512_maskz_loadu_ps(in, row + 4 * x), v);

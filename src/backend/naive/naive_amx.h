@@ -56,22 +56,26 @@ AMX static inline __m512i lower_pairs(void)
 	return _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
 }
 
-/* One step of B that lies along n: 32 rows (k) of 32 elements, step apart, as two tiles. */
-AMX static inline void interleave_step(uint16_t *to, const uint16_t *from, int64_t step)
+/* One step of B that lies along n: 32 rows (k) of panels x 32 elements, step apart; two tiles for each panel, panel apart. Row by row, as it
+ * lies in memory; ahead: as above. */
+AMX static inline void interleave_step(uint16_t *to, int64_t panel, const uint16_t *from, int64_t step, int64_t panels, int64_t ahead)
 {
 	const __m512i lower = lower_pairs(), upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
-	for (int x = 0; x < 16; x++) {
-		__m512i even = _mm512_loadu_si512(from + 2 * x * step), odd = _mm512_loadu_si512(from + (2 * x + 1) * step);
-		_mm512_store_si512(to + 32 * x, _mm512_permutex2var_epi16(even, lower, odd));
-		_mm512_store_si512(to + TILE + 32 * x, _mm512_permutex2var_epi16(even, upper, odd));
-	}
+	for (int x = 0; x < 16; x++, from += 2 * step, to += 32)
+		for (int64_t p = 0; p < panels; p++) {
+			const uint16_t *row = from + p * SIDE;
+			__m512i even = _mm512_loadu_si512(row), odd = _mm512_loadu_si512(row + step);
+			if (ahead) _mm_prefetch((const char *)(row + ahead), _MM_HINT_T0), _mm_prefetch((const char *)(row + ahead + step), _MM_HINT_T0);
+			_mm512_store_si512(to + p * panel, _mm512_permutex2var_epi16(even, lower, odd));
+			_mm512_store_si512(to + p * panel + TILE, _mm512_permutex2var_epi16(even, upper, odd));
+		}
 }
 
 /* Transpose 32 x 32 elements: rows step apart to rows to_step apart. */
 AMX static inline void transpose_block(uint16_t *to, int64_t to_step, const uint16_t *from, int64_t step)
 {
 	_Alignas(64) uint16_t pair[2 * TILE], out[TILE];
-	interleave_step(pair, from, step);
+	interleave_step(pair, 0, from, step, 1, 0);
 	for (int h = 0; h < 2; h++) {
 		__m512i row[16];
 		for (int x = 0; x < 16; x++) row[x] = _mm512_load_si512(pair + h * TILE + 32 * x);
@@ -106,20 +110,44 @@ AMX static inline void store_sums(float *s, int64_t step)
 /* A run of steps: a has its rows stride bytes apart. */
 typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t steps; } strip;
 
-AMX static inline void add_block(const strip *t)
+/* An eighth of what the next steps read, into the first-level cache: B two steps ahead, A one. Tile loads alone keep too few lines on their way.
+ * (A macro: gcc takes a function that only prefetches for one without effect and drops its calls.) */
+#define FETCH1(i) _mm_prefetch(next, _MM_HINT_T0), next += t->stride, _mm_prefetch((const char *)(b + 4 * TILE) + (i) * 64, _MM_HINT_T0)
+#define FETCH(part) FETCH1(4 * (part)), FETCH1(4 * (part) + 1), FETCH1(4 * (part) + 2), FETCH1(4 * (part) + 3)
+
+/* Loads run a step ahead of the products, and fetches lie between them: measured 1.7 times as fast as loads and products in the order of need
+ * (80 % of products that load nothing), the best of 500 orders tried at random. The last step loads nothing beyond the strip. */
+AMX __attribute__((noinline)) static void add_block(const strip *t)
 {
 	const char *a = t->a, *a2 = a + 16 * t->stride;
 	const uint16_t *b = t->b;
-	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
-		_tile_loadd(6, b, 64);
+	_tile_loadd(4, a, t->stride);
+	_tile_loadd(6, b, 64);
+	for (int64_t k = 1; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+		const char *next = a + 64;
 		_tile_loadd(7, b + TILE, 64);
-		_tile_loadd(4, a, t->stride);
+		FETCH(0);
 		_tile_dpbf16ps(0, 4, 6);
-		_tile_dpbf16ps(1, 4, 7);
+		FETCH(1);
 		_tile_loadd(5, a2, t->stride);
+		FETCH(2);
+		_tile_dpbf16ps(1, 4, 7);
+		FETCH(3);
+		_tile_loadd(4, a + 64, t->stride);
+		FETCH(4);
 		_tile_dpbf16ps(2, 5, 6);
+		FETCH(5);
+		_tile_loadd(6, b + 2 * TILE, 64);
+		FETCH(6);
 		_tile_dpbf16ps(3, 5, 7);
+		FETCH(7);
 	}
+	_tile_loadd(7, b + TILE, 64);
+	_tile_dpbf16ps(0, 4, 6);
+	_tile_loadd(5, a2, t->stride);
+	_tile_dpbf16ps(1, 4, 7);
+	_tile_dpbf16ps(2, 5, 6);
+	_tile_dpbf16ps(3, 5, 7);
 }
 #endif
 #endif

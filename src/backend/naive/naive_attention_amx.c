@@ -92,10 +92,10 @@ AMX static void pack(void *arg, int64_t task, int32_t thread)
 		int64_t d = least(SIDE, j->d - s * SIDE);
 		load_rows(rows, &j->k, g->k0 + first, kv * j->d + s * SIDE, n, d, SIDE);
 		turn_step(packing(j, 0, kv) + (unit * steps + s) * 2 * TILE, rows, SIDE, 0);
-		if (backward) interleave_step(packing(j, 2, kv) + (s * j->units + unit) * 2 * TILE, rows, SIDE);
+		if (backward) interleave_step(packing(j, 2, kv) + (s * j->units + unit) * 2 * TILE, 0, rows, SIDE, 1, 0);
 		load_rows(rows, &j->v, g->k0 + first, kv * j->d + s * SIDE, n, d, SIDE);
 		if (backward) turn_step(packing(j, 1, kv) + (unit * steps + s) * 2 * TILE, rows, SIDE, 0);
-		else interleave_step(packing(j, 1, kv) + (s * j->units + unit) * 2 * TILE, rows, SIDE);
+		else interleave_step(packing(j, 1, kv) + (s * j->units + unit) * 2 * TILE, 0, rows, SIDE, 1, 0);
 	}
 }
 
@@ -265,7 +265,8 @@ AMX static void strip_backward(const attn_job *j, const attn_seg *g, int64_t hea
 	int64_t w = j->dp, d = j->d, kv = head / (j->heads / j->kv);
 	load_rows(q, &j->q, g->q0 + i0, head * d, nq, d, w);
 	load_rows(dout, &j->dout, g->q0 + i0, head * d, nq, d, w);
-	for (int64_t x = 0; x < w; x += SIDE) interleave_step(qn + x / SIDE * 2 * TILE, q + x, w), interleave_step(doutn + x / SIDE * 2 * TILE, dout + x, w);
+	interleave_step(qn, 2 * TILE, q, w, w / SIDE, 0);
+	interleave_step(doutn, 2 * TILE, dout, w, w / SIDE, 0);
 	memset(dq, 0, sizeof *dq * (size_t)(SIDE * w));
 	memset(t->p, 0, sizeof t->p);
 	memset(t->ds, 0, sizeof t->ds);

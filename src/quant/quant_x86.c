@@ -172,9 +172,13 @@ INLINE512 __m512 scale_all(const uint8_t *w)
 	return _mm512_cvtph_ps(_mm256_set1_epi16(d));
 }
 
+/* The four sums over lanes together: pairs, then fours, then the quarters. */
 INLINE512 void put_sums(float *y, __m512 a, __m512 b, __m512 c, __m512 d)
 {
-	y[0] = _mm512_reduce_add_ps(a), y[1] = _mm512_reduce_add_ps(b), y[2] = _mm512_reduce_add_ps(c), y[3] = _mm512_reduce_add_ps(d);
+	__m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+	__m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+	__m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+	_mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 
 #define ADD_BLOCK(name, sum, w) _mm_prefetch((const char *)(w) + 4 * row, _MM_HINT_T0), sum = _mm512_fmadd_ps(scale_all(w), name##_times(w, x), sum)

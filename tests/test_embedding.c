@@ -163,7 +163,14 @@ START_TEST(who_takes_it)
 	ck_assert_int_eq(make(m, NULL, "modules_to_save", &a), LORA_E_UNSUPPORTED);
 	lora_model_destroy(m);
 	m = open_model("tests/golden/models/t5/model");
-	ck_assert_int_eq(make(m, "[\"shared\"]", NULL, &a), LORA_E_NOTFOUND);
+	ck_assert_int_eq(make(m, "[\"shared\"]", NULL, &a), LORA_E_NOTFOUND); /* PEFT takes it, to no effect: nothing calls that module */
+	ck_assert_ptr_nonnull(strstr(lora_context_last_error(golden_ctx), "near names: embed_tokens"));
+	ck_ok(make(m, "[\"decoder.embed_tokens\"]", NULL, &a));
+	ck_assert_int_eq(lora_adapter_tensor_count(a), 2);
+	ck_ok(lora_adapter_attach(a, 1.0));
+	ck_assert_int_eq(lora_adapter_merge(a, NULL), LORA_E_UNSUPPORTED);
+	ck_assert_ptr_nonnull(strstr(lora_context_last_error(golden_ctx), "decoder.embed_tokens is one of two"));
+	lora_adapter_destroy(a);
 	lora_model_destroy(m);
 }
 END_TEST

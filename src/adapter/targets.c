@@ -119,7 +119,8 @@ static lora_status nothing(lora_context *ctx, const lora__sites *sites, const lo
 		while (k < n && strcmp(names[k], last)) k++;
 		if (k == n) names[n++] = last;
 	}
-	const char *near = wanted ? lora__nearest(wanted, names, n) : NULL;
+	const char *near = !wanted ? NULL : sites->n_tables > 1 && strcmp(wanted, "shared") == 0 ? "embed_tokens" /* PEFT adapts a "shared" that is never called */ :
+		lora__nearest(wanted, names, n);
 	return lora__fail_at(ctx, LORA_E_NOTFOUND, "adapter", "target_modules", -1, "target_modules %s matches no module of this model%s%s%s", lora__quote(wanted ? wanted : "(default)").text,
 		near ? "; near names: " : n ? "; it has: " : "", near ? near : n ? names[0] : "", !near && n > 1 ? ", ..." : "");
 }

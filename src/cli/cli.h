@@ -158,7 +158,8 @@ void outfile_abort(outfile *o);
 /* ---- stfile.c: safetensors ---- */
 typedef struct st_tensor {
 	char *name;
-	lora_dtype dtype;
+	lora_dtype dtype; /* LORA_DTYPE_NONE: of a type that this program has no use for */
+	char stored[16];  /* the type's name in the file */
 	int rank;
 	int64_t shape[8];
 	uint64_t bytes;

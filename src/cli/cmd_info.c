@@ -1,99 +1,11 @@
 /* lora info PATH: what a model or adapter is. An adapter is read by itself: its base model need not be there. */
 #include "cli/commands.h"
+#include "cli/infoout.h"
 #include "cli/planout.h"
 
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- sites, shared by models and adapters ---- */
-
-typedef struct site {
-	char *name;
-	int64_t out, in; /* 0 = not known */
-	const char *dtype;
-} site;
-
-typedef struct sites {
-	site *list;
-	size_t n;
-} sites;
-
-static void free_sites(sites *s)
-{
-	for (size_t i = 0; i < s->n; i++) free(s->list[i].name);
-	free(s->list);
-}
-
-static json_t *sites_json(const sites *s)
-{
-	json_t *list = json_array();
-	for (size_t i = 0; i < s->n; i++) {
-		json_t *o = json_object();
-		json_object_set_new(o, "name", json_text(s->list[i].name, strlen(s->list[i].name)));
-		if (s->list[i].out) json_object_set_new(o, "out", json_integer(s->list[i].out));
-		if (s->list[i].in) json_object_set_new(o, "in", json_integer(s->list[i].in));
-		json_object_set_new(o, "dtype", json_string(s->list[i].dtype));
-		json_array_append_new(list, o);
-	}
-	return list;
-}
-
-/* "model.layers.12.mlp.up_proj" to "model.layers.*.mlp.up_proj" */
-static char *layer_pattern(const char *name)
-{
-	char *p = new_string(name), *to = p;
-	if (!p) return NULL;
-	for (const char *from = name; *from;) {
-		int begins = from == name || from[-1] == '.';
-		size_t n = strspn(from, "0123456789");
-		if (begins && n && (from[n] == '.' || !from[n])) {
-			*to++ = '*';
-			from += n;
-		} else {
-			*to++ = *from++;
-		}
-	}
-	*to = 0;
-	return p;
-}
-
-/* The sites as a table with one line for those that differ by their layer only. */
-static void show_sites(const sites *s)
-{
-	json_t *counts = json_object(), *value; /* "out in dtype pattern" to number, in order of appearance */
-	const char *key;
-	int width = 4;
-
-	for (size_t i = 0; i < s->n; i++) {
-		char *pattern = layer_pattern(s->list[i].name), out[32] = "-", in[32] = "-";
-		if (s->list[i].out) format_count(s->list[i].out, out, sizeof out);
-		if (s->list[i].in) format_count(s->list[i].in, in, sizeof in);
-		char *row = pattern ? new_format("%10s %10s  %-6s|%s", out, in, s->list[i].dtype, pattern) : NULL;
-		if (row) {
-			json_object_set_new(counts, row, json_integer(1 + json_integer_value(json_object_get(counts, row))));
-			if ((int)strlen(pattern) > width) width = (int)strlen(pattern);
-		}
-		free(row);
-		free(pattern);
-	}
-	if (width > 100) width = 100;
-	say("\n%-*s  %10s %10s  %-6s %5s\n", width, "site", "out", "in", "dtype", "count");
-	json_object_foreach(counts, key, value)
-	{
-		const char *bar = strchr(key, '|');
-		say("%-*s  %.*s %5lld\n", width, bar + 1, (int)(bar - key), key, (long long)json_integer_value(value));
-	}
-	json_decref(counts);
-}
-
-static void field(const char *name, const char *value) { say("%-14s %s\n", name, value); }
-
-static void field_count(const char *name, int64_t n)
-{
-	char buf[32];
-	field(name, format_count(n, buf, sizeof buf));
-}
 
 /* ---- models ---- */
 
@@ -127,7 +39,7 @@ static int show_model(const session *s, const args *a, const sites *list)
 			"labels", (json_int_t)m->n_labels);
 		json_object_set_new(root, "sites", sites_json(list));
 		int status = a->plan ? plan_show(s, a, layer_pattern, root) : OK;
-		if (!status) return print_json(root);
+		if (!status) return print_info(root);
 		json_decref(root);
 		return status;
 	}
@@ -166,87 +78,6 @@ static int info_model(const args *a, const char *path)
 
 /* ---- adapters ---- */
 
-/* Module path of an adapter's tensor: without PEFT's prefix, "weight" and the parameter's own name. *param points into name. */
-static char *module_of(const char *name, const char **param)
-{
-	static const char *const prefixes[] = { "lora_", "hada_", "lokr_", "ia3_", "oft_", "boft_", "vera_", "hra_", "miss_", "road_",
-		"randlora_", "fourierft_", "c3a_", "delora_", "shira_", "vblora_", "waveft_", "trainable_tokens_", "base_layer" };
-	const char *start = strncmp(name, "base_model.model.", 17) ? name : name + 17, *component = start;
-	*param = "";
-	for (const char *p = start; *p; p++) {
-		if (p != start && p[-1] == '.') component = p;
-		if (component != p || p == start) continue;
-		for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
-			if (strncmp(p, prefixes[i], strlen(prefixes[i]))) continue;
-			*param = p;
-			return new_format("%.*s", (int)(p - 1 - start), start);
-		}
-	}
-	size_t n = strlen(start);
-	if (path_has_suffix(start, ".weight")) n -= 7;
-	else if (path_has_suffix(start, ".bias")) n -= 5;
-	return new_format("%.*s", (int)n, start);
-}
-
-static int adapter_sites(const st_file *f, sites *out)
-{
-	json_t *known = json_object(); /* name to place in the list */
-	out->list = new_array(f->n, sizeof *out->list);
-	for (size_t i = 0; out->list && i < f->n; i++) {
-		const st_tensor *t = &f->tensors[i];
-		const char *param;
-		char *name = module_of(t->name, &param);
-		if (!name) break;
-		json_t *place = json_object_get(known, name);
-		size_t j = place ? (size_t)json_integer_value(place) : out->n;
-		if (place) {
-			free(name);
-		} else {
-			json_object_set_new(known, name, json_integer((json_int_t)out->n));
-			out->list[out->n++] = (site){ .name = name, .dtype = dtype_name(t->dtype) };
-		}
-		site *s = &out->list[j];
-		if (t->rank == 2 && !strncmp(param, "lora_A", 6)) s->in = t->shape[1];
-		if (t->rank == 2 && !strncmp(param, "lora_B", 6)) s->out = t->shape[0];
-		if (t->rank == 2 && !strncmp(param, "lora_embedding_A", 16)) s->out = t->shape[1];
-		if (t->rank == 2 && !strncmp(param, "lora_embedding_B", 16)) s->in = t->shape[0];
-		if (t->rank == 2 && !param[0]) {
-			s->out = t->shape[0];
-			s->in = t->shape[1];
-		}
-	}
-	json_decref(known);
-	return out->list ? OK : FAILED;
-}
-
-static json_t *tensors_json(const st_file *f)
-{
-	json_t *list = json_array();
-	for (size_t i = 0; i < f->n; i++) {
-		json_t *shape = json_array();
-		for (int d = 0; d < f->tensors[i].rank; d++) json_array_append_new(shape, json_integer(f->tensors[i].shape[d]));
-		json_array_append_new(list,
-			json_pack("{s:s, s:s, s:o}", "name", f->tensors[i].name, "dtype", dtype_name(f->tensors[i].dtype), "shape", shape));
-	}
-	return list;
-}
-
-/* The type that most elements have. */
-static const char *main_dtype(const st_file *f)
-{
-	int64_t most = 0, count[32] = { 0 };
-	const char *name = "?";
-	for (size_t i = 0; i < f->n; i++) {
-		int64_t *c = &count[f->tensors[i].dtype & 31];
-		*c += f->tensors[i].count;
-		if (*c > most) {
-			most = *c;
-			name = dtype_name(f->tensors[i].dtype);
-		}
-	}
-	return name;
-}
-
 static int show_adapter(const args *a, json_t *config, const st_file *f, const sites *list)
 {
 	const char *type = json_string_value(json_object_get(config, "peft_type")), *key;
@@ -268,7 +99,7 @@ static int show_adapter(const args *a, json_t *config, const st_file *f, const s
 		json_object_set(root, "settings", config);
 		json_object_set_new(root, "sites", sites_json(list));
 		json_object_set_new(root, "tensors", tensors_json(f));
-		return print_json(root);
+		return print_info(root);
 	}
 	field("kind", "adapter");
 	field("format", "PEFT directory");
@@ -282,7 +113,7 @@ static int show_adapter(const args *a, json_t *config, const st_file *f, const s
 	json_object_foreach(config, key, value)
 	{
 		if (json_is_null(value) || (json_is_object(value) && !json_object_size(value))) continue;
-		char *text = json_dumps(value, JSON_ENCODE_ANY);
+		char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(7));
 		if (text) say("  %-26s %s\n", key, text);
 		free(text);
 	}
@@ -365,10 +196,10 @@ static int show_description(const args *a, json_t *d, const sites *list)
 		if (adapter) json_object_set_new(root, "settings", json_pack("{s:O}", "lora_alpha", json_object_get(d, "alpha")));
 		json_object_set_new(root, "sites", sites_json(list));
 		if (tokens) json_object_set(root, "vocab_size", (json_t *)tokens);
-		return print_json(root);
+		return print_info(root);
 	}
-	field("kind", kind);
-	field("format", "GGUF");
+	field("kind", !adapter && !json_array_size(json_object_get(d, "tensors")) ? "model (a vocabulary only: no weights)" : kind);
+	field("format", "gguf");
 	field("architecture", arch ? arch : "-");
 	if (adapter) {
 		const char *method = json_string_value(json_object_get(d, "method"));
@@ -382,11 +213,12 @@ static int show_description(const args *a, json_t *d, const sites *list)
 	say("\nmetadata\n");
 	json_object_foreach(json_object_get(d, "metadata"), key, value)
 	{
-		char *text = json_dumps(value, JSON_ENCODE_ANY);
+		char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(7));
 		if (text) say("  %-42s %.80s%s\n", key, text, strlen(text) > 80 ? "..." : "");
 		free(text);
 	}
 	if (list->n) show_sites(list);
+	else if (json_array_size(json_object_get(d, "tensors"))) show_tensors(json_object_get(d, "tensors"));
 	return OK;
 }
 
@@ -410,6 +242,59 @@ static int info_gguf(const args *a, const char *path, int *done)
 	return status;
 }
 
+static int is_adapter(const char *path)
+{
+	char *dir = path_is_dir(path) ? new_string(path) : path_dir(path), *config = dir ? path_join(dir, "adapter_config.json") : NULL;
+	int yes = config && path_exists(config) && (path_is_dir(path) || !strncmp(path_base(path), "adapter_", 8));
+	free(config);
+	free(dir);
+	return yes;
+}
+
+/* A config.json in the folder, or beside the file. */
+static int has_config(const char *path)
+{
+	char *dir = path_is_dir(path) ? new_string(path) : path_dir(path), *config = dir ? path_join(dir, "config.json") : NULL;
+	int yes = config && path_exists(config);
+	free(config);
+	free(dir);
+	return yes;
+}
+
+static int info_file(const args *a, const char *path)
+{
+	int status, done = 0;
+	if (is_gguf(path)) {
+		status = info_gguf(a, path, &done);
+		return status || done ? status : info_model(a, path);
+	}
+	if (is_adapter(path)) {
+		char *dir = path_is_dir(path) ? new_string(path) : path_dir(path);
+		status = a->plan ? fail(USAGE, "--plan", "is of models; %s is an adapter", path) : dir ? info_adapter(a, dir) : FAILED;
+		free(dir);
+		return status;
+	}
+	if (a->plan || has_config(path) || path_is_dir(path)) return info_model(a, path);
+	return !path_has_suffix(path, ".safetensors") && !info_tokenizer(a, path) ? OK : info_tensors(a, path);
+}
+
+/* A folder that is neither a model nor an adapter: what its files are, one after the other. */
+static int info_folder(const args *a, const char *path)
+{
+	char **files;
+	size_t n;
+	int status = weight_files(path, &files, &n);
+	if (!status && !n && info_tokenizer(a, path))
+		status = fail(FAILED, path, "holds no model (config.json with .safetensors, .gguf), no adapter (adapter_config.json) and no tokenizer (tokenizer.json, tokenizer.model, ...); name a file in it");
+	for (size_t i = 0; i < n && !status; i++) {
+		if (i && !a->json) say("\n");
+		info_path(files[i]);
+		status = info_file(a, files[i]);
+	}
+	free_names(files, n);
+	return status;
+}
+
 static int run(const args *a)
 {
 	const char *path = a->n_positional ? a->positional[0] : a->model;
@@ -417,26 +302,16 @@ static int run(const args *a)
 	if (a->n_positional && a->model) return fail(USAGE, "-m", "a path is given already: %s", path);
 	if (!a->plan && a->n_settings) return fail(USAGE, a->settings[0].name, "settings go with --plan");
 	if (a->plan && plan_check(a)) return USAGE;
-	char *dir = path_is_dir(path) ? new_string(path) : path_dir(path);
-	char *config = dir ? path_join(dir, "adapter_config.json") : NULL;
-	int status, done = 0;
-	if (!config) status = FAILED;
-	else if (path_exists(path) && is_gguf(path)) {
-		status = info_gguf(a, path, &done);
-		if (!status && !done) status = info_model(a, path);
-	} else if (!path_exists(path)) status = fail(FAILED, path, "no such file or directory");
-	else if (path_exists(config) && (path_is_dir(path) || !strncmp(path_base(path), "adapter_", 8)))
-		status = a->plan ? fail(USAGE, "--plan", "is of models; %s is an adapter", path) : info_adapter(a, dir);
-	else status = info_model(a, path);
-	free(config);
-	free(dir);
-	return status;
+	if (!path_exists(path)) return fail(FAILED, path, "no such file or directory");
+	if (path_is_dir(path) && !a->plan && !is_adapter(path) && !has_config(path)) return info_folder(a, path);
+	return info_file(a, path);
 }
 
 const command command_info = { "info", "PATH|-m MODEL [--plan [-s rows=N,...] [-s r=N] [-s lora_dropout=P]]", "tell what a model or an adapter is",
-	"PATH is a model, a PEFT directory or a .gguf file; the base model of an adapter need not be there.\n"
+	"PATH is a model, a PEFT directory or a .gguf file; the base model of an adapter need not be there. Of a .safetensors file without\n"
+	"config.json its tensors and metadata are told; of a folder that is no model, all such files in it; of a tokenizer its vocabulary.\n"
 	"--plan shows for a model, site by site, the order of multiplications that a training step takes with an adapter of rank r (8) on\n"
 	"so many rows (16,256,1024,4096), and its floating-point operations.\n"
-	"JSON: kind, format, architecture, parameters, dtype, sites; of an adapter also method, settings, tensors; with --plan also plan:\n"
+	"JSON: kind (model, adapter, tokenizer), format, architecture, parameters, dtype, sites; of an adapter also method, settings, tensors; with --plan also plan:\n"
 	"site, out, in, rows, choice, flops, flops_of (F1, F2, B1, B5), reason.\n",
 	"model plan set", 0, 1, run };

@@ -97,6 +97,7 @@ static int parse_tensor(const st_file *f, const char *key, json_t *value, uint64
 	uint64_t bits = t->dtype ? 8 * dtype_size(t->dtype) : foreign_bits(json_string_value(dtype));
 	if (!bits)
 		return fail(FAILED, f->path, "tensor \"%.80s\": dtype \"%.20s\" is not known here", key, json_string_value(dtype));
+	snprintf(t->stored, sizeof t->stored, "%s", json_string_value(dtype));
 	if (json_array_size(shape) > 8) return fail(FAILED, f->path, "tensor \"%.80s\": more than 8 dimensions", key);
 	t->rank = (int)json_array_size(shape);
 	for (i = 0; i < (size_t)t->rank; i++) {

@@ -324,6 +324,8 @@ static lora_status prepare(lora_context *ctx, change *c)
 {
 	if (by_host(c->site)) return prepare_host(ctx, c);
 	if (!c->next) return LORA_OK;
+	if ((c->site->flags & LORA_SITE_EMBEDDING) && c->site->all->n_tables > 1)
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "merge", c->site->name, -1, "%s is one of two embeddings that share a stored table: no merge into it", c->site->name);
 	if (lora__site_is_quant(c->site) && (c->site->flags & LORA_SITE_EMBEDDING))
 		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "merge", c->site->name, -1, "%s is an embedding in blocks (%s): no merge into it; convert the model to F16 or BF16 first",
 			c->site->name, lora__dtype_name(c->site->dtype));

@@ -107,25 +107,30 @@ int32_t lora__b_embed_of(lora__builder *b, const char *name, int64_t width, doub
 	lora__weight *w = get(b, name, ".weight", b->m->vocab, width, 0);
 	lora__node *n = append(b, &lora__op_embed, 0, NULL, 1, width);
 	if (n) n->w[0] = view(w), n->f[0] = factor;
-	if (n && b->m->form != LORA__FORM_SEQ2SEQ) full_name(b, name, "", b->table_name), b->table = (size_t)(n - b->m->graph.nodes), b->table_weight = (size_t)(w - b->m->weights);
+	if (n && b->n_tables < 2) { /* an encoder-decoder model's two have the names that they have there, whatever the stored one's */
+		const char *module = b->m->form != LORA__FORM_SEQ2SEQ ? name : b->m->graph.space ? "encoder.embed_tokens" : "decoder.embed_tokens";
+		full_name(b, module, "", b->tables[b->n_tables].name);
+		b->tables[b->n_tables].node = (size_t)(n - b->m->graph.nodes), b->tables[b->n_tables++].weight = (size_t)(w - b->m->weights);
+	}
 	return value_of(n);
 }
 
-/* The embedding as a site, behind all others so that their numbers do not depend on it: W[out,in] = [width, vocabulary], so that LoRA's B A on it is
- * the table's change turned. The one table of an encoder-decoder model is read in two places, of which PEFT adapts neither: none there. */
+/* Embeddings as sites, behind all others so that their numbers do not depend on them: W[out,in] = [width, vocabulary], so that LoRA's B A on one is
+ * the table's change turned. An encoder-decoder model reads one stored table in two places, each with adapters of its own, as in PEFT. */
 void lora__b_finish(lora__builder *b)
 {
 	lora_model *m = b->m;
-	lora__site *s = NULL;
-	if (b->status || !b->table_name[0]) return;
-	lora__weight *w = &m->weights[b->table_weight];
-	lora_site_info d = { .struct_size = sizeof d, .dtype = w->dtype, .name = b->table_name, .out = w->shape[1], .in = w->shape[0], .data = (void *)(uintptr_t)w->data,
-		.flags = (w->owned ? 0u : LORA_SITE_MAPPED) | LORA_SITE_TRANSPOSED | LORA_SITE_EMBEDDING, .layer = -1 };
-	b->status = lora__sites_add(&m->s, &d, &s);
-	if (b->status) return;
-	w->site = s->index;
-	m->graph.nodes[b->table].site = s;
-	m->s.n_tables = 1;
+	for (size_t i = 0; i < b->n_tables && b->status == LORA_OK; i++) {
+		lora__site *s = NULL;
+		lora__weight *w = &m->weights[b->tables[i].weight];
+		lora_site_info d = { .struct_size = sizeof d, .dtype = w->dtype, .name = b->tables[i].name, .out = w->shape[1], .in = w->shape[0], .data = (void *)(uintptr_t)w->data,
+			.flags = (w->owned ? 0u : LORA_SITE_MAPPED) | LORA_SITE_TRANSPOSED | LORA_SITE_EMBEDDING, .layer = -1 };
+		b->status = lora__sites_add(&m->s, &d, &s);
+		if (b->status) return;
+		if (b->n_tables == 1) w->site = s->index;
+		m->graph.nodes[b->tables[i].node].site = s;
+		m->s.n_tables++;
+	}
 }
 
 int32_t lora__b_rmsnorm(lora__builder *b, int32_t x, const char *name, double eps, double offset)

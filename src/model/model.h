@@ -86,8 +86,8 @@ typedef struct lora__builder {
 	uint64_t    seed;
 	double      init_range;
 	int         has_hidden;
-	char        table_name[512]; /* module, node and weight of the embedding, for lora__b_finish(); "" = none */
-	size_t      table, table_weight;
+	struct { char name[512]; size_t node, weight; } tables[2]; /* module, node and weight of each embedding, for lora__b_finish() */
+	size_t      n_tables;
 	int32_t     layer_base; /* added to layer for the unit of recomputation: a decoder's blocks are not its encoder's */
 } lora__builder;
 

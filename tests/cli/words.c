@@ -147,6 +147,56 @@ START_TEST(info_of_damaged_adapters)
 }
 END_TEST
 
+/* Files that no config explains: their own tensors, nothing guessed. */
+START_TEST(info_of_bare_files)
+{
+	static const char header[] = "{\"__metadata__\":{\"by\":\"hand\"},\"h.0.w\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[0,8]},"
+		"\"h.1.w\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[8,16]},\"s\":{\"dtype\":\"F8_E4M3\",\"shape\":[],\"data_offsets\":[16,17]},"
+		"\"t\":{\"dtype\":\"F8_E4M3\",\"shape\":[3],\"data_offsets\":[17,20]}}";
+	static const char pairs[] = "{\"m.q.lora_A\":{\"dtype\":\"I32\",\"shape\":[1,3],\"data_offsets\":[0,12]},"
+		"\"m.q.lora_B\":{\"dtype\":\"I32\",\"shape\":[2,1],\"data_offsets\":[12,20]}}";
+	const int32_t zeros[5] = { 0 };
+	ck_assert_int_eq(run_shell("mkdir -p '%s'", in_scratch("bare")), 0);
+	write_ids(in_scratch("bare/one.safetensors"), header, zeros, 5);
+	ck_assert_int_eq(run_lora("info --json '%s'", in_scratch("bare/one.safetensors")), 0);
+	json_t *o = out_json(0), *t = json_array_get(json_object_get(o, "tensors"), 3);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "kind")), "model");
+	ck_assert(json_is_null(json_object_get(o, "architecture")));
+	ck_assert_int_eq(json_integer_value(json_object_get(o, "parameters")), 8);
+	ck_assert_uint_eq(json_array_size(json_object_get(o, "sites")), 0);
+	ck_assert_str_eq(json_string_value(json_object_get(json_object_get(o, "metadata"), "by")), "hand");
+	ck_assert_str_eq(json_string_value(json_object_get(t, "dtype")), "F8_E4M3");
+	ck_assert_int_eq(json_integer_value(json_object_get(t, "bytes")), 3);
+	json_decref(o);
+	ck_assert_int_eq(run_lora("info '%s'", in_scratch("bare/one.safetensors")), 0);
+	ck_assert(strstr(run_out, "h.*.w ") && strstr(run_out, "[2, 1]") && strstr(run_out, "no config.json") && strstr(run_out, "\"hand\""));
+	/* a folder: one object for each file; pairs make an adapter */
+	write_ids(in_scratch("bare/two.safetensors"), pairs, zeros, 5);
+	ck_assert_int_eq(run_lora("info --json '%s'", in_scratch("bare")), 0);
+	ck_assert_int_eq(out_lines(), 2);
+	o = out_json(1);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "kind")), "adapter");
+	ck_assert_str_eq(json_string_value(json_object_get(o, "method")), "lora");
+	ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(o, "settings"), "r")), 1);
+	ck_assert(strstr(json_string_value(json_object_get(o, "path")), "bare/two.safetensors") != NULL);
+	t = json_array_get(json_object_get(o, "sites"), 0);
+	ck_assert_str_eq(json_string_value(json_object_get(t, "name")), "m.q");
+	ck_assert_int_eq(json_integer_value(json_object_get(t, "in")), 3);
+	ck_assert_int_eq(json_integer_value(json_object_get(t, "out")), 2);
+	json_decref(o);
+	expect_error(run_lora("info --plan '%s'", in_scratch("bare/one.safetensors")), 1, "config.json");
+	write_text(in_scratch("bare/one.safetensors"), "version https://git-lfs.github.com/spec/v1\n");
+	expect_error(run_lora("info '%s'", in_scratch("bare/one.safetensors")), 1, "git-lfs");
+	ck_assert_int_eq(run_shell("mkdir -p '%s'", in_scratch("void")), 0);
+	expect_error(run_lora("info '%s'", in_scratch("void")), 1, "no model");
+	ck_assert_int_eq(run_lora("info --json " GOLDEN "tokenizers/fam-gpt2"), 0);
+	o = out_json(0);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "kind")), "tokenizer");
+	ck_assert_int_eq(json_integer_value(json_object_get(o, "vocab_size")), 600);
+	json_decref(o);
+}
+END_TEST
+
 START_TEST(methods_come_from_introspection)
 {
 	ck_assert_int_eq(run_lora("methods"), 0);
@@ -340,6 +390,7 @@ Suite *suite_words(void)
 	tcase_add_test(t, info_of_a_model);
 	tcase_add_test(t, info_of_an_adapter_needs_no_base);
 	tcase_add_test(t, info_of_damaged_adapters);
+	tcase_add_test(t, info_of_bare_files);
 	tcase_add_test(t, methods_come_from_introspection);
 	tcase_add_test(t, tokenize_there_and_back);
 	tcase_add_test(t, generate_is_greedy_and_repeatable);

@@ -148,6 +148,7 @@ typedef struct opening { const char *id, *config; item items[5]; lora_status sta
 
 static const opening openings[] = {
 	{ "good", CONFIG(""), { { P0 "lora_A.weight", LORA_F32, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 3 } }, LORA_OK, "" },
+	{ "A05", CONFIG(",\"rank_pattern\":{\"q_proj\":60}"), { { P0 "lora_A.weight", LORA_F32, 60, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 60 } }, LORA_OK, "" },
 	{ "A14", CONFIG(""), { { P0 "lora_A.weight", LORA_F32, 4, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 4 } }, LORA_E_SHAPE, "[4,48]" },
 	{ "A13", CONFIG(",\"rank_pattern\":{\"q_proj\":4}"), { { P0 "lora_A.weight", LORA_F32, 4, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 4 } }, LORA_OK, "" },
 	{ "A23a", CONFIG(""), { { P0 "lora_A.weight", LORA_F32, 3, 48 } }, LORA_E_FORMAT, "lora_B.weight" },
@@ -159,6 +160,9 @@ static const opening openings[] = {
 		{ { P0 "lora_A.weight", LORA_F32, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 3 } }, LORA_E_FORMAT, "layers.1.self_attn.q_proj" },
 	{ "A27", CONFIG(""), { { P0 "lora_A.weight", LORA_I8, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 3 } }, LORA_E_DTYPE, "I8" },
 	{ "A27b", CONFIG(""), { { P0 "lora_A.weight", LORA_F16, 3, 48 }, { P0 "lora_B.weight", LORA_BF16, 48, 3 } }, LORA_OK, "" },
+	{ "A28", CONFIG(""), { { P0 "lora_A.weight", LORA_F16, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 3 } }, LORA_OK, "" },
+	{ "A32a", CONFIG(""), { { P0 "lora_A.weight", LORA_F32, 3, 64 }, { P0 "lora_B.weight", LORA_F32, 64, 3 } }, LORA_E_SHAPE, "[3,64]" },
+	{ "A32b", CONFIG(""), { { P0 "lora_A.weight", LORA_F32, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 64, 3 } }, LORA_E_SHAPE, "[64,3]" },
 	{ "A29", CONFIG(""), { { "model.layers.0.self_attn.q_proj.lora_A.weight", LORA_F32, 3, 48 }, { "layers.0.self_attn.q_proj.lora_B.default.weight", LORA_F32, 48, 3 } },
 		LORA_OK, "" },
 	{ "A29b", CONFIG(""), { { P0 "lora_A.weight", LORA_F32, 3, 48 }, { P0 "lora_B.weight", LORA_F32, 48, 3 },

@@ -228,11 +228,10 @@ END_TEST
 START_TEST(float_functions)
 {
 	enum { N = 4096 };
-	static float g[N], h[N];
-	static const float one = 1;
+	static float g[N], h[N], ones[N];
 	lora_context *ctx = context("naive", 1);
-	double worst = 0, at = 0;
-	(void)one;
+	double worst = 0, at = 0, phi = 0, tail = 0, slope = 0;
+	for (int i = 0; i < N; i++) ones[i] = 1;
 	/* softmax of a pair (0, x) gives exp(x) / (1 + exp(x)); XENT's loss gives log(1 + exp(x)): exp is seen through silu and both. */
 	for (uint32_t base = 0; base < 0x42b00000u; base += N * 16 * 97) {
 		for (int i = 0; i < N; i++) {
@@ -247,8 +246,23 @@ START_TEST(float_functions)
 			double x = g[i], want = x / (1 + exp(-x)), ulp = fmax(fabs(want) * 0x1p-24, 0x1p-149), e = fabs((double)h[i] - want) / ulp;
 			if (e > worst) worst = e, at = x;
 		}
+		c.i[0] = LORA_ACT_GELU;
+		check_ok(ctx, lora__run(ctx, &c));
+		for (int i = 0; i < N; i++) {
+			double x = g[i], want = 0.5 * erfc(-x * sqrt(0.5)), e = fabs((double)h[i] - x * want) - 0x1p-149;
+			phi = fmax(phi, e / fmax(fabs(x), 0x1p-126));
+			if (fabs(x) <= 4) tail = fmax(tail, e / fmax(fabs(x), 0x1p-126) / want);
+		}
+		c.prim = LORA_PRIM_GATED_BWD, c.n_views = 5;
+		c.v[2] = c.v[1], c.v[1] = (lora_view){ 0 }, c.v[4] = lora__view2(ones, LORA_F32, 1, N, N);
+		check_ok(ctx, lora__run(ctx, &c));
+		for (int i = 0; i < N; i++) {
+			double x = g[i];
+			slope = fmax(slope, fabs((double)h[i] - 0.5 * erfc(-x * sqrt(0.5)) - x * exp(-x * x / 2) * 0.3989422804014327));
+		}
 	}
 	ck_assert_msg(worst < 10, "silu is off by %.3g half places at %.9g", worst, at);
+	ck_assert_msg(phi < 2.5e-7 && tail < 8e-7 && slope < 4e-7, "gelu's Phi is off by %.3g, by %.3g of itself for |x| <= 4, gelu's slope by %.3g", phi, tail, slope);
 	lora_context_destroy(ctx);
 }
 END_TEST

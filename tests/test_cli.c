@@ -17,6 +17,7 @@ int main(void)
 	srunner_add_suite(r, suite_virtual());
 	srunner_add_suite(r, suite_prune());
 	srunner_add_suite(r, suite_uncertainty());
+	srunner_add_suite(r, suite_careless());
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);
 	srunner_free(r);

@@ -1,6 +1,7 @@
 /* lora: train, score, merge and inspect low-rank adapters from the command line; built on the public headers of liblora only. */
 #include "cli/cli.h"
 
+#include <fcntl.h>
 #include <string.h>
 
 static int unknown_command(const char *name)
@@ -16,11 +17,20 @@ static int unknown_command(const char *name)
 	return fail(USAGE, name, "no such command; 'lora help' lists the commands");
 }
 
+/* A standard stream that the caller has closed must not become the first file that is opened: what is printed would land in that file. Opened the
+ * wrong way round, so that reading and writing fail as before. */
+static void streams_setup(void)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd ? O_RDONLY : O_WRONLY) < 0) return;
+}
+
 int main(int argc, char **argv)
 {
 	args a;
 	int status;
 
+	streams_setup();
 	signals_setup();
 	if (argc < 2) return fail(USAGE, NULL, "no command given; 'lora help' lists the commands");
 	const char *name = argv[1];

@@ -39,13 +39,25 @@ size_t dtype_size(lora_dtype t)
 	return 0;
 }
 
-/* Types of the format that this program has no use for: such tensors may be there, and are not looked at. */
-static int is_foreign(const char *name)
+/* Bits of an element of a type of the format that this program has no use for, else 0: such tensors may be there, and are not looked at. */
+static unsigned foreign_bits(const char *name)
 {
-	static const char *const names[] = { "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2",
-		"F4", "C64" };
-	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-		if (!strcmp(names[i], name)) return 1;
+	static const struct {
+		const char *name;
+		unsigned bits;
+	} types[] = {
+		{ "F8_E4M3", 8 },
+		{ "F8_E5M2", 8 },
+		{ "F8_E8M0", 8 },
+		{ "F8_E4M3FNUZ", 8 },
+		{ "F8_E5M2FNUZ", 8 },
+		{ "F6_E2M3", 6 },
+		{ "F6_E3M2", 6 },
+		{ "F4", 4 },
+		{ "C64", 64 },
+	};
+	for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+		if (!strcmp(types[i].name, name)) return types[i].bits;
 	return 0;
 }
 
@@ -82,8 +94,8 @@ static int parse_tensor(const st_file *f, const char *key, json_t *value, uint64
 		return fail(FAILED, f->path, "tensor \"%.80s\": needs dtype, shape and two data_offsets, and nothing else", key);
 	for (i = 0; i < N_DTYPES; i++)
 		if (!strcmp(dtypes[i].name, json_string_value(dtype))) t->dtype = dtypes[i].dtype;
-	int foreign = is_foreign(json_string_value(dtype));
-	if (!t->dtype && !foreign)
+	uint64_t bits = t->dtype ? 8 * dtype_size(t->dtype) : foreign_bits(json_string_value(dtype));
+	if (!bits)
 		return fail(FAILED, f->path, "tensor \"%.80s\": dtype \"%.20s\" is not known here", key, json_string_value(dtype));
 	snprintf(t->stored, sizeof t->stored, "%s", json_string_value(dtype));
 	if (json_array_size(shape) > 8) return fail(FAILED, f->path, "tensor \"%.80s\": more than 8 dimensions", key);
@@ -104,7 +116,8 @@ static int parse_tensor(const st_file *f, const char *key, json_t *value, uint64
 		return fail(FAILED, f->path, "tensor \"%.80s\": runs past the end of the file (%llu of %llu bytes)", key,
 			(unsigned long long)end, (unsigned long long)data_bytes);
 	t->count = (int64_t)count;
-	t->bytes = foreign ? end - *begin : count * dtype_size(t->dtype);
+	if (count * bits % 8) return fail(FAILED, f->path, "tensor \"%.80s\": shape and dtype do not make whole bytes", key);
+	t->bytes = count * bits / 8;
 	if (end - *begin != t->bytes)
 		return fail(FAILED, f->path, "tensor \"%.80s\": shape and dtype make %llu bytes, data_offsets %llu", key,
 			(unsigned long long)t->bytes, (unsigned long long)(end - *begin));
@@ -220,7 +233,8 @@ int st_read(const char *path, int header_only, st_file *out)
 	}
 	for (int i = 0; i < 8; i++) n |= (uint64_t)head[i] << 8 * i;
 	if (n > MAX_HEADER || n > size - 8) {
-		fail(FAILED, path, "header of %llu bytes does not fit; is this a safetensors file?", (unsigned long long)n);
+		fail(FAILED, path, n > size - 8 ? "header of %llu bytes runs past the end of the file; is this a safetensors file?" : "header of %llu bytes, the limit is 100000000",
+			(unsigned long long)n);
 		goto done;
 	}
 	header = new_bytes((size_t)n + 1);
@@ -229,8 +243,8 @@ int st_read(const char *path, int header_only, st_file *out)
 		fail(FAILED, path, "cannot read the header");
 		goto done;
 	}
-	if (!n || header[0] != '{') {
-		fail(FAILED, path, "header does not begin with '{'");
+	if (!n) {
+		fail(FAILED, path, "empty header");
 		goto done;
 	}
 	if (!header_only) {

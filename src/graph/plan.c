@@ -90,7 +90,8 @@ static lora_status add_forward(maker *k, int32_t index)
 		if (b == -2) return LORA_E_MEMORY;
 		s->out[i] = k->value[n->out[i]] = b;
 	}
-	size_t bytes = n->op->saved_bytes ? n->op->saved_bytes(n, k->real, rows_in(k, n->space)) : 0;
+	int keeps = n->op->saved_bytes && !(n->site && k->p->mode == LORA__PLAN_INFER); /* a site keeps for its backward alone */
+	size_t bytes = keeps ? n->op->saved_bytes(n, k->real, rows_in(k, n->space)) : 0;
 	k->saved[index] = bytes ? new_buffer(k, 0, bytes) : -1;
 	if (k->saved[index] == -2) return LORA_E_MEMORY;
 	s->saved = k->saved[index];

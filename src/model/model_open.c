@@ -177,6 +177,18 @@ static lora_status read_ends(lora_model *m, const json_t *generation)
 	return LORA_OK;
 }
 
+/* A decoder whose class has another head than a language model's: its tied weights would open as a language model, silently another function. */
+static const char *other_head(const lora_model *m)
+{
+	const json_t *list = json_object_get(m->config, "architectures");
+	const char *own = m->arch->hf_class;
+	for (size_t i = 0; i < json_array_size(list) && !(own && strstr(own, "Classification")); i++) {
+		const char *s = json_string_value(json_array_get(list, i));
+		if (s && (strstr(s, "Classification") || strstr(s, "QuestionAnswering"))) return s;
+	}
+	return NULL;
+}
+
 static lora_status choose_arch(lora_model *m)
 {
 	lora_context *ctx = m->s.ctx;
@@ -189,6 +201,7 @@ static lora_status choose_arch(lora_model *m)
 		for (int j = 0; lora__archs[i]->model_types[j]; j++)
 			if (strcmp(type, lora__archs[i]->model_types[j]) == 0) m->arch = lora__archs[i];
 	if (!m->arch) return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "model_type", -1, "config.json: model_type \"%s\" is not supported", lora__quote(type).text);
+	if (other_head(m)) return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "architectures", -1, "config.json: architectures: %s is not supported", lora__quote(other_head(m)).text);
 	read_token_ids(m);
 	return LORA_OK;
 }

@@ -17,11 +17,13 @@ typedef struct lora__quant {
 	void (*encode)(const float *in, int64_t n, uint8_t *out); /* NULL: this library reads the type and does not write it. in is finite */
 } lora__quant;
 
-/* Faster forms for this processor (quant_x86.c): decode with the same bits, and the sum of w[i] * x[i] over n blocks. NULL = none. */
+/* Faster forms for this processor (quant_x86.c): decode with the same bits, and the sum of w[i] * x[i] over n blocks. NULL = none.
+ * dots: the same of four rows that lie row bytes apart, while the next four are fetched; NULL = none. F32 has dots alone (a block is an element). */
 typedef struct lora__quant_fast {
 	lora_dtype dtype;
 	void (*decode)(const uint8_t *in, int64_t n, float *out);
 	float (*dot)(const uint8_t *w, const float *x, int64_t n);
+	void (*dots)(const uint8_t *w, size_t row, const float *x, int64_t n, float *y);
 } lora__quant_fast;
 const lora__quant_fast *lora__quant_best(lora_dtype d);
 

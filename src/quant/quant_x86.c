@@ -6,6 +6,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 #define INLINE AVX2 static inline __attribute__((always_inline))
@@ -180,10 +181,59 @@ AVX512 static float q4_k_dot512(const uint8_t *p, const float *x, int64_t n)
 	return _mm512_reduce_add_ps(_mm512_sub_ps(sum[0], sum[1]));
 }
 
-static const lora__quant_fast table512[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot512 }, { LORA_Q4_0, q4_0_decode, q4_0_dot512 },
-	{ LORA_Q4_K, q4_k_decode, q4_k_dot512 }, { LORA_Q6_K, q6_k_decode, q6_k_dot } };
-static const lora__quant_fast table[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot }, { LORA_Q4_0, q4_0_decode, q4_0_dot }, { LORA_Q4_K, q4_k_decode, q4_k_dot },
-	{ LORA_Q6_K, q6_k_decode, q6_k_dot } };
+/* Four rows share the loads of x and hide each other's latency. Hardware follows streams of a few hundred bytes too late: the next rows are asked for. */
+INLINE512 __m512 q8_0_times(const uint8_t *w, const float *x)
+{
+	__m512 low = _mm512_mul_ps(floats_of(_mm_loadu_si128((const __m128i *)(const void *)(w + 2))), _mm512_loadu_ps(x));
+	return _mm512_fmadd_ps(floats_of(_mm_loadu_si128((const __m128i *)(const void *)(w + 18))), _mm512_loadu_ps(x + 16), low);
+}
+
+INLINE512 __m512 q4_0_times(const uint8_t *w, const float *x) { return times32(q4_0_bytes(w), x); }
+
+INLINE512 __m512 scale_all(const uint8_t *w)
+{
+	short d;
+	memcpy(&d, w, sizeof d);
+	return _mm512_cvtph_ps(_mm256_set1_epi16(d));
+}
+
+INLINE512 void put_sums(float *y, __m512 a, __m512 b, __m512 c, __m512 d)
+{
+	y[0] = _mm512_reduce_add_ps(a), y[1] = _mm512_reduce_add_ps(b), y[2] = _mm512_reduce_add_ps(c), y[3] = _mm512_reduce_add_ps(d);
+}
+
+#define ADD_BLOCK(name, sum, w) _mm_prefetch((const char *)(w) + 4 * row, _MM_HINT_T0), sum = _mm512_fmadd_ps(scale_all(w), name##_times(w, x), sum)
+#define DOTS512(name, size) \
+	AVX512 static void name##_dots512(const uint8_t *p, size_t row, const float *x, int64_t n, float *y) \
+	{ \
+		__m512 a = _mm512_setzero_ps(), b = a, c = a, d = a; \
+		for (; n > 0; n--, p += size, x += 32) { \
+			ADD_BLOCK(name, a, p), ADD_BLOCK(name, b, p + row); \
+			ADD_BLOCK(name, c, p + 2 * row), ADD_BLOCK(name, d, p + 3 * row); \
+		} \
+		put_sums(y, a, b, c, d); \
+	}
+DOTS512(q8_0, 34)
+DOTS512(q4_0, 18)
+
+/* Rows of floats: those of an adapter beside the weight. */
+#define ADD_FLOATS(sum, w) _mm_prefetch((const char *)(w) + 4 * row, _MM_HINT_T0), sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(some, w), v, sum)
+AVX512 static void f32_dots512(const uint8_t *p, size_t row, const float *x, int64_t n, float *y)
+{
+	__m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
+	for (; n > 0; n -= 16, p += 64, x += 16) {
+		__mmask16 some = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
+		__m512 v = _mm512_maskz_loadu_ps(some, x);
+		ADD_FLOATS(a, p), ADD_FLOATS(b, p + row);
+		ADD_FLOATS(c, p + 2 * row), ADD_FLOATS(d, p + 3 * row);
+	}
+	put_sums(y, a, b, c, d);
+}
+
+static const lora__quant_fast table512[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot512, q8_0_dots512 }, { LORA_Q4_0, q4_0_decode, q4_0_dot512, q4_0_dots512 },
+	{ LORA_Q4_K, q4_k_decode, q4_k_dot512, NULL }, { LORA_Q6_K, q6_k_decode, q6_k_dot, NULL }, { LORA_F32, NULL, NULL, f32_dots512 } };
+static const lora__quant_fast table[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot, NULL }, { LORA_Q4_0, q4_0_decode, q4_0_dot, NULL }, { LORA_Q4_K, q4_k_decode, q4_k_dot, NULL },
+	{ LORA_Q6_K, q6_k_decode, q6_k_dot, NULL } };
 
 /* 0 none, 1 AVX2, 2 AVX-512. Asked once: CPUID is slow on virtual machines. Threads that ask at the same time find the same. */
 static int level(void)
@@ -202,8 +252,9 @@ static int level(void)
 const lora__quant_fast *lora__quant_best(lora_dtype d)
 {
 	int l = level();
-	for (size_t i = 0; l && i < sizeof table / sizeof *table; i++)
-		if (table[i].dtype == d) return l == 2 ? &table512[i] : &table[i];
+	const lora__quant_fast *t = l == 2 ? table512 : table;
+	for (size_t n = l == 2 ? sizeof table512 / sizeof *t : l ? sizeof table / sizeof *t : 0; n > 0; n--, t++)
+		if (t->dtype == d) return t;
 	return NULL;
 }
 #else

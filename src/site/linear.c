@@ -124,7 +124,7 @@ static lora_status add_bias(lora__site *s, const lora__site_call *c)
 /* c = x W^T (which 0) or beta * c + dy W (which 1), on the packed weight where the backend takes it; with pair->a also + f a b. */
 static lora_status base_product(lora__site *s, const lora__site_call *c, int which, const lora__pair *pair)
 {
-	if (lora__site_is_quant(s)) return lora__site_quant_product(s, c, which);
+	if (lora__site_is_quant(s)) return lora__site_quant_product(s, c, which, NULL);
 	lora_view w = lora__site_weight(s);
 	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .f = { 1.0, which ? c->dx_beta : 0.0 } };
 	call.v[0] = which ? c->dx : c->y, call.v[1] = which ? c->dy : c->x, call.v[2] = which ? w : lora__view_t(w);
@@ -158,8 +158,15 @@ static lora_status base_and_pair(lora__site *s, const lora__site_call *c, lora__
 	lora__pair pair = { .f = 0 };
 	lora_status st = LORA_OK;
 	*done = -1;
-	if (lora__site_is_quant(s)) return base_product(s, c, which, &pair); /* its tiles lie where the pair would */
-	if (s->n_chain && !s->chain[0]->merged && !s->chain[0]->idle && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)))) {
+	int first = s->n_chain && !s->chain[0]->merged && !s->chain[0]->idle && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)));
+	if (lora__site_is_quant(s)) { /* its tiles lie where the pair of more rows would */
+		int whole = first && !which && !c->train && !c->saved && s->chain[0]->ops->factors && s->chain[0]->ops->factors(s->chain[0], &pair) && lora__site_quant_takes(s, c, &pair);
+		if (!whole) return base_product(s, c, which, &pair);
+		pair.f *= s->chain[0]->attach_scale;
+		*done = 0;
+		return lora__site_quant_product(s, c, 0, &pair);
+	}
+	if (first) {
 		lora__site_call d = narrow(c, c->saved, s->chain[0]->ops->saved_bytes(s->chain[0], c->real, 1), 0, c->n);
 		st = s->chain[0]->ops->pair(s->chain[0], &d, which, &pair);
 		if (pair.a.data) {

@@ -155,8 +155,9 @@ lora_view lora__site_weight(const lora__site *s); /* [out,in], strides say how i
 int         lora__site_is_quant(const lora__site *s);
 void        lora__site_rows(const lora__site *s, const void *data, int64_t first, int64_t n, lora_dtype want, void *to);
 size_t      lora__site_quant_scratch(const lora__site *s, lora_dtype real, int64_t n); /* 0 for other sites */
-/* which 0: y = x W^T. which 1: dx = dx_beta dx + dy W. */
-lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which);
+/* which 0: y = x W^T, with pair (one that is taken) also + f a (b x). which 1: dx = dx_beta dx + dy W. */
+lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which, const lora__pair *pair);
+int         lora__site_quant_takes(const lora__site *s, const lora__site_call *c, const lora__pair *pair);
 
 /* The gradient of a slot's matrix: grad += f left^T right; or the tap gets the three instead. */
 lora_status lora__site_gradient(lora__slot *slot, const lora__site_call *c, int role, double f, lora_view left, lora_view right, lora_view grad);

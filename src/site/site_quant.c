@@ -1,9 +1,9 @@
 /* Sites whose weight is stored in blocks: the weight stays quantised in memory and is decoded tile by tile, once per tile and product whatever
  * the number of rows. y[:, tile] = x W_tile^T; dx += dy[:, tile] W_tile, summed in F32 where activations are halves.
- * A few rows at a time (decoding) are multiplied block by block without a tile. */
+ * A few rows at a time (decoding) are multiplied block by block without a tile; a single one takes an adapter's product along. */
 #include "site/site.h"
 
-#include <string.h>
+#include <sched.h>
 
 #include "quant/quant.h"
 
@@ -49,7 +49,20 @@ void lora__site_rows(const lora__site *s, const void *data, int64_t first, int64
 
 /* ---- a few rows ---- */
 
-typedef struct few_job { const lora__site *s; const lora__quant_fast *fast; const float *x; int64_t n, each; lora_view out; } few_job;
+enum { EACH = 32, RANK = 256 /* of the adapter that one row may take along */ };
+
+/* With an adapter t = A x is cut in pieces of four rows, which whoever comes first takes, so that no second loop over the threads is needed. */
+typedef struct few_job {
+	const lora__site       *s;
+	const lora__quant_fast *fast, *floats;
+	const float            *x;
+	int64_t                 n, blocks;
+	size_t                  row;
+	lora_view               out;
+	const lora__pair       *pair; /* b = A[r,in], a = B[out,r]; NULL = none */
+	float                  *t;
+	atomic_int              taken, made;
+} few_job;
 
 static float dot(const float *a, const float *b, int64_t n)
 {
@@ -59,41 +72,92 @@ static float dot(const float *a, const float *b, int64_t n)
 	return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
 }
 
-static void few_row(const few_job *j, int64_t row)
+/* y[n] = rows first .. first + n of v times x, by fours; what is left over row by row, as four times the same. */
+static void float_rows(const few_job *j, lora_view v, int64_t first, int64_t n, const float *x, float *y)
 {
-	const lora__site *s = j->s;
-	const uint8_t *w = (const uint8_t *)s->data + (size_t)row * lora__dtype_row(s->dtype, s->in);
-	float chunk[CHUNK], y[FEW] = { 0 };
-	int64_t block = 1;
-	lora__dtype_block(s->dtype, &block, NULL);
-	if (j->fast && j->n == 1) y[0] = j->fast->dot(w, j->x, s->in / block);
-	for (int64_t at = 0; at < s->in && !(j->fast && j->n == 1); at += CHUNK) {
-		int64_t m = s->in - at < CHUNK ? s->in - at : CHUNK;
-		lora__dequant(chunk, LORA_F32, w + lora__dtype_row(s->dtype, at), s->dtype, m);
-		for (int64_t r = 0; r < j->n; r++) y[r] += dot(chunk, j->x + r * s->in + at, m);
+	float four[4];
+	size_t row = (size_t)v.stride[0] * sizeof(float);
+	for (int64_t i = 0; i < n; i += 4) {
+		const uint8_t *w = (const uint8_t *)v.data + (size_t)(first + i) * row;
+		if (n - i >= 4) j->floats->dots(w, row, x, v.size[1], y + i);
+		else for (int64_t k = i; k < n; k++, w += row) j->floats->dots(w, 0, x, v.size[1], four), y[k] = four[0];
 	}
-	for (int64_t r = 0; r < j->n; r++) {
-		char *to = (char *)j->out.data + (r * j->out.stride[0] + row * j->out.stride[1]) * (int64_t)lora__dtype_size(j->out.dtype);
-		lora__convert(to, j->out.dtype, &y[r], LORA_F32, 1);
+}
+
+static int pieces(const few_job *j) { return (int)((j->pair->b.size[0] + 3) / 4); }
+
+static void take_pieces(few_job *j)
+{
+	int64_t rank = j->pair->b.size[0];
+	for (int k; (k = atomic_fetch_add_explicit(&j->taken, 1, memory_order_relaxed)) < pieces(j);) {
+		float_rows(j, j->pair->b, 4 * k, rank - 4 * k < 4 ? rank - 4 * k : 4, j->x, j->t + 4 * k);
+		atomic_fetch_add_explicit(&j->made, 1, memory_order_release);
+	}
+}
+
+/* y[n] += f B t for rows first .. of B. Pieces that are not made yet are being made: their thread waits for nobody. */
+static void add_pair(const few_job *j, int64_t first, int64_t n, float *y)
+{
+	float more[EACH];
+	for (int spin = 0; atomic_load_explicit(&j->made, memory_order_acquire) < pieces(j); spin++)
+		if (spin > 1000) sched_yield();
+	float_rows(j, j->pair->a, first, n, j->t, more);
+	for (int64_t i = 0; i < n; i++) y[i] += (float)j->pair->f * more[i];
+}
+
+/* y[n rows of x][EACH] of one row of the weight. */
+static void few_row(const few_job *j, const uint8_t *w, float *y)
+{
+	float chunk[CHUNK];
+	for (int64_t r = 0; r < j->n; r++) y[r * EACH] = 0;
+	for (int64_t at = 0; at < j->s->in; at += CHUNK) {
+		int64_t m = j->s->in - at < CHUNK ? j->s->in - at : CHUNK;
+		lora__dequant(chunk, LORA_F32, w + lora__dtype_row(j->s->dtype, at), j->s->dtype, m);
+		for (int64_t r = 0; r < j->n; r++) y[r * EACH] += dot(chunk, j->x + r * j->s->in + at, m);
 	}
 }
 
 static void few_task(void *arg, int64_t task, int32_t thread)
 {
-	const few_job *j = arg;
+	few_job *j = arg;
 	(void)thread;
-	int64_t end = (task + 1) * j->each < j->s->out ? (task + 1) * j->each : j->s->out;
-	for (int64_t row = task * j->each; row < end; row++) few_row(j, row);
+	int64_t first = task * EACH, n = j->s->out - first < EACH ? j->s->out - first : EACH, one = j->fast && j->n == 1;
+	const uint8_t *w = (const uint8_t *)j->s->data + (size_t)first * j->row;
+	float y[FEW * EACH];
+	if (j->pair) take_pieces(j);
+	for (int64_t i = 0; i < n; w += j->row, i++) {
+		if (!one) few_row(j, w, y + i);
+		else if (!j->fast->dots || n - i < 4) y[i] = j->fast->dot(w, j->x, j->blocks);
+		else j->fast->dots(w, j->row, j->x, j->blocks, y + i), i += 3, w += 3 * j->row;
+	}
+	if (j->pair) add_pair(j, first, n, y);
+	for (int64_t r = 0; r < j->n; r++) {
+		int64_t step = j->out.stride[1], size = (int64_t)lora__dtype_size(j->out.dtype);
+		char *to = (char *)j->out.data + (r * j->out.stride[0] + first * step) * size;
+		for (int64_t i = 0; i < n; i += step == 1 ? n : 1) lora__convert(to + i * step * size, j->out.dtype, y + r * EACH + i, LORA_F32, step == 1 ? (size_t)n : 1);
+	}
 }
 
-static void few(const lora__site *s, const lora__site_call *c)
+static void few(const lora__site *s, const lora__site_call *c, const lora__pair *pair)
 {
-	few_job j = { .s = s, .fast = lora__quant_best(s->dtype), .x = (const float *)(const void *)c->scratch, .n = c->n, .each = 32, .out = c->y };
-	for (int64_t r = 0; r < c->n; r++) {
+	int64_t block = 1;
+	float t[RANK];
+	lora__dtype_block(s->dtype, &block, NULL);
+	few_job j = { .s = s, .fast = lora__quant_best(s->dtype), .floats = lora__quant_best(LORA_F32), .x = (const float *)(const void *)c->scratch, .n = c->n,
+		.blocks = s->in / block, .row = lora__dtype_row(s->dtype, s->in), .out = c->y, .pair = pair, .t = t };
+	if (c->x.dtype == LORA_F32 && c->n == 1) j.x = c->x.data;
+	for (int64_t r = 0; r < c->n && j.x != c->x.data; r++) {
 		const char *from = (const char *)c->x.data + r * c->x.stride[0] * (int64_t)lora__dtype_size(c->x.dtype);
 		lora__convert(c->scratch + (size_t)(r * s->in) * sizeof(float), LORA_F32, from, c->x.dtype, (size_t)s->in);
 	}
-	lora__parallel(c->ctx, (s->out + j.each - 1) / j.each, few_task, &j);
+	lora__parallel(c->ctx, (s->out + EACH - 1) / EACH, few_task, &j);
+}
+
+static int is_few(const lora__site_call *c) { return c->n <= FEW && c->real != LORA_F64 && c->x.stride[1] == 1; }
+
+int lora__site_quant_takes(const lora__site *s, const lora__site_call *c, const lora__pair *pair)
+{
+	return c->n == 1 && is_few(c) && lora__quant_best(s->dtype) && lora__quant_best(LORA_F32) && pair->b.size[0] <= RANK && pair->a.stride[1] == 1 && pair->b.stride[1] == 1;
 }
 
 /* ---- products ---- */
@@ -111,9 +175,9 @@ static lora_status product(lora_context *ctx, lora_view out, lora_view a, lora_v
 	return lora__run(ctx, &call);
 }
 
-lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which)
+lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which, const lora__pair *pair)
 {
-	if (!which && c->n <= FEW && c->real != LORA_F64 && c->x.stride[1] == 1) return few(s, c), LORA_OK;
+	if (!which && is_few(c)) return few(s, c, pair), LORA_OK;
 	lora_dtype type = tile_type(c->real);
 	int64_t rows = tile_rows(s, c->real);
 	char *tile = c->scratch;

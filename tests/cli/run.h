@@ -67,5 +67,6 @@ Suite *suite_data(void);
 Suite *suite_plot(void);
 Suite *suite_gguf(void);
 Suite *suite_uncertainty(void);
+Suite *suite_careless(void);
 
 #endif

@@ -3,16 +3,19 @@ text, not run by `make check`. All of it through the program: lora train, poster
 
   python tests/peers/minilm_laplace.py run OUT MODEL SHAKESPEARE.txt TOLSTOY.txt [speakers|books] [FIRST-LAST]
       tasks: which of four speakers is a line by; which of two books is a line from. 16 and 64 examples per class. Results to OUT/<task>.jsonl.
-      Adapters are trained in bf16, all else is in f32; seeds 0-4 unless said otherwise
+      Adapters are trained in bf16, all else is in f32; seeds 0-4 unless said otherwise. Adapters and lines stay in OUT/<task>-<n>-<seed>, and a
+      second run measures again without training again
   python tests/peers/minilm_laplace.py table OUT
       the tables in Markdown, and OUT/<task>-<n>.svg: reliability diagrams over all seeds
 """
-import json, os, random, subprocess, sys, tempfile
+import json, os, random, subprocess, sys
 
 LORA = os.environ.get("LORA", "build/bin/lora")
 SHOTS = {16: 12, 64: 4}  # examples per class: epochs
 HELD, VALIDATION, MEMBERS, PASSES = 160, 8, 3, 4
-METHODS = ["MAP", "Laplace, all layers", "Laplace, last layer", "ensemble of 3", "MC dropout", "temperature"]
+BY_VALIDATION = ", prior by validation"
+METHODS = ["MAP", "Laplace, all layers", "Laplace, last layer", "ensemble of 3", "MC dropout", "temperature", "Laplace, all layers" + BY_VALIDATION,
+           "Laplace, last layer" + BY_VALIDATION]
 
 
 def lora(*args):
@@ -51,12 +54,15 @@ def once(folder, model, classes, shots, seed):
         write(path(name + ".jsonl"), classes, first, n)
     base, data, adapter = ["-m", model], path("train.jsonl"), ["-m", model, "-a", path("a0")]
     for k in range(MEMBERS):
-        lora("train", *base, "-d", data, "-o", path(f"a{k}"), "--force", "--seed", 10 * seed + k, "-s", f"num_labels={len(classes)}", "-s", "task_type=SEQ_CLS",
+        if os.path.exists(path(f"a{k}")):
+            continue
+        lora("train", *base, "-d", data, "-o", path(f"a{k}"), "--seed", 10 * seed + k, "-s", f"num_labels={len(classes)}", "-s", "task_type=SEQ_CLS",
              "-s", 'target_modules=["query","value"]', "-s", "r=8", "-s", "lora_alpha=16", "-s", "lora_dropout=0.1", "-s", f"num_train_epochs={SHOTS[shots]}",
              "-s", "learning_rate=0.002", "-s", "batch_size=8", "--dtype", "bf16")
     result = {}
-    for name, layers in ("Laplace, all layers", "all"), ("Laplace, last layer", "last"):
-        fit = lora("posterior", "fit", *adapter, "-d", data, "-o", path("p.safetensors"), "-s", f"layers={layers}")
+    for layers, more in ("all", []), ("last", []), ("all", ["--validation", path("validation.jsonl")]), ("last", ["--validation", path("validation.jsonl")]):
+        name = "Laplace, " + ("all layers" if layers == "all" else "last layer") + (BY_VALIDATION if more else "")
+        fit = lora("posterior", "fit", *adapter, "-d", data, "-o", path("p.safetensors"), "-s", f"layers={layers}", *more)
         done = lora("posterior", "predict", *adapter, "-p", path("p.safetensors"), "-d", path("held.jsonl"), "-s", "batch_size=16")
         result["MAP"], result[name] = done["map"], done["laplace"]
         result[name]["prior_precision"] = fit["prior_precision"]
@@ -74,8 +80,9 @@ def run(out, model, shakespeare, tolstoy, tasks, first, last):
         classes = speakers(shakespeare) if task == "speakers" else [book(shakespeare), book(tolstoy)]
         for seed in range(first, last + 1):
             for shots in SHOTS:
-                with tempfile.TemporaryDirectory() as folder:
-                    result = once(folder, model, classes, shots, seed)
+                folder = os.path.join(out, f"{task}-{shots}-{seed}")
+                os.makedirs(folder, exist_ok=True)
+                result = once(folder, model, classes, shots, seed)
                 with open(os.path.join(out, task + ".jsonl"), "a", encoding="utf-8") as f:
                     f.write(json.dumps({"task": task, "shots": shots, "seed": seed, "results": result}) + "\n")
                 print(task, shots, seed, {k: (round(v["accuracy"], 3), round(v["nll"], 3), round(v["ece"], 3)) for k, v in result.items()}, flush=True)
@@ -98,7 +105,7 @@ def table(out):
         path = os.path.join(out, task + ".jsonl")
         rows = [json.loads(line) for line in open(path, encoding="utf-8")] if os.path.exists(path) else []
         for shots in SHOTS:
-            runs = [r["results"] for r in rows if r["shots"] == shots]
+            runs = list({r["seed"]: r["results"] for r in rows if r["shots"] == shots}.values())  # the latest of each seed
             if not runs:
                 continue
             print(f"\n{task}, {shots} examples per class, {len(runs)} seeds\n\n| | accuracy | NLL | ECE | Brier | NLL below MAP's |\n|---|---|---|---|---|---|")

@@ -45,25 +45,33 @@ int lora__amx_ready(void)
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+/* The first n of 32 (16) elements. */
+static uint32_t first32(int64_t n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
+static uint16_t first16(int64_t n) { return (uint16_t)first32(least(n, 16)); }
+
+/* n elements of BF16; zeros up to count, a multiple of 32. */
+AMX static inline void copy_row(uint16_t *to, const uint16_t *from, int64_t n, int64_t count)
+{
+	for (int64_t i = 0; i < count; i += SIDE) _mm512_storeu_si512(to + i, _mm512_maskz_loadu_epi16(first32(n - i), from + i));
+}
+
 /* n elements of any float type and stride as BF16, times scale; zeros up to count. */
 AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t stride, int64_t n, int64_t count, float scale)
 {
 	const char *s = from;
-	int64_t size = (int64_t)lora__dtype_size(type);
-	if (scale != 1) {
-		for (int64_t i = 0; i < n; i++) {
-			float f;
-			lora__convert(&f, LORA_F32, s + i * stride * size, type, 1);
-			to[i] = lora__f32_to_bf16(f * scale);
-		}
-	} else if (stride == 1) {
-		lora__convert(to, LORA_BF16, s, type, (size_t)n);
-	} else if (type == LORA_BF16) {
-		for (int64_t i = 0; i < n; i++) to[i] = *(const uint16_t *)(const void *)(s + i * stride * size);
-	} else {
-		for (int64_t i = 0; i < n; i++) lora__convert(to + i, LORA_BF16, s + i * stride * size, type, 1);
+	if (type == LORA_F32 && stride == 1) { /* adapters */
+		const __m512 factor = _mm512_set1_ps(scale);
+		for (int64_t i = 0; i < count; i += 16)
+			_mm256_storeu_si256((__m256i *)(void *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(factor, _mm512_maskz_loadu_ps(first16(n - i), s + 4 * i))));
+		return;
 	}
-	for (int64_t i = n; i < count; i++) to[i] = 0;
+	int64_t step = stride * (int64_t)lora__dtype_size(type);
+	for (int64_t i = 0; i < n; i++) {
+		float f;
+		lora__convert(&f, LORA_F32, s + i * step, type, 1);
+		to[i] = lora__f32_to_bf16(f * scale);
+	}
+	memset(to + n, 0, sizeof *to * (size_t)(count - n));
 }
 
 /* B's 32 columns from n0 (those from n on are zero) and one step of 32 along k from k0, as two tiles. */
@@ -104,26 +112,21 @@ AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piec
 	}
 }
 
-/* n of width elements, a multiple of 32; the others are zero. */
-AMX static inline void copy_row(uint16_t *to, const uint16_t *from, int64_t n, int64_t width)
-{
-	for (int64_t i = 0; i < width; i += SIDE) {
-		__mmask32 in = n - i >= SIDE ? ~0u : n <= i ? 0 : (1u << (n - i)) - 1;
-		_mm512_store_si512(to + i, _mm512_maskz_loadu_epi16(in, from + i));
-	}
-}
-
 /* rows <= 32 of A from row and depth along k from k0, [32][width], zeros beyond the edges. */
 AMX static void pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t rows, int64_t k0, int64_t depth, int64_t width)
 {
-	if (a->dtype == LORA_BF16 && a->stride[1] != 1 && a->stride[0] == 1 && rows == SIDE && depth == width) { /* along m */
-		for (int64_t k = 0; k < width; k += SIDE) transpose_block(to + k, width, lora__at(a, row, k0 + k), a->stride[1]);
+	if (a->dtype == LORA_BF16 && a->stride[1] != 1 && a->stride[0] == 1) { /* along m */
+		_Alignas(64) uint16_t t[SIDE * SIDE];
+		for (int64_t k = 0; k < width; k += SIDE) {
+			for (int64_t y = 0; y < SIDE; y++) copy_row(t + y * SIDE, lora__at(a, row, k0 + k + y), k + y < depth ? rows : 0, SIDE);
+			transpose_block(to + k, width, t, SIDE);
+		}
 		return;
 	}
-	if (a->dtype == LORA_BF16 && a->stride[1] == 1) {
-		for (int64_t x = 0; x < rows; x++) copy_row(to + x * width, lora__at(a, row + x, k0), depth, width);
-	} else {
-		for (int64_t x = 0; x < rows; x++) gather(to + x * width, lora__at(a, row + x, k0), a->dtype, a->stride[1], depth, width, 1);
+	for (int64_t x = 0; x < rows; x++) {
+		const void *from = lora__at(a, row + x, k0);
+		if (a->dtype == LORA_BF16 && a->stride[1] == 1) copy_row(to + x * width, from, depth, width);
+		else gather(to + x * width, from, a->dtype, a->stride[1], depth, width, 1);
 	}
 	memset(to + rows * width, 0, sizeof *to * (size_t)((SIDE - rows) * width));
 }
@@ -197,7 +200,7 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 	for (int64_t y = 0; y < rows; y++, s += SIDE) {
 		char *row = lora__at(&j->c, m0 + y, n0);
 		for (int64_t x = 0; x < cols; x += 16) {
-			__mmask16 in = cols - x >= 16 ? 0xffff : (__mmask16)((1u << (cols - x)) - 1);
+			__mmask16 in = first16(cols - x);
 			__m512 v = _mm512_mul_ps(alpha, _mm512_load_ps(s + x));
 			if (half) {
 				if (j->beta != 0) v = _mm512_fmadd_ps(beta, widen(_mm256_maskz_loadu_epi16(in, row + 2 * x)), v);

@@ -69,6 +69,10 @@ $(uses_libdir): $(B)/libdir
 $(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 # Vectorised, but without the copies that -O3 makes of every loop (they doubled the library); the two -fno change no value.
 $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$(CC)),,-fvect-cost-model=dynamic) -fno-trapping-math -fno-math-errno
+# Row by row over widths that are whole vectors: a second, narrower vector loop for what is left over is room for nothing (13 kB).
+rowwise := $(addprefix $(B)/backend/naive/naive_,$(addsuffix .o,elementwise gated layernorm loss norm random rotary update))
+$(rowwise): Makefile
+$(rowwise): CFLAGS += $(if $(findstring clang,$(CC)),,--param vect-epilogues-nomask=0)
 # What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
 ifeq ($(FLAVOR),release)
 $(OBJ): CFLAGS += -fno-asynchronous-unwind-tables -ffunction-sections -fdata-sections # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks

@@ -87,3 +87,5 @@ lora_status lora_gguf_describe(lora_context *ctx, const char *path, char *buf, s
 	lora__gguf_close(&g);
 	return st;
 }
+
+int32_t lora_gguf_is(const char *path) { return path && lora__gguf_is(path); }

@@ -33,11 +33,4 @@ int classes_of(const classes *c, const lora_batch *b, const char *what, int32_t 
 typedef struct logit_room { float *p; size_t n; } logit_room;
 int classes_logits(const classes *c, session *s, const lora_batch *b, const int64_t *column, const uint64_t *dropout, logit_room *room, double *out);
 
-/* ---- shared by the commands that read data ---- */
-void data_defaults(const args *a, const session *s, data_options *o);
-/* Take a setting that says how to read the data: *taken is 0 when it is another one. */
-int data_setting(const setting_arg *set, const session *s, data_options *o, int *taken);
-#define DATA_SETTINGS "batch_size", "sequence_length", "loss_on", "packing", "num_labels", "classes"
-enum { N_DATA_SETTINGS = 6 };
-
 #endif

@@ -202,8 +202,6 @@ int session_adapters(session *s, const args *a, int attach);
 int session_tokenizer(session *s, const char *path);
 void session_close(session *s);
 /* Member of a family as JSON, or NULL when there is none. */
-/* A GGUF file: 1 by its name or its first bytes. */
-int is_gguf(const char *path);
 /* lora_gguf_describe() as a tree, or NULL after a message. */
 json_t *gguf_description(lora_context *ctx, const char *path);
 int gguf_has_tokenizer(lora_context *ctx, const char *path);

@@ -53,7 +53,7 @@ static int host_model(session *s, const args *a, sites *all)
 		memset(&f, 0, sizeof f);
 		if (!path) status = FAILED;
 		else if (!path_exists(dir)) status = fail(FAILED, dir, "no such file or directory");
-		else if (is_gguf(dir)) status = fail(USAGE, "-m", "adapters in GGUF are combined with their base model at hand: names and the order of rows depend on it");
+		else if (lora_gguf_is(dir)) status = fail(USAGE, "-m", "adapters in GGUF are combined with their base model at hand: names and the order of rows depend on it");
 		else if (path_exists(path)) status = st_read(path, 1, &f); /* else opening says what is missing */
 		for (size_t k = 0; k < f.n && !status; k++) status = add_tensor(all, &f.tensors[k]);
 		st_free(&f);

@@ -21,7 +21,7 @@ static int is_adapter(const args *a, const char *path, int *yes)
 	if (!config) return FAILED;
 	*yes = path_is_dir(path) && path_exists(config);
 	free(config);
-	if (*yes || !is_gguf(path)) return OK;
+	if (*yes || !lora_gguf_is(path)) return OK;
 	status = session_context(&s, a);
 	if (!status) {
 		json_t *d = gguf_description(s.ctx, path);
@@ -49,9 +49,9 @@ static int convert_adapter(const args *a, const char *from, const char *to, int 
 	status = session_context(&s, &with);
 	if (!status) status = session_model(&s, &with);
 	if (!status) status = session_adapters(&s, &with, 0);
-	if (!status && path_exists(to) && !a->force && (gguf ? !is_gguf(to) || path_is_dir(to) : !path_is_dir(to)))
+	if (!status && path_exists(to) && !a->force && (gguf ? !lora_gguf_is(to) || path_is_dir(to) : !path_is_dir(to)))
 		status = fail(FAILED, to, "is there already and is no adapter of this form; give --force to replace it");
-	if (!status && path_exists(to) && a->force && (gguf ? !is_gguf(to) : !path_is_dir(to))) status = remove_tree(to);
+	if (!status && path_exists(to) && a->force && (gguf ? !lora_gguf_is(to) : !path_is_dir(to))) status = remove_tree(to);
 	if (!status && (lora_settings_create(s.ctx, &settings) || lora_settings_set_string(settings, "format", gguf ? "gguf" : "peft") ||
 					   lora_settings_set_string(settings, "dtype", dtype) || lora_adapter_save(s.adapters[0], to, settings)))
 		status = fail_library(s.ctx, to);
@@ -90,7 +90,7 @@ static int run(const args *a)
 	if (!path_exists(from)) return fail(FAILED, from, "no such file or directory");
 	if ((status = is_adapter(a, from, &adapter))) return status;
 	/* to the other form; a GGUF that is to become a GGUF must say so by its name */
-	gguf = path_has_suffix(to, ".gguf") || !is_gguf(from);
+	gguf = path_has_suffix(to, ".gguf") || !lora_gguf_is(from);
 	return adapter ? convert_adapter(a, from, to, gguf) : convert_model(a, from, to, gguf);
 }
 

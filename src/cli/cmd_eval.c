@@ -226,14 +226,14 @@ static int report(evaluation *e, double seconds)
 
 static int read_settings(const args *a, const session *s, data_options *o)
 {
-	static const char *const names[] = { DATA_SETTINGS };
+	static const char *const names[] = { DATA_SETTINGS, "classes" };
 	int status = OK;
 	data_defaults(a, s, o);
 	for (size_t i = 0; i < a->n_settings && !status; i++) {
 		int taken;
 		status = data_setting(&a->settings[i], s, o, &taken);
-		if (status || taken) continue;
-		const char *near = nearest_name(a->settings[i].name, names, N_DATA_SETTINGS);
+		if (status || taken || !strcmp(a->settings[i].name, "classes")) continue; /* that one is classes_read()'s */
+		const char *near = nearest_name(a->settings[i].name, names, N_DATA_SETTINGS + 1);
 		return fail(USAGE, a->settings[i].name, "no such setting of eval%s%s", near ? "; did you mean " : "", near ? near : "");
 	}
 	return status;

@@ -276,7 +276,7 @@ static int wants_tokenizer(const session *s, const args *a)
 {
 	static const char *const names[] = { "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt" };
 	int yes = a->prompts.n > 0 || a->stops.n > 0;
-	if (!yes && is_gguf(a->model)) return gguf_has_tokenizer(s->ctx, a->model);
+	if (!yes && lora_gguf_is(a->model)) return gguf_has_tokenizer(s->ctx, a->model);
 	char *dir = path_is_dir(a->model) ? new_string(a->model) : path_dir(a->model);
 	for (size_t i = 0; i < 5 && dir && !yes; i++) {
 		char *file = path_join(dir, names[i]);

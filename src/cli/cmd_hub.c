@@ -160,7 +160,7 @@ static int add(const args *a)
 	int status = row ? OK : fail_memory();
 	if (!status && !path_exists(from)) status = fail(FAILED, from, "no such file or directory");
 	if (!status) status = session_context(&s, a);
-	if (!status) status = path_is_dir(from) ? read_peft(from, row) : is_gguf(from) ? read_gguf(&s, from, row) : fail(FAILED, from, "is neither a PEFT directory nor a .gguf file");
+	if (!status) status = path_is_dir(from) ? read_peft(from, row) : lora_gguf_is(from) ? read_gguf(&s, from, row) : fail(FAILED, from, "is neither a PEFT directory nor a .gguf file");
 	if (!status) status = read_facts(a, row);
 	if (!status) status = default_name(row, from);
 	json_t *given = json_object_get(row, "name");

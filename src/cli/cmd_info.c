@@ -264,7 +264,7 @@ static int has_config(const char *path)
 static int info_file(const args *a, const char *path)
 {
 	int status, done = 0;
-	if (is_gguf(path)) {
+	if (lora_gguf_is(path)) {
 		status = info_gguf(a, path, &done);
 		return status || done ? status : info_model(a, path);
 	}

@@ -277,7 +277,7 @@ static int read_settings(survey *v, const args *a)
 	const char *path = "factors";
 	for (size_t i = 0; i < a->n_settings; i++) {
 		const char *name = a->settings[i].name, *text = a->settings[i].text;
-		int taken, status = measure_setting(&v->data, &v->s, name, text, &taken);
+		int taken, status = measure_setting(&v->data, &v->s, &a->settings[i], &taken);
 		if (status) return status;
 		if (taken) continue;
 		if (!strcmp(name, "path")) {

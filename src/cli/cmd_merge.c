@@ -43,7 +43,7 @@ static int run(const args *a)
 	char *copy = NULL; /* of the base, while we work */
 	const char *dtype = weight_dtype(a->dtype_out ? a->dtype_out : "keep");
 	double start = seconds_now();
-	int status, gguf = a->model && (is_gguf(a->model) || (a->output && path_has_suffix(a->output, ".gguf")));
+	int status, gguf = a->model && (lora_gguf_is(a->model) || (a->output && path_has_suffix(a->output, ".gguf")));
 
 	if (!a->output) return fail(USAGE, "-o", "says where to write the merged model, and is needed");
 	if (!a->n_adapters) return fail(USAGE, "-a", "at least one adapter is needed");

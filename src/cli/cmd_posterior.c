@@ -44,6 +44,7 @@ static int read_settings(work *w, const char *call)
 	for (size_t i = 0; i < a->n_settings && !status; i++) {
 		int taken;
 		status = data_setting(&a->settings[i], &w->s, &w->o, &taken);
+		taken |= !strcmp(a->settings[i].name, "classes"); /* classes_read()'s */
 		if (!status && !taken && lora_settings_set_text(w->settings, a->settings[i].name, a->settings[i].text)) status = fail_library(w->s.ctx, a->settings[i].name);
 	}
 	if (!status && a->seed != UNSET && is_setting(w->s.ctx, call, "seed") && lora_settings_set_int(w->settings, "seed", a->seed)) status = fail_library(w->s.ctx, "--seed");

@@ -153,7 +153,7 @@ static int read_settings(pruning *p, const args *a, int shapley)
 	if (a->seed != UNSET && lora_settings_set_int(p->settings, "seed", a->seed)) return fail_library(p->s.ctx, "--seed");
 	for (size_t i = 0; i < a->n_settings; i++) {
 		const char *name = a->settings[i].name, *text = a->settings[i].text;
-		int taken, status = measure_setting(&p->data, &p->s, name, text, &taken);
+		int taken, status = measure_setting(&p->data, &p->s, &a->settings[i], &taken);
 		if (status) return status;
 		if (taken) continue;
 		int64_t n = 0;

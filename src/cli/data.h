@@ -86,4 +86,11 @@ int data_read_text(dataset *d, session *s);
 int data_read_lines(dataset *d, session *s);
 int data_read_slabs(dataset *d);
 
+/* ---- datasettings.c: settings (-s) that say how to read the data, for all commands but train, which has more of them ---- */
+void data_defaults(const args *a, const session *s, data_options *o);
+/* *taken is 0 when it is another setting; s has its model. */
+int data_setting(const setting_arg *set, const session *s, data_options *o, int *taken);
+#define DATA_SETTINGS "batch_size", "sequence_length", "loss_on", "packing", "num_labels"
+enum { N_DATA_SETTINGS = 5 };
+
 #endif

@@ -3,38 +3,21 @@
 
 #include <string.h>
 
-static const char *const names[] = { "batch_size", "sequence_length", "loss_on", "packing", "max_batches", "num_labels" };
-enum { N_NAMES = sizeof names / sizeof *names };
+static const char *const names[] = { DATA_SETTINGS, "max_batches" };
+enum { N_NAMES = N_DATA_SETTINGS + 1 };
 
 void measure_defaults(measure *m, const session *s, const args *a)
 {
 	memset(m, 0, sizeof *m);
-	m->options = (data_options){ .batch_size = 8, .sequence_length = 512, .completion_only = 1, .skip_bad = a->skip_bad, .chat_template = a->chat_template };
-	if (s->info.max_positions >= 2 && s->info.max_positions < 512) m->options.sequence_length = s->info.max_positions;
+	data_defaults(a, s, &m->options);
 }
 
-int measure_setting(measure *m, const session *s, const char *name, const char *text, int *taken)
+int measure_setting(measure *m, const session *s, const setting_arg *set, int *taken)
 {
-	data_options *o = &m->options;
 	*taken = 1;
-	if (!strcmp(name, "batch_size")) return parse_int(text, &o->batch_size) && o->batch_size > 0 ? OK : fail(USAGE, name, "must be a whole number above 0");
-	if (!strcmp(name, "max_batches")) return parse_int(text, &m->max_batches) && m->max_batches > 0 ? OK : fail(USAGE, name, "must be a whole number above 0");
-	if (!strcmp(name, "sequence_length")) {
-		if (!parse_int(text, &o->sequence_length) || o->sequence_length < 2) return fail(USAGE, name, "must be a whole number above 1");
-		if (s->info.max_positions >= 2 && o->sequence_length > s->info.max_positions)
-			return fail(USAGE, name, "%s is more than the model's %lld positions", text, (long long)s->info.max_positions);
-		return OK;
-	}
-	if (!strcmp(name, "loss_on")) {
-		o->completion_only = !strcmp(text, "completion");
-		return o->completion_only || !strcmp(text, "all") ? OK : fail(USAGE, name, "must be all or completion");
-	}
-	if (!strcmp(name, "packing")) {
-		o->packing = !strcmp(text, "true");
-		return o->packing || !strcmp(text, "false") ? OK : fail(USAGE, name, "must be true or false");
-	}
-	*taken = !strcmp(name, "num_labels"); /* session_model() has read it */
-	return OK;
+	if (!strcmp(set->name, "max_batches"))
+		return parse_int(set->text, &m->max_batches) && m->max_batches > 0 ? OK : fail(USAGE, set->name, "must be a whole number above 0");
+	return data_setting(set, s, &m->options, taken);
 }
 
 const char *measure_nearest(const char *name, const char *const *more, size_t n)

@@ -11,9 +11,9 @@ typedef struct measure {
 	int64_t tokens;      /* counted by the last measure_loss() */
 } measure;
 
-/* One of the settings that say how to read the data: batch_size, sequence_length, loss_on, packing, max_batches. *taken 0: it is none of them. */
+/* One of the settings that say how to read the data, or max_batches. *taken 0: it is none of them. */
 void measure_defaults(measure *m, const session *s, const args *a);
-int measure_setting(measure *m, const session *s, const char *name, const char *text, int *taken);
+int measure_setting(measure *m, const session *s, const setting_arg *set, int *taken);
 /* The nearest of those and of further names, for messages. */
 const char *measure_nearest(const char *name, const char *const *more, size_t n);
 /* s needs its model. */

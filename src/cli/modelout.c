@@ -3,20 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-int is_gguf(const char *path)
-{
-	char magic[4] = "";
-	if (path_is_dir(path)) return 0;
-	if (path_has_suffix(path, ".gguf")) return 1;
-	struct stat info;
-	FILE *f = !stat(path, &info) && S_ISREG(info.st_mode) ? fopen(path, "rb") : NULL; /* a FIFO would hold us up */
-	size_t n = f ? fread(magic, 1, 4, f) : 0;
-	if (f) fclose(f);
-	return n == 4 && !memcmp(magic, "GGUF", 4);
-}
 
 json_t *gguf_description(lora_context *ctx, const char *path)
 {
@@ -49,7 +36,7 @@ static int is_model_dir(const char *path)
 
 static int same_form(const char *path, int gguf)
 {
-	if (gguf) return !path_is_dir(path) && is_gguf(path);
+	if (gguf) return lora_gguf_is(path);
 	return is_model_dir(path) || path_is_empty_dir(path);
 }
 

@@ -139,7 +139,7 @@ int session_tokenizer(session *s, const char *path)
 	char *dir = NULL;
 	int status = OK;
 	/* the tokenizer lies beside a model that is given as one file */
-	if (!path_is_dir(path) && !is_gguf(path) && path_has_suffix(path, ".safetensors")) {
+	if (!path_is_dir(path) && !lora_gguf_is(path) && path_has_suffix(path, ".safetensors")) {
 		dir = path_dir(path);
 		if (!dir) return FAILED;
 		path = dir;

@@ -27,7 +27,7 @@ static int read_settings(soup *p, const args *a)
 	for (size_t i = 0; i < a->n_settings && !status; i++) {
 		const char *name = a->settings[i].name, *text = a->settings[i].text;
 		int taken, known = 0;
-		status = measure_setting(&p->data, &p->s, name, text, &taken);
+		status = measure_setting(&p->data, &p->s, &a->settings[i], &taken);
 		for (k = 0; k < n; k++) known |= !strcmp(names[k], name);
 		if (status || taken) continue;
 		const char *near = known ? NULL : measure_nearest(name, names, n);

@@ -26,31 +26,13 @@ static int check_member(lora_context *ctx, const char *family, const char *what,
 	return fail(USAGE, what, "there is no \"%s\"%s%s; 'lora methods %s' lists them", name, near ? "; did you mean " : "", near ? near : "", family);
 }
 
-static int data_setting(weighing *w, const session *s, const char *name, const char *text, int *taken)
-{
-	*taken = 1;
-	if (!strcmp(name, "batch_size")) return parse_int(text, &w->data.batch_size) && w->data.batch_size > 0 ? OK : fail(USAGE, name, "must be a whole number above 0");
-	if (!strcmp(name, "sequence_length")) {
-		if (!parse_int(text, &w->data.sequence_length) || w->data.sequence_length < 2) return fail(USAGE, name, "must be a whole number above 1");
-		if (s->info.max_positions >= 2 && w->data.sequence_length > s->info.max_positions)
-			return fail(USAGE, name, "%s is more than the model's %lld positions", text, (long long)s->info.max_positions);
-		return OK;
-	}
-	if (!strcmp(name, "loss_on")) {
-		w->data.completion_only = !strcmp(text, "completion");
-		return w->data.completion_only || !strcmp(text, "all") ? OK : fail(USAGE, name, "must be all or completion");
-	}
-	*taken = 0;
-	return OK;
-}
-
 static int unknown(session *s, const weighing *w, const char *name)
 {
-	static const char *const plain[] = { "search", "batch_size", "sequence_length", "loss_on" };
+	static const char *const plain[] = { "search", DATA_SETTINGS };
 	const char *names[64], *near = NULL;
 	size_t n = 0, i;
 	json_t *member[2] = { family_member(s->ctx, "search", w->method), family_member(s->ctx, "combination", w->type) }, *x;
-	for (; n < 4; n++) names[n] = plain[n];
+	for (; n <= N_DATA_SETTINGS; n++) names[n] = plain[n];
 	for (int k = 0; k < 2; k++)
 		json_array_foreach(json_object_get(member[k], "settings"), i, x)
 			if (n < 64) names[n++] = json_string_value(json_object_get(x, "name"));
@@ -64,8 +46,8 @@ int weigh_settings(weighing *w, session *s, const args *a, const char *own)
 {
 	w->type = a->type ? a->type : "lorahub";
 	w->method = lora_family_name("search", 0);
-	w->data = (data_options){ .batch_size = 64, .sequence_length = 512, .completion_only = 1, .skip_bad = a->skip_bad, .chat_template = a->chat_template };
-	if (s->info.max_positions >= 2 && s->info.max_positions < 512) w->data.sequence_length = s->info.max_positions;
+	data_defaults(a, s, &w->data);
+	w->data.batch_size = 64;
 	if (lora_settings_create(s->ctx, &w->search_settings) || lora_settings_create(s->ctx, &w->type_settings)) return fail_library(s->ctx, "-s");
 	for (size_t i = 0; i < a->n_settings; i++)
 		if (!strcmp(a->settings[i].name, "search")) w->method = a->settings[i].text;
@@ -76,7 +58,7 @@ int weigh_settings(weighing *w, session *s, const args *a, const char *own)
 		const char *name = a->settings[i].name, *text = a->settings[i].text;
 		int taken;
 		if (!strcmp(name, "search") || (own && !strcmp(name, own))) continue;
-		status = data_setting(w, s, name, text, &taken);
+		status = data_setting(&a->settings[i], s, &w->data, &taken);
 		if (status || taken) continue;
 		lora_settings *to = has_setting(s->ctx, "search", w->method, name) ? w->search_settings : has_setting(s->ctx, "combination", w->type, name) ? w->type_settings : NULL;
 		if (!to) status = unknown(s, w, name);

@@ -1,10 +1,11 @@
 """Our training step against PEFT's on the same machine, in turns: A B A B. Random Llama shapes, LoRA r=16 on all seven linears, AdamW, clipping.
-usage: peft.py BENCH_TRAIN SHAPE DTYPE [rounds] [batch] [length] [--cases train,padded,long,threads,start] [--threads 2] [--lora PROGRAM] [--models DIR]
+usage: peft.py BENCH_TRAIN SHAPE DTYPE [rounds] [batch] [length] [--cases train,padded,long,threads,peak,start] [--threads 2] [--lora PROGRAM] [--models DIR]
 Needs torch, transformers and peft from PyPI (make bench-peft makes a virtual environment for them). DTYPE: f32 or bf16, weights and activations.
   train    batch x length: tokens/s, processor seconds and peak memory
   padded   16 rows with lengths 32 .. 256 evenly spread, padded to 256; real tokens are counted
   long     ours: 1 x 2048 against 8 x 256
   threads  ours: all threads against one
+  peak     ours: floating-point operations of a step per second, as a share of what the products of the model's shapes alone reach (bench_peak, packed or not)
   start    seconds from the start of the program to its first step: lora train on a model in DIR (of make bench), and PEFT's imports alone
 Each round is printed; then for each case medians, the median of the rounds' ratios, and the ratio of the best rounds and of processor time.
 """
@@ -102,6 +103,36 @@ def ourselves(a, name, one, other, what):
           f"ratio {middle(rows, lambda x, y: x['rate'] / y['rate']):.2f} (best rounds {best:.2f}, processor time {middle(rows, lambda x, y: y['cpu'] / x['cpu']):.2f})", flush=True)
 
 
+def flops(shape, length):
+    """Of a step, a token: two products of each linear and of the head, forward and backward; attention's four forward and backward with half of the keys seen."""
+    hidden, inner, layers, heads, kv, vocabulary, _ = SHAPES[shape]
+    linears = layers * (hidden * hidden * 2 + 2 * hidden * (hidden // heads * kv) + 3 * hidden * inner)
+    return 4 * (linears + hidden * vocabulary) + layers * (2 * 2 + 2 * 5) * hidden * length / 2
+
+
+def run_peak(a):
+    """GFLOP/s over the linears of a layer, forward and backward, by the backend and form of weights that is the fastest at all of them."""
+    args = [os.path.join(os.path.dirname(a.program), "bench_peak"), "--dtype", a.dtype.upper(), "--shape", a.shape, "--rows", str(a.batch * a.length), "--threads", str(a.threads), "--rounds", "5"]
+    times = {"q": 2, "k": 2, "up": 2, "down": 1}  # q and o, k and v, gate and up
+    spent = {}
+    for line in subprocess.run(args, capture_output=True, text=True, check=True).stdout.splitlines():
+        x = line.split(",")
+        if len(x) < 12 or x[0] == "backend":
+            continue
+        work, of = 2e-9 * int(x[6]) * int(x[7]) * int(x[8]) * times[x[5].removeprefix("d") if x[5] != "down" else "down"], spent.setdefault(x[0] + " " + x[1], [0, 0])
+        of[0], of[1] = of[0] + work, of[1] + work / float(x[9])
+    who = max(spent, key=lambda b: spent[b][0] / spent[b][1])
+    return {"gflops": spent[who][0] / spent[who][1], "who": who}
+
+
+def peak(a):
+    rows = [(run_ours(a, a.batch, a.length), run_peak(a)) for _ in range(a.rounds)]
+    each = flops(a.shape, a.length) * 1e-9
+    print(f"peak: {a.shape} {a.dtype} {a.batch} x {a.length}, {a.threads} threads, {a.rounds} rounds in turns, medians: a step {middle(rows, lambda x, y: x['rate'] * each):.0f} GFLOP/s, "
+          f"its products alone {middle(rows, lambda x, y: y['gflops']):.0f} GFLOP/s ({rows[0][1]['who']}), share {middle(rows, lambda x, y: x['rate'] * each / y['gflops']):.2f} "
+          f"(best rounds {max(x['best'] for x, _ in rows) * each / max(y['gflops'] for _, y in rows):.2f})", flush=True)
+
+
 def start(a):
     model = os.path.join(a.models, f"{a.shape}-{a.dtype}")
     if not a.lora or not os.path.exists(os.path.join(model, "config.json")):
@@ -146,6 +177,8 @@ def main():
             ourselves(a, case, {"batch": 1, "length": 2048}, {"batch": 8, "length": 256}, "1 x 2048 and 8 x 256")
         elif case == "threads":
             ourselves(a, case, {"batch": a.batch, "length": a.length}, {"batch": a.batch, "length": a.length, "threads": 1}, f"{a.threads} threads and 1")
+        elif case == "peak":
+            peak(a)
         elif case == "start":
             start(a)
         else:

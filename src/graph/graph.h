@@ -41,7 +41,7 @@ typedef struct lora__step {
 	int32_t in[LORA__MAX_IN], out[LORA__MAX_OUT];    /* buffers, -1 = none */
 	int32_t din[LORA__MAX_IN], dout[LORA__MAX_OUT];
 	double  din_beta[LORA__MAX_IN];
-	int32_t saved;
+	int32_t saved, scratch;
 } lora__step;
 
 typedef struct lora__buffer { int64_t cols; size_t bytes, offset; int32_t first, last, space; } lora__buffer;
@@ -55,7 +55,7 @@ typedef struct lora__plan {
 	size_t          n_steps, cap_steps;
 	lora__buffer   *buffers;
 	size_t          n_buffers, cap_buffers;
-	size_t          scratch_offset, arena_bytes;
+	size_t          scratch_bytes, arena_bytes; /* of the step that needs most; all */
 } lora__plan;
 
 /* Plan for up to rows rows (and source_rows of space 1). TRAIN keeps what backward reads; CHECKPOINT keeps block boundaries only and runs each block's forward again;

@@ -9,9 +9,10 @@
 
 enum { CHUNK_ELEMENTS = 1 << 23, CHUNK_MIN = 16, CHUNK_MAX = 512, PITCH = 16 };
 
-static int64_t chunk_rows(const lora__node *n, int64_t rows)
+/* A base in blocks is there to save memory; its products in F32 take longer than decoding it once more. */
+static int64_t chunk_rows(const lora__node *n, lora_dtype real, int64_t rows)
 {
-	int64_t c = CHUNK_ELEMENTS / n->i[0];
+	int64_t c = CHUNK_ELEMENTS / n->i[0] / (real == LORA_F32 && lora__site_is_quant(n->site) ? 2 : 1);
 	if (c < CHUNK_MIN) c = CHUNK_MIN;
 	if (c > 32) c -= c % 32; /* whole blocks of the product */
 	if (c > CHUNK_MAX) c = CHUNK_MAX;
@@ -28,7 +29,7 @@ typedef struct pieces { char *h, *dh, *logits, *saved, *site; int32_t *labels; s
 
 static pieces layout(const lora__node *n, lora_dtype real, int64_t rows, char *base)
 {
-	pieces p = { .chunk = chunk_rows(n, rows) };
+	pieces p = { .chunk = chunk_rows(n, real, rows) };
 	size_t each = lora__dtype_size(real), at = 0;
 	p.h = base + at, at += padded(each * (size_t)(p.chunk * n->i[1]));
 	p.dh = base + at, at += padded(each * (size_t)(p.chunk * n->i[1]));

@@ -2,7 +2,8 @@
  * buffers placed in one arena so that those alive at the same time do not overlap.
  *
  * Checkpointing keeps only values that cross a block boundary; before a block's backward its forward runs again into new buffers
- * (Chen et al. 2016, arXiv:1604.06174), leaving out ops whose results backward does not read. */
+ * (Chen et al. 2016, arXiv:1604.06174), leaving out ops whose results backward does not read. Without it the results of cheap ops (norms, gated
+ * units) are not kept either: they are computed again, by the same code from the same values, right before the first backward step that reads them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,7 @@ typedef struct maker {
 	int32_t           *saved; /* saved buffer of each node, -1 = none */
 	char              *needs; /* value needs a gradient */
 	char              *again; /* node runs again in its block's recomputation */
-	size_t             scratch;
+	size_t             turn;   /* steps of the forward pass; 0 while it is made */
 } maker;
 
 static size_t padded(size_t n) { return (n + 63) & ~(size_t)63; }
@@ -52,19 +53,22 @@ static lora__step *new_step(maker *k, int32_t node, int backward)
 	if (lora__grow(k->g->ctx, &p->steps, &p->cap_steps, p->n_steps + 1, sizeof *p->steps)) return NULL;
 	lora__step *s = &p->steps[p->n_steps];
 	memset(s, 0, sizeof *s);
-	s->node = node, s->backward = (int8_t)backward, s->saved = -1;
+	s->node = node, s->backward = (int8_t)backward, s->saved = s->scratch = -1;
 	for (int i = 0; i < LORA__MAX_IN; i++) s->in[i] = s->din[i] = -1;
 	for (int i = 0; i < LORA__MAX_OUT; i++) s->out[i] = s->dout[i] = -1;
 	return s;
 }
 
-static void note_scratch(maker *k, const lora__node *n)
+/* What the step needs while it runs: a buffer of its own. */
+static lora_status give_scratch(maker *k, const lora__node *n, lora__step *s)
 {
 	int64_t rows = rows_in(k, n->space);
 	for (int i = 0; i < n->n_in; i++)
 		if (rows_in(k, k->g->values[n->in[i]].space) > rows) rows = rows_in(k, k->g->values[n->in[i]].space);
 	size_t b = n->op->scratch_bytes ? padded(n->op->scratch_bytes(n, k->real, rows)) : 0;
-	if (b > k->scratch) k->scratch = b;
+	if (b > k->p->scratch_bytes) k->p->scratch_bytes = b;
+	s->scratch = b ? new_buffer(k, 0, b) : -1;
+	return s->scratch == -2 ? LORA_E_MEMORY : LORA_OK;
 }
 
 /* An in-place op may take over its input's buffer when nobody else reads the input and its producer does not keep it. */
@@ -95,9 +99,32 @@ static lora_status add_forward(maker *k, int32_t index)
 	k->saved[index] = bytes ? new_buffer(k, 0, bytes) : -1;
 	if (k->saved[index] == -2) return LORA_E_MEMORY;
 	s->saved = k->saved[index];
-	note_scratch(k, n);
+	if (give_scratch(k, n, s)) return LORA_E_MEMORY;
 	k->p->n_steps++;
 	return LORA_OK;
+}
+
+/* Attention costs up to rows x width operations for a row: cheap below 1/64 of the products of its block. */
+static int cheap(const maker *k, const lora__node *n)
+{
+	int64_t products = 0;
+	if (!(n->op->flags & LORA__OP_PAIRS)) return (n->op->flags & LORA__OP_CHEAP) != 0;
+	for (size_t i = 0; i < k->g->n_nodes; i++)
+		if (k->g->nodes[i].layer == n->layer && k->g->nodes[i].site) products += k->g->nodes[i].site->in * k->g->nodes[i].site->out;
+	return rows_in(k, n->space) * k->g->values[n->out[0]].cols < products / 64;
+}
+
+/* Make the cheap values that n's backward reads anew, unless that was done: their producer's backward comes later and keeps all that goes in. With
+ * BF16 products as quick as they are on tile units, the time would show. */
+static lora_status renew(maker *k, const lora__node *n, uint32_t keeps)
+{
+	lora_status st = LORA_OK;
+	for (int i = 0; i < n->n_in && st == LORA_OK && k->p->mode == LORA__PLAN_TRAIN && k->real != LORA_BF16; i++) {
+		int32_t v = n->in[i], from = k->g->values[v].producer;
+		if (!(keeps & (uint32_t)(LORA__KEEP_IN0 << i)) || (n->op->flags & LORA__OP_LOSS) || !cheap(k, &k->g->nodes[from])) continue;
+		if (k->needs[v] && k->p->buffers[k->value[v]].first < (int32_t)k->turn) st = add_forward(k, from);
+	}
+	return st;
 }
 
 /* The gradient buffer of value v is about to be added to. If another value whose producer's backward has not run yet shares it,
@@ -133,7 +160,8 @@ static lora_status add_backward(maker *k, int32_t index)
 {
 	const lora__node *n = &k->g->nodes[index];
 	uint32_t keeps = n->op->keeps ? n->op->keeps(n) : 0;
-	lora_status st = prepare_gradients(k, n, index);
+	lora_status st = renew(k, n, keeps);
+	if (st == LORA_OK) st = prepare_gradients(k, n, index);
 	lora__step *s = st ? NULL : new_step(k, index, 1);
 	if (!s) return LORA_E_MEMORY;
 	for (int i = 0; i < n->n_in; i++)
@@ -155,7 +183,7 @@ static lora_status add_backward(maker *k, int32_t index)
 		s->din_beta[i] = fresh ? 0.0 : 1.0;
 	}
 	touch(k, s->saved = k->saved[index]);
-	note_scratch(k, n);
+	if (give_scratch(k, n, s)) return LORA_E_MEMORY;
 	k->p->n_steps++;
 	return LORA_OK;
 }
@@ -219,6 +247,7 @@ static lora_status add_steps(maker *k)
 		if (!train || !(g->nodes[i].op->flags & LORA__OP_LOSS)) st = add_forward(k, (int32_t)i);
 	if (!train) return st;
 	find_needs(k);
+	k->turn = k->p->n_steps;
 	int32_t block = -1;
 	for (size_t i = g->n_nodes; i-- > 0 && st == LORA_OK;) {
 		const lora__node *n = &g->nodes[i];
@@ -276,8 +305,7 @@ static lora_status place(maker *k)
 		placed[j] = b;
 		if (at + b->bytes > top) top = at + b->bytes;
 	}
-	p->scratch_offset = top;
-	p->arena_bytes = top + k->scratch + 64;
+	p->arena_bytes = top + 64;
 	lora__free(ctx, order);
 	return LORA_OK;
 }

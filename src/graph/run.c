@@ -28,7 +28,7 @@ static lora_status run_step(const lora__graph *g, const lora__plan *p, const lor
 		e.dout[i] = view(p, s->dout[i], real, rows, arena);
 	}
 	e.saved = s->saved >= 0 ? arena + p->buffers[s->saved].offset : NULL;
-	e.scratch = arena + p->scratch_offset;
+	e.scratch = s->scratch >= 0 ? arena + p->buffers[s->scratch].offset : NULL;
 	return s->backward ? n->op->backward(&e) : n->op->forward(&e);
 }
 

@@ -83,4 +83,4 @@ static lora_status backward(lora__exec *e)
 }
 
 const lora__op lora__op_attention = { .m = { "attention", "scaled dot-product attention with grouped heads", "arXiv:1706.03762 eq. 1, arXiv:2305.13245", NULL },
-	.keeps = keeps, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .backward = backward };
+	.flags = LORA__OP_PAIRS, .keeps = keeps, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .backward = backward };

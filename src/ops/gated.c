@@ -36,5 +36,5 @@ static lora_status backward(lora__exec *e)
 	return st;
 }
 
-const lora__op lora__op_gated = { .m = { "gated", "gated or plain activation", "arXiv:2002.05202 eq. 6", NULL }, .keeps = keeps,
+const lora__op lora__op_gated = { .m = { "gated", "gated or plain activation", "arXiv:2002.05202 eq. 6", NULL }, .flags = LORA__OP_CHEAP, .keeps = keeps,
 	.scratch_bytes = scratch_bytes, .forward = forward, .backward = backward };

@@ -29,5 +29,5 @@ static lora_status backward(lora__exec *e)
 	return lora__run(e->ctx, &c);
 }
 
-const lora__op lora__op_layernorm = { .m = { "layernorm", "layer norm", "arXiv:1607.06450 eq. 3", NULL }, .keeps = keeps,
+const lora__op lora__op_layernorm = { .m = { "layernorm", "layer norm", "arXiv:1607.06450 eq. 3", NULL }, .flags = LORA__OP_CHEAP, .keeps = keeps,
 	.saved_bytes = saved_bytes, .forward = forward, .backward = backward };

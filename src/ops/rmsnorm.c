@@ -34,5 +34,5 @@ static lora_status backward(lora__exec *e)
 	return lora__run(e->ctx, &c);
 }
 
-const lora__op lora__op_rmsnorm = { .m = { "rmsnorm", "root mean square norm", "arXiv:1910.07467 eq. 4", NULL }, .keeps = keeps,
+const lora__op lora__op_rmsnorm = { .m = { "rmsnorm", "root mean square norm", "arXiv:1910.07467 eq. 4", NULL }, .flags = LORA__OP_CHEAP, .keeps = keeps,
 	.saved_bytes = saved_bytes, .forward = forward, .backward = backward };

@@ -70,6 +70,16 @@ static int read_plain(const lora__graph *g, const void *data)
 	return 0;
 }
 
+/* A weight of a file that was brought into another order, or read whole: it is on the heap. */
+static int is_copy(const lora_model *m, const void *data)
+{
+	for (size_t i = 0; i < m->file.n_blobs; i++) {
+		const lora__blob *b = &m->file.blobs[i];
+		if (!b->mapped && (uintptr_t)data - (uintptr_t)b->data < b->n) return 1;
+	}
+	return 0;
+}
+
 /* Packed forms, and the weights that stay in memory as they are: *own on the heap, *mapped of a file. */
 static void count_weights(const lora_trainer *t, int64_t rows, const unsigned char *products, uint64_t *packed, uint64_t *own, uint64_t *mapped)
 {
@@ -93,7 +103,7 @@ static void count_weights(const lora_trainer *t, int64_t rows, const unsigned ch
 			used |= products[k] && !all;
 		}
 		if (w->owned) *own += lora__block_size(w->data);
-		else if (used) *mapped += w->bytes;
+		else if (used) *(is_copy(m, w->data) ? own : mapped) += w->bytes;
 	}
 }
 
@@ -126,7 +136,7 @@ lora_status lora__trainer_estimate(lora_trainer *t, int64_t n_sequences, int64_t
 		products = NULL;
 		uint64_t had = lora__block_size(m->arena), arena = m->arena_bytes >= plan->arena_bytes ? had : lora__block_need(plan->arena_bytes);
 		e->weights = own + mapped;
-		e->activations = plan->scratch_offset, e->scratch = arena - plan->scratch_offset;
+		e->activations = arena - plan->scratch_bytes, e->scratch = plan->scratch_bytes;
 		e->adapter = lora__block_size(t->a->params) + lora__block_size(t->a->grads) + lora__block_size(t->undo);
 		e->optimizer = lora__block_size(t->o->opt->piece);
 		for (int i = 0; i < t->o->opt->n_slots; i++) e->optimizer += lora__block_size(t->o->opt->slot[i]);

@@ -173,6 +173,34 @@ START_TEST(an_ending_of_two_modules)
 }
 END_TEST
 
+/* A merge into another type is rounded once, to that type: a quantised base is not quantised again on the way. */
+START_TEST(merged_into_another_type)
+{
+	const char *base = GOLDEN "gguf/tiny-llama.Q8_0.gguf", *pair = GOLDEN "gguf/adapter-tiny-llama-plain";
+	int32_t ids[8] = { 1, 5, 9, 13, 2, 40, 7, 30 };
+	tensors want, got;
+	double gap = 0, top = 0;
+	write_ids(in_scratch("ids.safetensors"), "{\"input_ids\":{\"dtype\":\"I32\",\"shape\":[1,8],\"data_offsets\":[0,32]}}", ids, 8);
+	ck_assert_int_eq(run_lora("merge -q -m %s -a %s -o '%s' --dtype-out f32", base, pair, in_scratch("wide.gguf")), 0);
+	ck_assert_int_eq(run_shell("ls -d '%s'*", in_scratch("wide.gguf")), 0);
+	ck_assert_int_eq(out_lines(), 1); /* nothing beside it */
+	ck_assert_int_eq(run_lora("score -q -m '%s' -i '%s' -o '%s'", in_scratch("wide.gguf"), in_scratch("ids.safetensors"), in_scratch("got")), 0);
+	ck_assert_int_eq(run_lora("score -q -m %s -a %s -i '%s' -o '%s'", base, pair, in_scratch("ids.safetensors"), in_scratch("want")), 0);
+	tensors_read(&got, in_scratch("got"));
+	tensors_read(&want, in_scratch("want"));
+	for (int64_t i = 0; i < tensors_count(&want, "logits"); i++) {
+		double a = tensors_at(&want, "logits", i), d = a - tensors_at(&got, "logits", i);
+		if (d < 0) d = -d;
+		if (a < 0) a = -a;
+		if (d > gap) gap = d;
+		if (a > top) top = a;
+	}
+	tensors_free(&got);
+	tensors_free(&want);
+	ck_assert_msg(gap < 1e-5 * top, "logits differ by %g of %g", gap, top);
+}
+END_TEST
+
 Suite *suite_careless(void)
 {
 	Suite *s = suite_create("careless");
@@ -184,6 +212,7 @@ Suite *suite_careless(void)
 	tcase_add_test(t, merges_in_circles);
 	tcase_add_test(t, tokens_of_no_byte);
 	tcase_add_test(t, an_ending_of_two_modules);
+	tcase_add_test(t, merged_into_another_type);
 	suite_add_tcase(s, t);
 	return s;
 }

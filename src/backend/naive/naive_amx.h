@@ -110,44 +110,7 @@ AMX static inline void store_sums(float *s, int64_t step)
 /* A run of steps: a has its rows stride bytes apart. */
 typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t steps; } strip;
 
-/* An eighth of what the next steps read, into the first-level cache: B two steps ahead, A one. Tile loads alone keep too few lines on their way.
- * (A macro: gcc takes a function that only prefetches for one without effect and drops its calls.) */
-#define FETCH1(i) _mm_prefetch(next, _MM_HINT_T0), next += t->stride, _mm_prefetch((const char *)(b + 4 * TILE) + (i) * 64, _MM_HINT_T0)
-#define FETCH(part) FETCH1(4 * (part)), FETCH1(4 * (part) + 1), FETCH1(4 * (part) + 2), FETCH1(4 * (part) + 3)
-
-/* Loads run a step ahead of the products, and fetches lie between them: measured 1.7 times as fast as loads and products in the order of need
- * (80 % of products that load nothing), the best of 500 orders tried at random. The last step loads nothing beyond the strip. */
-AMX __attribute__((noinline)) static void add_block(const strip *t)
-{
-	const char *a = t->a, *a2 = a + 16 * t->stride;
-	const uint16_t *b = t->b;
-	_tile_loadd(4, a, t->stride);
-	_tile_loadd(6, b, 64);
-	for (int64_t k = 1; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
-		const char *next = a + 64;
-		_tile_loadd(7, b + TILE, 64);
-		FETCH(0);
-		_tile_dpbf16ps(0, 4, 6);
-		FETCH(1);
-		_tile_loadd(5, a2, t->stride);
-		FETCH(2);
-		_tile_dpbf16ps(1, 4, 7);
-		FETCH(3);
-		_tile_loadd(4, a + 64, t->stride);
-		FETCH(4);
-		_tile_dpbf16ps(2, 5, 6);
-		FETCH(5);
-		_tile_loadd(6, b + 2 * TILE, 64);
-		FETCH(6);
-		_tile_dpbf16ps(3, 5, 7);
-		FETCH(7);
-	}
-	_tile_loadd(7, b + TILE, 64);
-	_tile_dpbf16ps(0, 4, 6);
-	_tile_loadd(5, a2, t->stride);
-	_tile_dpbf16ps(1, 4, 7);
-	_tile_dpbf16ps(2, 5, 6);
-	_tile_dpbf16ps(3, 5, 7);
-}
+/* tiles 0..3 += the strip's products */
+AMX void lora__amx_add_block(const strip *t);
 #endif
 #endif

@@ -108,7 +108,7 @@ AMX static void scores(const attn_job *j, float *s, const uint16_t *rows, const 
 	for (int64_t x = 0; x < n; x += SIDE) {
 		strip t = { (const char *)rows, j->dp * 2, keys + (unit + x / SIDE) * steps * 2 * TILE, steps };
 		zero_sums();
-		add_block(&t);
+		lora__amx_add_block(&t);
 		store_sums(s + x, KEYS);
 	}
 }
@@ -119,7 +119,7 @@ AMX static void weigh(const attn_job *j, float *o, const uint16_t *p, const uint
 	for (int64_t x = 0; x < j->dp; x += SIDE) {
 		strip t = { (const char *)p, KEYS * 2, rows + (x / SIDE * j->units + unit) * 2 * TILE, up(n) / SIDE };
 		load_sums(o + x, j->dp);
-		add_block(&t);
+		lora__amx_add_block(&t);
 		store_sums(o + x, j->dp);
 	}
 }
@@ -232,12 +232,12 @@ AMX static void add_rows(float *sums, int64_t step, const uint16_t *a, const uin
 	_Alignas(64) float block[BLOCK];
 	if (rows >= SIDE) {
 		load_sums(sums, step);
-		add_block(&t);
+		lora__amx_add_block(&t);
 		store_sums(sums, step);
 		return;
 	}
 	zero_sums();
-	add_block(&t);
+	lora__amx_add_block(&t);
 	store_sums(block, SIDE);
 	for (int64_t r = 0; r < rows; r++)
 		for (int64_t x = 0; x < SIDE; x++) sums[r * step + x] += block[r * SIDE + x];

@@ -103,6 +103,7 @@ int say(const char *format, ...) PRINTF_LIKE(1, 2);
 int finish_output(void);
 /* A string for JSON from n bytes that need not be UTF-8 (bad bytes become U+FFFD). */
 json_t *json_text(const char *text, size_t n);
+json_t *json_path(const char *path); /* the same; null for NULL. A file may have any name, JSON only UTF-8 */
 json_t *json_number(double value); /* null when not finite */
 
 /* Progress on stderr: a bar on a terminal, now and then a line elsewhere, nothing with --quiet. */

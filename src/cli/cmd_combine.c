@@ -194,7 +194,7 @@ int tell_combined(const args *a, const char *type, lora_adapter *made, double st
 		if (w) say("loss %.6g after %lld evaluations, without adapters %.6g\n", w->found.loss, (long long)w->found.evaluations, w->found.start_loss);
 		return say("combined %zu adapter%s (%s) into %s: rank %lld at %lld sites\n", n, n == 1 ? "" : "s", type, a->output, (long long)r, (long long)info.n_sites);
 	}
-	json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "output", a->output, "type", type, "adapters", (json_int_t)n, "r", (json_int_t)r, "sites",
+	json_t *o = json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:o}", "output", json_path(a->output), "type", type, "adapters", (json_int_t)n, "r", (json_int_t)r, "sites",
 		(json_int_t)info.n_sites, "parameters", (json_int_t)info.n_parameters, "seconds", json_number(seconds_now() - start));
 	if (w) {
 		json_t *list = json_array();

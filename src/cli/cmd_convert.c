@@ -56,7 +56,7 @@ static int convert_adapter(const args *a, const char *from, const char *to, int 
 					   lora_settings_set_string(settings, "dtype", dtype) || lora_adapter_save(s.adapters[0], to, settings)))
 		status = fail_library(s.ctx, to);
 	if (!status && a->json)
-		status = print_json(json_pack("{s:s, s:s, s:s, s:s}", "output", to, "kind", "adapter", "format", gguf ? "gguf" : "peft", "dtype", dtype));
+		status = print_json(json_pack("{s:o, s:s, s:s, s:s}", "output", json_path(to), "kind", "adapter", "format", gguf ? "gguf" : "peft", "dtype", dtype));
 	else if (!status) say("converted the adapter to %s\n", to);
 	lora_settings_destroy(settings);
 	session_close(&s);
@@ -75,7 +75,7 @@ static int convert_model(const args *a, const char *from, const char *to, int gg
 	if (!status) status = session_model(&s, &with);
 	if (!status) status = save_model(&s, &with, gguf, weight_dtype(a->dtype_out ? a->dtype_out : "keep"));
 	if (!status && a->json)
-		status = print_json(json_pack("{s:s, s:s, s:s, s:I, s:o}", "output", to, "kind", "model", "format", gguf ? "gguf" : "hf", "parameters",
+		status = print_json(json_pack("{s:o, s:s, s:s, s:I, s:o}", "output", json_path(to), "kind", "model", "format", gguf ? "gguf" : "hf", "parameters",
 			(json_int_t)s.info.n_parameters, "seconds", json_number(seconds_now() - start)));
 	else if (!status) say("converted the model to %s\n", to);
 	session_close(&s);

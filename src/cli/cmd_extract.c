@@ -36,7 +36,7 @@ static int tell(const session *s, const args *a, const double *norms, const doub
 	}
 	json_t *root = site_json("", norm, error);
 	json_object_del(root, "name");
-	json_object_set_new(root, "output", json_string(a->output));
+	json_object_set_new(root, "output", json_path(a->output));
 	json_object_set_new(root, "sites", list);
 	json_object_set_new(root, "seconds", json_number(seconds_now() - start));
 	return print_json(root);

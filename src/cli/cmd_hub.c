@@ -212,7 +212,7 @@ static int show_row(const hub *h, const args *a, json_t *row, int wide)
 	int status = OK;
 	if (a->json) {
 		json_t *o = json_copy(row);
-		json_object_set_new(o, "path", path ? json_text(path, strlen(path)) : json_null());
+		json_object_set_new(o, "path", json_path(path));
 		status = print_json(o);
 	} else if (!wide) status = say("added %s to %s\n", text, h->root);
 	else {

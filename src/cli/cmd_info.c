@@ -299,6 +299,7 @@ static int run(const args *a)
 {
 	const char *path = a->n_positional ? a->positional[0] : a->model;
 	if (!path) return fail(USAGE, "info", "usage: lora info %s", command_info.usage);
+	if (!*path) return fail(USAGE, "info", "the path is empty");
 	if (a->n_positional && a->model) return fail(USAGE, "-m", "a path is given already: %s", path);
 	if (!a->plan && a->n_settings) return fail(USAGE, a->settings[0].name, "settings go with --plan");
 	if (a->plan && plan_check(a)) return USAGE;

@@ -245,7 +245,7 @@ static int tell_json(const survey *v, const args *a, const curve *c, double star
 		json_array_append_new(adapters, json_text(a->adapters[i].path, strlen(a->adapters[i].path)));
 		json_array_append_new(losses, json_number(c->loss[v->corner[i]]));
 	}
-	return print_json(json_pack("{s:s?, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:o}", "output", a->output, "path", c->path, "adapters", adapters, "losses", losses, "barrier",
+	return print_json(json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:o}", "output", json_path(a->output), "path", c->path, "adapters", adapters, "losses", losses, "barrier",
 		json_number(c->barrier), "at", weights_json(v, c->at), "barrier_loss", json_number(c->loss[c->at]), "points", points, "tokens", (json_int_t)v->data.tokens, "seconds",
 		json_number(seconds_now() - start)));
 }

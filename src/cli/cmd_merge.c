@@ -59,7 +59,7 @@ static int run(const args *a)
 	if (!status) status = merge_all(&s, a);
 	if (!status) status = save_model(&s, a, gguf, dtype);
 	if (!status && a->json)
-		status = print_json(json_pack("{s:s, s:i, s:I, s:o}", "output", a->output, "adapters", (int)s.n_adapters, "parameters",
+		status = print_json(json_pack("{s:o, s:i, s:I, s:o}", "output", json_path(a->output), "adapters", (int)s.n_adapters, "parameters",
 			(json_int_t)s.info.n_parameters, "seconds", json_number(seconds_now() - start)));
 	else if (!status) say("merged %zu adapter%s into %s\n", s.n_adapters, s.n_adapters == 1 ? "" : "s", a->output);
 	session_close(&s);

@@ -8,7 +8,7 @@ static json_t *summary(const run_log *r)
 	double low = s->y[0], high = s->y[0];
 	series_range(s, &low, &high);
 	json_t *o = json_object();
-	json_object_set_new(o, "run", json_string(r->name));
+	json_object_set_new(o, "run", json_path(r->name));
 	json_object_set_new(o, "steps", json_integer((json_int_t)s->n));
 	json_object_set_new(o, "first_loss", json_number(s->y[0]));
 	json_object_set_new(o, "last_loss", json_number(s->y[s->n - 1]));

@@ -132,7 +132,7 @@ static int tell(const pruning *p, const args *a, const char *by, double start)
 			if (!strcmp(by, "shapley")) json_object_set_new(o, "error", json_number(p->errors[k]));
 			json_array_append_new(list, o);
 		}
-		return print_json(json_pack("{s:s?, s:s, s:o, s:I, s:o, s:o, s:o, s:I, s:I, s:o}", "output", a->output, "by", by, "layers", list, "kept", (json_int_t)p->kept,
+		return print_json(json_pack("{s:o, s:s, s:o, s:I, s:o, s:o, s:o, s:I, s:I, s:o}", "output", json_path(a->output), "by", by, "layers", list, "kept", (json_int_t)p->kept,
 			"loss_none", json_number(p->none), "loss_all", json_number(p->all), "loss", json_number(p->after), "evaluations", (json_int_t)p->calls, "tokens",
 			(json_int_t)p->data.tokens, "seconds", json_number(seconds_now() - start)));
 	}

@@ -32,7 +32,7 @@ static int run(const args *a)
 	if (!status) status = save_model(&s, a, 1, type);
 	if (!status && stat(a->output, &st)) status = fail_system(a->output, "cannot look at what was written");
 	if (!status && a->json)
-		status = print_json(json_pack("{s:s, s:s, s:I, s:I, s:o}", "output", a->output, "dtype", type, "parameters", (json_int_t)s.info.n_parameters, "bytes",
+		status = print_json(json_pack("{s:o, s:s, s:I, s:I, s:o}", "output", json_path(a->output), "dtype", type, "parameters", (json_int_t)s.info.n_parameters, "bytes",
 			(json_int_t)st.st_size, "seconds", json_number(seconds_now() - start)));
 	else if (!status) say("%s: %.1f MB in %s\n", a->output, (double)st.st_size / 1e6, type);
 	session_close(&s);

@@ -258,7 +258,7 @@ static int totals(training *t, int stopped)
 		json_object_set_new(line, "bad_lines", json_integer(t->data.bad));
 		json_object_set_new(line, "parameters", json_integer(info.n_parameters));
 		json_object_set_new(line, "peak_memory_bytes", json_integer(peak));
-		json_object_set_new(line, "output", json_text(t->out.dir, strlen(t->out.dir)));
+		json_object_set_new(line, "output", json_path(t->out.dir));
 		return print_json(line);
 	}
 	human_time(seconds, took, sizeof took);

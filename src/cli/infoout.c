@@ -14,7 +14,7 @@ void info_path(const char *path)
 
 int print_info(json_t *root)
 {
-	if (told_path) json_object_set_new(root, "path", json_text(told_path, strlen(told_path)));
+	if (told_path) json_object_set_new(root, "path", json_path(told_path));
 	return print_json(root);
 }
 

@@ -247,6 +247,7 @@ static int store(args *a, const option *o, const char *shown, const char *value)
 	case FLAG: *(int *)(void *)(base + o->at) = 1; return OK;
 	case TEXT:
 		if (*(const char **)(void *)(base + o->at)) return fail(USAGE, shown, "given twice");
+		if (!*value && o->at != AT(text) && o->at != AT(tokens) && o->at != AT(decode) && o->at != AT(system)) return fail(USAGE, shown, "is empty");
 		*(const char **)(void *)(base + o->at) = value;
 		return OK;
 	case LIST: return add_word((word_list *)(void *)(base + o->at), value);

@@ -184,6 +184,8 @@ json_t *json_text(const char *text, size_t n)
 	return whole;
 }
 
+json_t *json_path(const char *path) { return path ? json_text(path, strlen(path)) : json_null(); }
+
 json_t *json_number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
 /* ---- terminal ---- */

@@ -103,9 +103,9 @@ static int tell(const soup *p, const args *a, double start)
 	}
 	json_t *list = json_array();
 	for (size_t i = 0; i < a->n_adapters; i++)
-		json_array_append_new(list, json_pack("{s:o, s:o, s:o}", "adapter", json_text(a->adapters[i].path, strlen(a->adapters[i].path)), "weight", json_number(p->weight[i]), "loss",
+		json_array_append_new(list, json_pack("{s:o, s:o, s:o}", "adapter", json_path(a->adapters[i].path), "weight", json_number(p->weight[i]), "loss",
 			json_number(p->loss[i])));
-	return print_json(json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:I, s:o}", "output", a->output, "type", "greedy_soup", "adapters", (json_int_t)a->n_adapters, "kept",
+	return print_json(json_pack("{s:o, s:s, s:I, s:I, s:o, s:o, s:I, s:o}", "output", json_path(a->output), "type", "greedy_soup", "adapters", (json_int_t)a->n_adapters, "kept",
 		(json_int_t)p->kept, "weights", list, "loss", json_number(p->best), "evaluations", (json_int_t)p->done, "seconds", json_number(seconds_now() - start)));
 }
 

@@ -201,6 +201,17 @@ START_TEST(merged_into_another_type)
 }
 END_TEST
 
+/* A file may have any name; JSON shows what is no UTF-8 of it as U+FFFD. */
+START_TEST(names_of_any_bytes)
+{
+	ck_assert_int_eq(run_shell("cd '%s' && d=$(printf 'n\\377 m') && l=\"$OLDPWD/%s\" g=\"$OLDPWD/" GOLDEN "\" && test -x \"$l\" || l='%s'; "
+		"\"$l\" merge --json -m \"$g/models/llama/model\" -a \"$g/peft/lora-default/adapter\" -o \"$d\" && \"$l\" info --json \"$d\"", scratch, lora_program(), lora_program()), 0);
+	json_t *o = out_json(0);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "output")), "n\xef\xbf\xbd m");
+	json_decref(o);
+}
+END_TEST
+
 Suite *suite_careless(void)
 {
 	Suite *s = suite_create("careless");
@@ -213,6 +224,7 @@ Suite *suite_careless(void)
 	tcase_add_test(t, tokens_of_no_byte);
 	tcase_add_test(t, an_ending_of_two_modules);
 	tcase_add_test(t, merged_into_another_type);
+	tcase_add_test(t, names_of_any_bytes);
 	suite_add_tcase(s, t);
 	return s;
 }

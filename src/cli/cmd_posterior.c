@@ -175,7 +175,8 @@ static int predict_batch(work *w, const lora_batch *b)
 	int32_t *label = new_array((size_t)b->n_sequences, sizeof *label);
 	int64_t *column = new_array((size_t)b->n_sequences, sizeof *column);
 	int status = p && label && column ? classes_of(&w->classes, b, w->a->data, label, column) : FAILED;
-	if (!status && lora_posterior_predict(w->p, b, w->settings, p, map, w->a->output ? cov : NULL, n)) status = fail_library(w->s.ctx, w->a->data);
+	lora_status st = status ? LORA_OK : lora_posterior_predict(w->p, b, w->settings, p, map, w->a->output ? cov : NULL, n);
+	if (st) status = fail_library(w->s.ctx, st == LORA_E_ARGUMENT ? "-s" : w->a->data);
 	for (int64_t r = 0; r < b->n_sequences && !status; r++) {
 		double *f = map + r * c, most = -INFINITY, sum = 0;
 		for (int64_t k = 0; k < c; k++) most = fmax(most, f[k]);

@@ -1,26 +1,7 @@
 /* Files and directories: what is read, what is refused, and that a save leaves the old or the new content whatever fails or dies. */
 #include <check.h>
 
-#include "check_alloc.h"
-#include "faults.h"
-
-static check_alloc   ca;
-static lora_context *ctx;
-static scratch       room;
-
-static void setup(void)
-{
-	check_alloc_init(&ca);
-	ctx = check_context(&ca);
-	scratch_make(&room);
-}
-
-static void teardown(void)
-{
-	scratch_remove(&room);
-	lora_context_destroy(ctx);
-	check_alloc_done(&ca);
-}
+#include "room.h"
 
 #define fails_with(status, text, call)                                                                                 \
 	do {                                                                                                               \

@@ -2,27 +2,8 @@
  * Models and adapters in GGUF (G28 to G38 among them) are in test_gguf_model.c. */
 #include <check.h>
 
-#include "check_alloc.h"
-#include "faults.h"
+#include "room.h"
 #include "gguf/image.h"
-
-static check_alloc   ca;
-static lora_context *ctx;
-static scratch       room;
-
-static void setup(void)
-{
-	check_alloc_init(&ca);
-	ctx = check_context(&ca);
-	scratch_make(&room);
-}
-
-static void teardown(void)
-{
-	scratch_remove(&room);
-	lora_context_destroy(ctx);
-	check_alloc_done(&ca);
-}
 
 static const uint64_t row4[1] = { 4 };
 

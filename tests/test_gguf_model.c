@@ -1,32 +1,9 @@
-/* Models, adapters and tokenizers in GGUF: logits against golden files computed in float64 from the decoded weights; conversions both ways, byte
- * by byte where the reference writer's file is there; merging into quantised weights; training on them; bad-input rows G28 to G38. */
+/* Models and tokenizers in GGUF: logits against golden files computed in float64 from the decoded weights; conversions both ways, byte
+ * by byte where the reference writer's file is there; merging into quantised weights; training on them; bad-input rows G28 to G32, G37. Adapters: test_gguf_adapter.c. */
 #include <check.h>
 
-#include "faults.h"
-#include "gguf/image.h"
-#include "golden.h"
+#include "gguf/work.h"
 #include "quant/quant.h"
-
-#define DIR_ "tests/golden/gguf/"
-
-static scratch room;
-static void setup(void) { golden_context("naive", 2), scratch_make(&room); }
-static void teardown(void) { lora_context_destroy(golden_ctx), scratch_remove(&room); }
-
-static lora_model *open_model(const char *path)
-{
-	lora_model *m;
-	ck_ok(lora_model_open(golden_ctx, path, NULL, &m));
-	return m;
-}
-
-static lora_settings *settings_of(const char *name, const char *value)
-{
-	lora_settings *s;
-	ck_ok(lora_settings_create(golden_ctx, &s));
-	if (name) ck_ok(lora_settings_set_string(s, name, value));
-	return s;
-}
 
 /* Logits of the model's golden ids; the caller frees. */
 static float *logits_of(lora_model *m, const int32_t *ids, size_t n, size_t *count)
@@ -183,129 +160,6 @@ START_TEST(stray_bias)
 	fclose(f);
 	ck_assert_int_eq(lora_model_open(golden_ctx, gguf, NULL, &m), LORA_E_UNSUPPORTED);
 	ck_assert_ptr_nonnull(strstr(lora_context_last_error(golden_ctx), ".bias"));
-}
-END_TEST
-
-/* ---- adapters ---- */
-
-static void same_tensors(const lora__tensors *a, const lora__tensors *b, const char *skip)
-{
-	ck_assert_uint_eq(a->n, b->n);
-	for (size_t i = 0; i < a->n; i++) {
-		const lora__tensor *x = &a->list[i], *y = lora__tensors_find(b, x->name);
-		ck_assert_msg(y != NULL, "%s is missing", x->name);
-		ck_assert_msg(x->dtype == y->dtype && x->bytes == y->bytes, "%s: type or size", x->name);
-		if (skip && strstr(x->name, skip)) continue;
-		ck_assert_msg(memcmp(x->data, y->data, x->bytes) == 0, "%s: bytes differ", x->name);
-	}
-}
-
-static const char *const adapters[] = { "tiny-llama-plain", "tiny-llama-pattern", "tiny-llama-rslora", "tiny-llama-qv", "tiny-llama-embed" };
-
-START_TEST(adapters_both_ways)
-{
-	char peft[160], file[160], path[512];
-	lora_adapter *a;
-	lora__gguf g, golden;
-	lora__tensors x, y;
-	lora_model *m = open_model(DIR_ "tiny-llama.Q8_0.gguf");
-	lora_settings *s = settings_of("format", "gguf");
-	snprintf(peft, sizeof peft, DIR_ "adapter-%s", adapters[_i]);
-	snprintf(file, sizeof file, DIR_ "adapter-%s.gguf", adapters[_i]);
-	/* PEFT to GGUF: the reference converter's bytes */
-	snprintf(path, sizeof path, "%s", scratch_path(&room, "out.gguf"));
-	ck_ok(lora_adapter_open(m, peft, NULL, &a));
-	ck_ok(lora_adapter_save(a, path, s));
-	lora_adapter_destroy(a);
-	ck_ok(lora__gguf_open(golden_ctx, path, &g));
-	ck_ok(lora__gguf_open(golden_ctx, file, &golden));
-	same_tensors(&golden.set, &g.set, NULL);
-	double alpha, want;
-	ck_ok(lora__gguf_float(&g, "adapter.lora.alpha", 0, &alpha));
-	ck_ok(lora__gguf_float(&golden, "adapter.lora.alpha", 0, &want));
-	ck_assert(alpha == want);
-	lora__gguf_close(&g);
-	lora__gguf_close(&golden);
-	/* GGUF to PEFT: the same parameters; where alpha was folded into B, B is another */
-	snprintf(path, sizeof path, "%s", scratch_path(&room, "out"));
-	ck_ok(lora_adapter_open(m, file, NULL, &a));
-	ck_ok(lora_adapter_save(a, path, NULL));
-	lora_adapter_destroy(a);
-	snprintf(path, sizeof path, "%s", scratch_path(&room, "out/adapter_model.safetensors"));
-	snprintf(peft + strlen(peft), sizeof peft - strlen(peft), "/adapter_model.safetensors");
-	ck_ok(lora__safetensors_open(golden_ctx, path, &x));
-	ck_ok(lora__safetensors_open(golden_ctx, peft, &y));
-	same_tensors(&y, &x, _i == 1 ? "lora_B" : NULL);
-	lora__tensors_close(&x);
-	lora__tensors_close(&y);
-	lora_settings_destroy(s);
-	lora_model_destroy(m);
-}
-END_TEST
-
-/* An adapter file for tiny-llama with one pair, changed as a row asks. */
-typedef struct pair_file { const char *type, *adapter, *arch, *name_a, *name_b; uint64_t in, rank, rank_b, out; int no_b, dims; float alpha; int has_alpha; uint32_t dtype; } pair_file;
-
-static void write_pair(const char *path, const pair_file *p)
-{
-	image m = { 0 };
-	uint64_t each = p->dtype == 2 ? 18 : 4, per = p->dtype == 2 ? 32 : 1;
-	uint64_t size_a = (p->in * p->rank / per * each + 31) & ~31ull;
-	im_head(&m, p->no_b ? 1 : 2, (uint64_t)((p->type != NULL) + (p->adapter != NULL) + 1 + p->has_alpha));
-	if (p->type) im_text(&m, "general.type", p->type);
-	if (p->adapter) im_text(&m, "adapter.type", p->adapter);
-	im_text(&m, "general.architecture", p->arch);
-	if (p->has_alpha) im_f(&m, "adapter.lora.alpha", p->alpha);
-	uint64_t ne_a[3] = { p->in, p->rank, 2 }, ne_b[3] = { p->rank_b, p->out, 2 };
-	im_tensor(&m, p->name_a, p->dims == 3 ? 3 : 2, ne_a, p->dtype, 0);
-	if (!p->no_b) im_tensor(&m, p->name_b, 2, ne_b, 0, p->dims == 3 ? 2 * size_a : size_a);
-	im_data(&m, 1 << 16);
-	for (size_t i = m.n - (1 << 16); i < m.n; i++) m.p[i] = 0;
-	scratch_write(path, m.p, m.n);
-	free(m.p);
-}
-
-static const pair_file good = { "adapter", "lora", "llama", "blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b", 64, 4, 4, 64, 0, 2, 8, 1, 0 };
-
-START_TEST(bad_adapters)
-{
-	struct { const char *id; pair_file f; lora_status status; const char *text; } rows[] = {
-		{ "good", good, LORA_OK, "" },
-		{ "G33 general.type", good, LORA_E_FORMAT, "general.type is missing" },
-		{ "G33 a model", good, LORA_E_FORMAT, "not an adapter" },
-		{ "G33 adapter.type", good, LORA_E_FORMAT, "adapter.type is missing" },
-		{ "G33 architecture", good, LORA_E_FORMAT, "of another model" },
-		{ "G34 half a pair", good, LORA_E_FORMAT, "lora_b is missing" },
-		{ "G34 suffix", good, LORA_E_FORMAT, "blk.0.attn_q.weight.lora_c" },
-		{ "G34 no such tensor", good, LORA_E_NOTFOUND, "no such tensor" },
-		{ "G35 ranks", good, LORA_E_SHAPE, "lora_B" },
-		{ "G35 in", good, LORA_E_SHAPE, "lora_A" },
-		{ "G35 out", good, LORA_E_SHAPE, "lora_B" },
-		{ "G35 experts", good, LORA_E_UNSUPPORTED, "matrix" },
-		{ "G35 rank 0", good, LORA_E_SHAPE, "zero" },
-		{ "G36 missing", good, LORA_OK, "" }, /* scale 1, as llama.cpp */
-		{ "G36 NaN", good, LORA_E_NUMERIC, "alpha" },
-		{ "G36 0", good, LORA_OK, "" },
-		{ "G36 negative", good, LORA_OK, "" },
-		{ "G38 Q4_0", good, LORA_OK, "" }, /* decoded */
-	};
-	rows[1].f.type = NULL, rows[2].f.type = "model", rows[3].f.adapter = NULL, rows[4].f.arch = "qwen2", rows[5].f.no_b = 1;
-	rows[6].f.name_a = "blk.0.attn_q.weight.lora_c", rows[7].f.name_a = "blk.0.attn_x.weight.lora_a", rows[7].f.name_b = "blk.0.attn_x.weight.lora_b";
-	rows[8].f.rank_b = 3, rows[9].f.in = 72, rows[10].f.out = 96, rows[11].f.dims = 3, rows[12].f.rank = 0, rows[13].f.has_alpha = 0;
-	rows[14].f.alpha = NAN, rows[15].f.alpha = 0, rows[16].f.alpha = -8, rows[17].f.dtype = 2;
-	const char *path = scratch_path(&room, "a.gguf");
-	lora_model *m = open_model(DIR_ "tiny-llama.Q8_0.gguf");
-	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-		lora_adapter *a = NULL;
-		write_pair(path, &rows[i].f);
-		lora_status st = lora_adapter_open(m, path, NULL, &a);
-		const char *said = lora_context_last_error(golden_ctx);
-		ck_assert_msg(st == rows[i].status, "%s: %s (%s)", rows[i].id, lora_status_name(st), said);
-		ck_assert_msg(st == LORA_OK || (strstr(said, rows[i].text) && strstr(said, "a.gguf")), "%s: \"%s\" lacks \"%s\"", rows[i].id, said, rows[i].text);
-		ck_assert((a != NULL) == (st == LORA_OK));
-		lora_adapter_destroy(a);
-	}
-	lora_model_destroy(m);
 }
 END_TEST
 
@@ -608,8 +462,6 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, there_and_back, 0, (int)(sizeof hf_models / sizeof *hf_models));
 	tcase_add_test(c, gemma3_global);
 	tcase_add_test(c, stray_bias);
-	tcase_add_loop_test(c, adapters_both_ways, 0, (int)(sizeof adapters / sizeof *adapters));
-	tcase_add_test(c, bad_adapters);
 	tcase_add_loop_test(c, bad_models, 0, N_BAD_MODELS);
 	tcase_add_test(c, vocabularies);
 	tcase_add_test(c, round_trips);

@@ -2,29 +2,10 @@
  * PEFT's own bytes, keys carried over, faults. The golden directory was saved by PEFT 0.21.2. */
 #include <check.h>
 
-#include "check_alloc.h"
-#include "faults.h"
+#include "room.h"
 #include "format/peft.h"
 
 #define GOLDEN "tests/golden/peft-saved"
-
-static check_alloc   ca;
-static lora_context *ctx;
-static scratch       room;
-
-static void setup(void)
-{
-	check_alloc_init(&ca);
-	ctx = check_context(&ca);
-	scratch_make(&room);
-}
-
-static void teardown(void)
-{
-	scratch_remove(&room);
-	lora_context_destroy(ctx);
-	check_alloc_done(&ca);
-}
 
 static void says(const char *id, const char *text)
 {

@@ -245,6 +245,35 @@ static void predict(lora_posterior *p, net *t, const char *json, double *prob, d
 	t->batch = 5;
 }
 
+/* One direction: N(f, s^2 (I - 1/C)) with s^2 = u^T V u, u along e_best - p. */
+static void one_direction(lora_posterior *p, net *t, const double *logits, const double *cov)
+{
+	enum { DRAWS = 100000 };
+	int64_t c = t->classes;
+	double got[64], want[16], centre[16] = { 0 }, room[64], *noise = calloc((size_t)(DRAWS * c), sizeof *noise);
+	lora__rng r;
+	ck_assert_ptr_nonnull(noise);
+	lora__rng_init(&r, 5);
+	for (int64_t i = 0; i < DRAWS * c; i++) noise[i] = lora__rng_normal(&r);
+	for (int64_t i = 0; i < c * c; i++) centre[i] = (i % (c + 1) == 0) - 1 / (double)c;
+	predict(p, t, "{\"directions\":\"one\",\"samples\":200000}", got, NULL, NULL);
+	for (int64_t e = 0; e < t->n; e++) {
+		const double *f = logits + e * c, *v = cov + e * c * c;
+		double u[4], norm = 0, s2 = 0, var[16];
+		int64_t best = 0;
+		lora__softmax(f, c, u);
+		for (int64_t k = 1; k < c; k++) best = f[k] > f[best] ? k : best;
+		u[best] -= 1;
+		for (int64_t k = 0; k < c; k++) norm += u[k] * u[k];
+		for (int64_t i = 0; i < c * c; i++) s2 += u[i / c] * v[i] * u[i % c] / norm;
+		for (int64_t i = 0; i < c * c; i++) var[i] = i % (c + 1) ? 0 : s2;
+		lora__gauss g = { .n = c, .dirs = c, .basis = centre, .f = f, .noise = noise, .samples = 2 * DRAWS, .cov = var, .scratch = room };
+		lora__predictive_sampled.run(&g, want);
+		check_close(got + e * c, want, c, 1e-2);
+	}
+	free(noise);
+}
+
 START_TEST(predictions)
 {
 	net t;
@@ -268,6 +297,8 @@ START_TEST(predictions)
 	predict(p, &t, "{\"samples\":200000}", prob, NULL, NULL);
 	predict(p, &t, "{\"samples\":200000,\"seed\":3}", other, NULL, cov);
 	check_close(prob, other, n, 5e-3);
+	predict(p, &t, "{}", NULL, logits, cov);
+	one_direction(p, &t, logits, cov);
 	/* the other forms say about the same */
 	predict(p, &t, "{\"form\":\"probit\"}", other, NULL, NULL);
 	check_close(other, prob, n, 0.4);
@@ -481,7 +512,7 @@ START_TEST(refusals)
 	lora_batch b = { .struct_size = sizeof b };
 	get(&t, 0, &b);
 	static const struct { const char *json, *word; lora_status st; } bad[] = { { "{\"form\":\"probits\"}", "probit", LORA_E_ARGUMENT }, { "{\"samples\":0}", "samples", LORA_E_ARGUMENT },
-		{ "{\"sample\":5}", "samples", LORA_E_ARGUMENT } };
+		{ "{\"sample\":5}", "samples", LORA_E_ARGUMENT }, { "{\"directions\":\"one\",\"form\":\"probit\"}", "sampled", LORA_E_ARGUMENT } };
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		s = settings(bad[i].json);
 		check_fails(bad[i].st, lora_posterior_predict(p, &b, s, x, NULL, NULL, b.n_sequences * t.classes));

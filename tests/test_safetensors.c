@@ -3,41 +3,9 @@
 #include <check.h>
 #include <stdarg.h>
 
-#include "check_alloc.h"
-#include "faults.h"
-#include "format/safetensors.h"
+#include "room.h"
+#include "stimage.h"
 #include "format/safetensors_type.h"
-
-static check_alloc   ca;
-static lora_context *ctx;
-static scratch       room;
-
-static void setup(void)
-{
-	check_alloc_init(&ca);
-	ctx = check_context(&ca);
-	scratch_make(&room);
-}
-
-static void teardown(void)
-{
-	scratch_remove(&room);
-	lora_context_destroy(ctx);
-	check_alloc_done(&ca);
-}
-
-/* An image: header of n bytes, then data_n bytes of data 0, 1, 2, ... */
-typedef struct image { uint8_t *bytes; size_t n; } image;
-
-static image make_n(const char *header, size_t n, size_t data_n)
-{
-	image f = { malloc(8 + n + data_n), 8 + n + data_n };
-	for (int i = 0; i < 8; i++) f.bytes[i] = (uint8_t)((uint64_t)n >> (8 * i));
-	memcpy(f.bytes + 8, header, n);
-	for (size_t i = 0; i < data_n; i++) f.bytes[8 + n + i] = (uint8_t)i;
-	return f;
-}
-static image make(const char *header, size_t data_n) { return make_n(header, strlen(header), data_n); }
 
 /* Open an image that must fail so; text must be in the message, and so must the file's name. */
 static void refused(const char *id, image f, lora_status status, const char *text)

@@ -139,7 +139,7 @@ LORA_API lora_status lora_model_save(lora_model *m, const char *path, const lora
  * Since    0.1 */
 LORA_API lora_status lora_gguf_describe(lora_context *ctx, const char *path, char *buf, size_t size, size_t *needed);
 
-/* 1 when path ends in .gguf, or is a regular file that begins with GGUF's magic; 0 for folders and all else.
+/* Tell GGUF files from others: 1 when path ends in .gguf, or is a regular file that begins with GGUF's magic; 0 for folders and all else.
  * path     UTF-8, borrowed for the call; may be NULL
  * Thread   any
  * Since    0.1 */

@@ -12,8 +12,7 @@
 
 enum { NEAR = 256 }; /* NEAR columns of some hundred rows stay in the cache */
 
-/* Rows of v[k,in] (orthonormal) and y[k,out] = (M v^T)^T, or with turned the other way round, to PEFT's form: A has the orthonormal rows. */
-static void put(const double *v, int64_t nv, double *y, int64_t ny, int64_t k, int turned, float *low_a, float *low_b)
+void lora__lowrank_put(const double *v, int64_t nv, double *y, int64_t ny, int64_t k, int turned, float *low_a, float *low_b)
 {
 	for (int64_t c = 0; c < k; c++) {
 		const double *vc = v + c * nv, *yc = y + c * ny;
@@ -26,6 +25,16 @@ static void put(const double *v, int64_t nv, double *y, int64_t ny, int64_t k, i
 	}
 }
 
+void lora__lowrank_gram(const double *c, int64_t len, int64_t n, double *t)
+{
+	for (int64_t i = 0; i < n; i += 4) /* four rows stay near while the others pass */
+		for (int64_t j = 0; j < n && j < i + 4; j++) {
+			double four[4];
+			lora__rows_dot(c + i * len, len, n - i < 4 ? n - i : 4, c + j * len, len, four);
+			for (int64_t x = i; x < n && x < i + 4; x++) t[x * n + j] = t[j * n + x] = four[x - i];
+		}
+}
+
 /* From C, row i of its transpose at c + i * len, n of them; q[n,width]: reflection i in row i from element i, NULL = none (width = n). */
 static lora_status finish(lora_context *ctx, const double *c, int64_t len, int64_t n, const double *q, int64_t width, int64_t k, int turned, float *low_a,
                           float *low_b)
@@ -34,12 +43,7 @@ static lora_status finish(lora_context *ctx, const double *c, int64_t len, int64
 	double *t = lora__calloc(ctx, (size_t)n * (size_t)n, sizeof *t), *w = lora__calloc(ctx, (size_t)(n + 1) * (size_t)have, sizeof *w);
 	double *v = lora__calloc(ctx, (size_t)k * (size_t)width, sizeof *v), *y = lora__calloc(ctx, (size_t)k * (size_t)len, sizeof *y);
 	lora_status st = t && w && v && y ? LORA_OK : LORA_E_MEMORY;
-	for (int64_t i = 0; i < n && !st; i += 4) /* four rows stay near while the others pass */
-		for (int64_t j = 0; j < n && j < i + 4; j++) {
-			double four[4];
-			lora__rows_dot(c + i * len, len, n - i < 4 ? n - i : 4, c + j * len, len, four);
-			for (int64_t x = i; x < n && x < i + 4; x++) t[x * n + j] = t[j * n + x] = four[x - i];
-		}
+	if (!st) lora__lowrank_gram(c, len, n, t);
 	if (!st) st = lora__eigen_top(ctx, t, n, have, w + n * have, w);
 	for (int64_t i = 0; i < have && !st; i++) {
 		lora__rows_add(y + i * len, c, len, n, w + i, have, len);
@@ -49,7 +53,7 @@ static lora_status finish(lora_context *ctx, const double *c, int64_t len, int64
 		lora__rows_dot(v + i, width, have, q + i * width + i, width - i, w);
 		lora__rows_rank2(v + i, width, have, w, q + i * width + i, NULL, NULL, width - i);
 	}
-	if (!st) put(v, width, y, len, k, turned, low_a, low_b);
+	if (!st) lora__lowrank_put(v, width, y, len, k, turned, low_a, low_b);
 	lora__free(ctx, t);
 	lora__free(ctx, w);
 	lora__free(ctx, v);

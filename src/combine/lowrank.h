@@ -12,9 +12,13 @@ lora_status lora__eigen_top(lora_context *ctx, double *t, int64_t n, int64_t k, 
  * low_a[k,in] and low_b[out,k]: the closest matrix of rank k is low_b low_a, with orthonormal rows in low_a; what passes M's rank is zero. */
 lora_status lora__lowrank_product(lora_context *ctx, double *b, double *a, int64_t out, int64_t in, int64_t r, int64_t k, float *low_a, float *low_b);
 
-/* The same of a dense d[out,in] in F32. Small ones, and those of which many vectors are wanted, by lora__lowrank_exact(); others by subspace
- * iteration (lowrank_dense.c) until the energy that is caught stands still to within some 1e-6 of what is left. */
+/* The same of a dense d[out,in] in F32. Small ones by lora__lowrank_exact(); of others, when many vectors are wanted, those of D^T D in double, and D v in
+ * F32 (all of them: D itself, its rows of any angle in low_a); else by subspace iteration until the energy that is caught stands still to within some 1e-6 of
+ * what is left (lowrank_dense.c). */
 lora_status lora__lowrank_dense(lora_context *ctx, const float *d, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b);
 lora_status lora__lowrank_exact(lora_context *ctx, const float *d, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b);
+void lora__lowrank_gram(const double *c, int64_t len, int64_t n, double *t); /* t[n,n] = C C^T of rows c[n,len] */
+/* Rows of v[k,nv] (orthonormal) and y[k,ny] = (M v^T)^T, or with turned the other way round, to PEFT's form: A has the orthonormal rows. */
+void lora__lowrank_put(const double *v, int64_t nv, double *y, int64_t ny, int64_t k, int turned, float *low_a, float *low_b);
 
 #endif

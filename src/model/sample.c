@@ -86,13 +86,15 @@ lora_status lora__sample(lora_context *ctx, const lora__sampling *how, uint64_t 
                          int32_t *order, int32_t *token, float *logprob)
 {
 	int32_t best = 0;
-	double sum = 0;
+	double loss = 0;
 	if (!lora__all_finite(logits, LORA_F32, (size_t)n))
 		return lora__fail(ctx, LORA_E_NUMERIC, "generate", "the logits of sequence %llu are not finite", (unsigned long long)sequence);
 	for (int64_t i = 1; i < n; i++)
 		if (logits[i] > logits[best]) best = (int32_t)i;
 	*token = how->temperature > 0 ? draw(how, uniform(how->seed, sequence, position), logits, logits[best], n, order) : best;
-	for (int64_t i = 0; i < n; i++) sum += exp((double)logits[i] - (double)logits[best]);
-	*logprob = (float)((double)logits[*token] - (double)logits[best] - log(sum));
-	return LORA_OK;
+	lora_call x = { .struct_size = sizeof x, .prim = LORA_PRIM_XENT, .n_views = 3 }; /* without a gradient it only reads */
+	x.v[0] = lora__view2((void *)(uintptr_t)logits, LORA_F32, 1, n, n), x.v[1] = lora__view1(token, LORA_I32, 1), x.v[2] = lora__view1(&loss, LORA_F64, 1);
+	lora_status st = lora__run(ctx, &x);
+	*logprob = (float)-loss;
+	return st;
 }

@@ -156,6 +156,7 @@ lora_status lora__prior_by_validation(lora_posterior *p, int64_t first, int64_t 
 typedef struct lora__variance {
 	lora_posterior *p;
 	int64_t dirs;        /* directions in the space of logits */
+	int     one;         /* a single one, of each example its own: towards its most likely class. basis is not for it */
 	double *basis;       /* [classes,dirs] */
 	int64_t n, cap;      /* examples */
 	char  **jac;         /* by matrix: [n,dirs,small,big] of the wide type */

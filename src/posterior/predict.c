@@ -5,6 +5,7 @@
 
 static const lora__param params[] = {
 	{ "form", LORA__STRING, "sampled", 0, 0, NULL, "member of family predictive" },
+	{ "directions", LORA__STRING, "all", 0, 0, "all|one", "all: a backward pass per class but one; one: the variance of the best class's log-odds stands for all (form sampled)" },
 	{ "samples", LORA__INT, "1000", 1, 1e9, NULL, "draws of form sampled" },
 	{ "prior_precision", LORA__FLOAT, NULL, 1e-300, 1e300, NULL, "in place of what the fit has found" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of the draws" },
@@ -32,10 +33,12 @@ static void give(lora_posterior *p, const lora__variance *v, const lora__predict
 	for (int64_t e = 0; e < p->probe.n; e++) {
 		int64_t at = p->probe.sequence[e];
 		const double *f = p->probe.logits + e * c;
+		int64_t dirs = v->one ? c - 1 : v->dirs;
 		lora__variance_at(v, e, prior > 0 ? &prior : NULL, cov);
+		for (int64_t i = v->one ? dirs * dirs : 0; i-- > 1;) cov[i] = i % (dirs + 1) ? 0 : cov[0];
 		if (logits) memcpy(logits + at * c, f, sizeof *f * (size_t)c);
 		if (covariance) memcpy(covariance + at * c * c, cov, sizeof *cov * (size_t)(c * c));
-		lora__gauss g = { .n = c, .dirs = v->dirs, .basis = v->basis, .f = f, .noise = noise, .samples = lora__get_int(s, params, "samples"), .cov = cov, .scratch = scratch };
+		lora__gauss g = { .n = c, .dirs = dirs, .basis = v->basis, .f = f, .noise = noise, .samples = lora__get_int(s, params, "samples"), .cov = cov, .scratch = scratch };
 		if (probability) form->run(&g, probability + at * c);
 	}
 }
@@ -52,8 +55,13 @@ lora_status lora__posterior_predict(lora_posterior *p, const lora_batch *batch, 
 	if (st == LORA_OK) st = lora__posterior_usable(p);
 	if (st == LORA_OK && p->a->scale != p->scale)
 		st = lora__fail_at(ctx, LORA_E_STATE, "posterior", "scale", -1, "the adapter is attached with scale %g, the posterior was fitted with %g", p->a->scale, p->scale);
+	int one = st == LORA_OK && strcmp(lora__get_string(settings, params, "directions"), "one") == 0;
+	if (one && (form->every || covariance))
+		st = lora__fail_at(ctx, LORA_E_ARGUMENT, "posterior", "directions", -1, "directions: one has no covariance and is for form sampled only");
 	if (st == LORA_OK) st = lora__variance_open(&v, p, form->every || covariance);
-	if (st == LORA_OK) st = make_noise(ctx, settings, v.dirs, lora__get_int(settings, params, "samples"), &noise);
+	int64_t dirs = v.dirs;
+	if (st == LORA_OK && one) v.one = 1, v.dirs = 1;
+	if (st == LORA_OK) st = make_noise(ctx, settings, dirs, lora__get_int(settings, params, "samples"), &noise);
 	if (st == LORA_OK && !(room = lora__calloc(ctx, c * c + 4 * c, sizeof *room))) st = LORA_E_MEMORY;
 	if (st == LORA_OK) st = lora__variance_run(&v, batch, 0);
 	if (st == LORA_OK) {

@@ -131,37 +131,12 @@ INLINE512 __m512 times32(__m256i q, const float *x)
 
 INLINE512 float scale16(const uint8_t *p) { return _cvtsh_ss((uint16_t)(p[0] | p[1] << 8)); }
 
-/* Scales of up to 16 blocks, together: one by one each takes as long as the block. */
-INLINE512 void scales16(const uint8_t *p, int bytes, int n, float *d)
-{
-	const __m512i at = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(bytes));
-	__m512i raw = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), (__mmask16)((1u << n) - 1), at, p, 1);
-	_mm512_storeu_ps(d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(raw)));
-}
-
-INLINE512 __m256i q8_0_bytes(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)(p + 2)); }
-
 INLINE512 __m256i q4_0_bytes(const uint8_t *p)
 {
 	const __m128i mask = _mm_set1_epi8(15);
 	__m128i b = _mm_loadu_si128((const __m128i *)(const void *)(p + 2));
 	return _mm256_sub_epi8(_mm256_set_m128i(_mm_and_si128(_mm_srli_epi16(b, 4), mask), _mm_and_si128(b, mask)), _mm256_set1_epi8(8));
 }
-
-#define DOT512(name, size) \
-	AVX512 static float name##_dot512(const uint8_t *p, const float *x, int64_t n) \
-	{ \
-		__m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() }; \
-		float d[16]; \
-		for (; n > 0; n -= 16) { \
-			int m = n < 16 ? (int)n : 16; \
-			scales16(p, size, m, d); \
-			for (int i = 0; i < m; i++, p += size, x += 32) sum[i & 1] = _mm512_fmadd_ps(_mm512_set1_ps(d[i]), times32(name##_bytes(p), x), sum[i & 1]); \
-		} \
-		return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1])); \
-	}
-DOT512(q8_0, 34)
-DOT512(q4_0, 18)
 
 AVX512 static float q4_k_dot512(const uint8_t *p, const float *x, int64_t n)
 {
@@ -197,9 +172,13 @@ INLINE512 __m512 scale_all(const uint8_t *w)
 	return _mm512_cvtph_ps(_mm256_set1_epi16(d));
 }
 
+/* The four sums over lanes together: pairs, then fours, then the quarters. */
 INLINE512 void put_sums(float *y, __m512 a, __m512 b, __m512 c, __m512 d)
 {
-	y[0] = _mm512_reduce_add_ps(a), y[1] = _mm512_reduce_add_ps(b), y[2] = _mm512_reduce_add_ps(c), y[3] = _mm512_reduce_add_ps(d);
+	__m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+	__m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+	__m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+	_mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 
 #define ADD_BLOCK(name, sum, w) _mm_prefetch((const char *)(w) + 4 * row, _MM_HINT_T0), sum = _mm512_fmadd_ps(scale_all(w), name##_times(w, x), sum)
@@ -230,7 +209,7 @@ AVX512 static void f32_dots512(const uint8_t *p, size_t row, const float *x, int
 	put_sums(y, a, b, c, d);
 }
 
-static const lora__quant_fast table512[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot512, q8_0_dots512 }, { LORA_Q4_0, q4_0_decode, q4_0_dot512, q4_0_dots512 },
+static const lora__quant_fast table512[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot, q8_0_dots512 }, { LORA_Q4_0, q4_0_decode, q4_0_dot, q4_0_dots512 },
 	{ LORA_Q4_K, q4_k_decode, q4_k_dot512, NULL }, { LORA_Q6_K, q6_k_decode, q6_k_dot, NULL }, { LORA_F32, NULL, NULL, f32_dots512 } };
 static const lora__quant_fast table[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot, NULL }, { LORA_Q4_0, q4_0_decode, q4_0_dot, NULL }, { LORA_Q4_K, q4_k_decode, q4_k_dot, NULL },
 	{ LORA_Q6_K, q6_k_decode, q6_k_dot, NULL } };

@@ -124,6 +124,8 @@ static void few_task(void *arg, int64_t task, int32_t thread)
 	int64_t first = task * EACH, n = j->s->out - first < EACH ? j->s->out - first : EACH, one = j->fast && j->n == 1;
 	const uint8_t *w = (const uint8_t *)j->s->data + (size_t)first * j->row;
 	float y[FEW * EACH];
+	for (int64_t i = 0; j->pair && i < n; i++) /* of the adapter's rows, which come last here */
+		for (int64_t k = 0; k < j->pair->a.size[1]; k += 16) __builtin_prefetch((const float *)j->pair->a.data + (first + i) * j->pair->a.stride[0] + k);
 	if (j->pair) take_pieces(j);
 	for (int64_t i = 0; i < n; w += j->row, i++) {
 		if (!one) few_row(j, w, y + i);

@@ -171,6 +171,10 @@ int save_adapter(const session *s, lora_adapter *made, const args *a)
 static int combine(session *s, const args *a, const char *type, const lora_settings *settings, const double *weights, lora_adapter **made)
 {
 	lora_status st = lora_adapter_combine(s->adapters, weights, (int64_t)a->n_adapters, type, settings, made);
+	lora_error error = { .struct_size = sizeof error };
+	lora_context_error(s->ctx, &error);
+	for (size_t i = 0; st == LORA_E_ARGUMENT && i < a->n_settings; i++)
+		if (!strcmp(a->settings[i].name, error.tensor)) return fail(USAGE, error.tensor, "%s", error.message);
 	return st ? fail_library(s->ctx, type) : OK;
 }
 

@@ -306,6 +306,7 @@ static int check_ranges(const args *a)
 	if (a->threads != UNSET && (a->threads < 0 || a->threads > 4096))
 		return fail(USAGE, "--threads", "must be 0 (all cores) to 4096");
 	if (a->count != UNSET && a->count < 0) return fail(USAGE, "-n", "must not be negative");
+	if (a->rank != UNSET && a->rank < 1) return fail(USAGE, "-r", "must be at least 1");
 	if (a->top_k != UNSET && a->top_k < 0) return fail(USAGE, "--top-k", "must not be negative");
 	if (!isnan(a->temperature) && a->temperature < 0) return fail(USAGE, "--temperature", "must not be negative");
 	if (a->mc_dropout != UNSET && a->mc_dropout < 1) return fail(USAGE, "--mc-dropout", "must be above 0");

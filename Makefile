@@ -22,6 +22,7 @@ CFLAGS      ?= -O2 -g
 flavor_asan  := -O1 -fsanitize=address -fno-omit-frame-pointer
 flavor_ubsan := -O1 -fsanitize=undefined -fno-sanitize-recover=all
 flavor_tsan  := -O1 -fsanitize=thread
+flavor_san   := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 flavor_cov   := -O0 --coverage
 flavor_fuzz  := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 
@@ -123,7 +124,7 @@ distclean: clean                                         ## remove also what the
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 help:                                                    ## this list
 	@echo "Targets:"; awk -F':.*##' '/^[a-z][a-z -]*:.*##/ { printf "  %-22s %s\n", $$1, $$2 }' Makefile $(wildcard tests/*/rules.mk src/*/*/rules.mk examples/*/rules.mk)
-	@echo "Variables: CC CFLAGS CPPFLAGS LDFLAGS prefix libdir DESTDIR FLAVOR=release|asan|ubsan|tsan|cov V=1"
+	@echo "Variables: CC CFLAGS CPPFLAGS LDFLAGS prefix libdir DESTDIR FLAVOR=release|asan|ubsan|san|tsan|cov V=1"
 
 # ---- tests -------------------------------------------------------------------------------------------------------
 $(B)/tests/%.o: tests/%.c $(B)/flags
@@ -153,6 +154,7 @@ check-programs: all programs             # the C tests alone, as the sanitizer f
 	+@$(run) $(TST) $(foreach g,$(fuzzed),$(call gate,$(g)))
 asan: ; @ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(sub) FLAVOR=asan check-programs  ## the C tests with AddressSanitizer
 ubsan: ; @UBSAN_OPTIONS=print_stacktrace=1 $(sub) FLAVOR=ubsan check-programs  ## ... with UndefinedBehaviorSanitizer
+san: ; @LORA_QUICK=1 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(sub) FLAVOR=san check-programs  ## ... with both in one build, the quick set
 tsan: ; @CK_FORK=no TSAN_OPTIONS=halt_on_error=1 $(sub) FLAVOR=tsan check-programs  ## ... with ThreadSanitizer
 valgrind: programs                                       ## ... under valgrind, the quick set
 	@sh tests/deps.sh tool valgrind
@@ -203,7 +205,7 @@ repro:                                                   ## build twice in two f
 
 -include $(wildcard tests/*/rules.mk src/backend/*/rules.mk examples/*/rules.mk)
 -include $(OBJ:.o=.d) $(CLI:.o=.d) $(TSTOBJ:.o=.d) $(BENCH:=.d)
-.PHONY: all plugins install uninstall clean distclean help programs check check-quick check-programs check-install asan ubsan tsan \
+.PHONY: all plugins install uninstall clean distclean help programs check check-quick check-programs check-install asan ubsan san tsan \
         valgrind coverage fuzz fuzz-regress torture headers lint format abi size examples demo docs docs-check bench bench-peft dist repro FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -110,7 +110,7 @@ static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv,
 			lora__convert(scratch + (size_t)(i * j.k + k) * size, real, lora__at(&av, i, k), av.dtype, (size_t)step);
 	}
 	j.x = scratch, j.scratch = scratch + x_bytes;
-	lora__naive_parallel(self, (j.n + j.cols - 1) / j.cols, 4 * (double)j.n * (double)j.k, /* memory is what takes time, not the few products */
+	lora__naive_parallel(self, (j.n + j.cols - 1) / j.cols, (double)j.m * (double)j.n * (double)j.k,
 	                     dots ? PICK_WIDE(self, real, gemm_dots) : PICK_WIDE(self, real, gemm_rows), &j);
 	lora__naive_release(self, scratch);
 	return *st = LORA_OK, 1;

@@ -95,6 +95,7 @@ START_TEST(settings_come_from_config_and_line)
 	ck_assert_int_eq(json_integer_value(json_object_get(o, "r")), 5);
 	ck_assert_double_eq(json_number_value(json_object_get(o, "lora_alpha")), 6);
 	ck_assert_uint_eq(json_array_size(json_object_get(o, "target_modules")), 2);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "base_model_name_or_path")), MODEL); /* of this run, not of the file */
 	json_decref(o);
 	/* what PEFT itself writes, with keys that nobody here has heard of */
 	json_t *peft = json_load_file(ADAPTER "/adapter_config.json", 0, NULL);

@@ -307,7 +307,7 @@ static int prepare(training *t)
 	if (!status) status = plan_read(&t->plan, &t->s, a, settings);
 	if (!status) status = session_model_as(&t->s, a, json_integer_value(json_object_get(t->plan.given, "num_labels")));
 	if (!status && !t->s.info.has_head) status = fail(USAGE, a->model, "has no head to train: -s num_labels=N makes it a classifier of N classes");
-	if (!status) plan_task(&t->plan, &t->s, t->a->model);
+	if (!status) plan_model(&t->plan, &t->s, t->a->model);
 	if (!status) status = open_data(t);
 	if (!status) status = same_data_settings(t);
 	if (!status) status = make_adapter(t);

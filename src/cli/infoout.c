@@ -56,32 +56,47 @@ char *layer_pattern(const char *name)
 	return p;
 }
 
+/* Rows of a table that differ in their layer only are told once, with their number: "columns|pattern" to number, in order of appearance. */
+typedef struct tally { json_t *counts; int width; } tally;
+
+static void count_row(tally *t, const char *columns, const char *pattern)
+{
+	char *row = columns && pattern ? new_format("%s|%s", columns, pattern) : NULL;
+	if (row) {
+		json_object_set_new(t->counts, row, json_integer(1 + json_integer_value(json_object_get(t->counts, row))));
+		if ((int)strlen(pattern) > t->width) t->width = (int)strlen(pattern);
+	}
+	free(row);
+}
+
+static void show_tally(tally *t, const char *what, const char *columns)
+{
+	json_t *value;
+	const char *key;
+	if (t->width > 100) t->width = 100;
+	say("\n%-*s  %s %5s\n", t->width, what, columns, "count");
+	json_object_foreach(t->counts, key, value)
+	{
+		const char *bar = strchr(key, '|');
+		say("%-*s  %.*s %5lld\n", t->width, bar + 1, (int)(bar - key), key, (long long)json_integer_value(value));
+	}
+	json_decref(t->counts);
+}
+
 void show_sites(const sites *s)
 {
-	json_t *counts = json_object(), *value; /* "out in dtype pattern" to number, in order of appearance */
-	const char *key;
-	int width = 4;
+	tally t = { json_object(), 4 };
 
 	for (size_t i = 0; i < s->n; i++) {
 		char *pattern = layer_pattern(s->list[i].name), out[32] = "-", in[32] = "-";
 		if (s->list[i].out) format_count(s->list[i].out, out, sizeof out);
 		if (s->list[i].in) format_count(s->list[i].in, in, sizeof in);
-		char *row = pattern ? new_format("%10s %10s  %-6s|%s", out, in, s->list[i].dtype, pattern) : NULL;
-		if (row) {
-			json_object_set_new(counts, row, json_integer(1 + json_integer_value(json_object_get(counts, row))));
-			if ((int)strlen(pattern) > width) width = (int)strlen(pattern);
-		}
-		free(row);
+		char *columns = new_format("%10s %10s  %-6s", out, in, s->list[i].dtype);
+		count_row(&t, columns, pattern);
+		free(columns);
 		free(pattern);
 	}
-	if (width > 100) width = 100;
-	say("\n%-*s  %10s %10s  %-6s %5s\n", width, "site", "out", "in", "dtype", "count");
-	json_object_foreach(counts, key, value)
-	{
-		const char *bar = strchr(key, '|');
-		say("%-*s  %.*s %5lld\n", width, bar + 1, (int)(bar - key), key, (long long)json_integer_value(value));
-	}
-	json_decref(counts);
+	show_tally(&t, "site", "       out         in  dtype ");
 }
 
 void field(const char *name, const char *value) { say("%-14s %s\n", name, value); }
@@ -174,32 +189,21 @@ static char *shape_text(const json_t *shape)
 
 void show_tensors(const json_t *tensors)
 {
-	json_t *counts = json_object(), *t, *value; /* "dtype shape bytes|pattern" to number, in order of appearance */
-	const char *key;
-	int width = 6;
+	tally all = { json_object(), 6 };
+	json_t *t;
 	size_t i;
 
 	json_array_foreach(tensors, i, t)
 	{
 		char *pattern = layer_pattern(json_string_value(json_object_get(t, "name"))), *shape = shape_text(json_object_get(t, "shape")), bytes[32] = "-";
 		if (json_object_get(t, "bytes")) format_count(json_integer_value(json_object_get(t, "bytes")), bytes, sizeof bytes);
-		char *row = pattern && shape ? new_format("%-7s %-20s %14s|%s", json_string_value(json_object_get(t, "dtype")), shape, bytes, pattern) : NULL;
-		if (row) {
-			json_object_set_new(counts, row, json_integer(1 + json_integer_value(json_object_get(counts, row))));
-			if ((int)strlen(pattern) > width) width = (int)strlen(pattern);
-		}
-		free(row);
+		char *columns = shape ? new_format("%-7s %-20s %14s", json_string_value(json_object_get(t, "dtype")), shape, bytes) : NULL;
+		count_row(&all, columns, pattern);
+		free(columns);
 		free(shape);
 		free(pattern);
 	}
-	if (width > 100) width = 100;
-	say("\n%-*s  %-7s %-20s %14s %5s\n", width, "tensor", "dtype", "shape", "bytes", "count");
-	json_object_foreach(counts, key, value)
-	{
-		const char *bar = strchr(key, '|');
-		say("%-*s  %.*s %5lld\n", width, bar + 1, (int)(bar - key), key, (long long)json_integer_value(value));
-	}
-	json_decref(counts);
+	show_tally(&all, "tensor", "dtype   shape                         bytes");
 }
 
 const char *main_dtype(const st_file *f)

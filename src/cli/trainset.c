@@ -288,7 +288,7 @@ int plan_read(train_plan *p, session *s, const args *a, json_t *before)
 	return status ? status : own_settings(p, p->given);
 }
 
-void plan_task(train_plan *p, const session *s, const char *model)
+void plan_model(train_plan *p, const session *s, const char *model)
 {
 	if (!json_object_get(p->adapter, "base_model_name_or_path")) json_object_set_new(p->adapter, "base_model_name_or_path", json_string(model)); /* NULL when no UTF-8 */
 	const char *task = s->info.n_labels ? "SEQ_CLS" : s->info.has_decoder ? "SEQ_2_SEQ_LM" : NULL;
@@ -349,8 +349,8 @@ int plan_agrees(const train_plan *p, lora_context *ctx, const lora_adapter *a, c
 	json_object_foreach(p->adapter, key, value)
 	{
 		json_t *is = json_object_get(has, key);
-		int free = !strcmp(key, "seed") || !strcmp(key, "name") || !strcmp(key, "task_type") || !strcmp(key, "base_model_name_or_path");
-		if (status || free || !is || same_value(is, value)) continue;
+		int own = !strcmp(key, "seed") || !strcmp(key, "name") || !strcmp(key, "task_type") || !strcmp(key, "base_model_name_or_path");
+		if (status || own || !is || same_value(is, value)) continue;
 		status = fail(USAGE, key, "differs from what the adapter of --init has (%s)", path);
 	}
 	json_decref(has);

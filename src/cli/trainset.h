@@ -19,8 +19,8 @@ typedef struct train_plan {
 
 /* before: settings of the run that is taken up again, or NULL. */
 int plan_read(train_plan *p, session *s, const args *a, json_t *before);
-/* What PEFT calls the task decides that a classifier's head is trained and saved: set it by the model. */
-void plan_task(train_plan *p, const session *s, const char *model);
+/* What an adapter's settings say of its model: where it was opened, and PEFT's task, which decides that a classifier's head is trained and saved. */
+void plan_model(train_plan *p, const session *s, const char *model);
 void plan_free(train_plan *p);
 /* A settings object of the library from a JSON object. */
 int plan_settings(const session *s, json_t *object, lora_settings **out);

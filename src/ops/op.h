@@ -88,8 +88,8 @@ enum {
 	LORA__OP_INPLACE = 1, /* out[0] may share in[0]'s buffer, and din[0] dout[0]'s */
 	LORA__OP_SUM = 2,     /* out = sum of inputs: gradients pass through unchanged */
 	LORA__OP_LOSS = 4,    /* last op: in a backward pass only its backward runs, which does the forward too */
-	LORA__OP_PAIRS = 16,  /* work on every pair of rows, at most: cheap in this sense where rows are few */
-	LORA__OP_CHEAP = 8    /* a few operations per element: its output may be computed again instead of being kept; backward keeps all inputs */
+	LORA__OP_CHEAP = 8,   /* a few operations per element: its output may be computed again instead of being kept; backward keeps all inputs */
+	LORA__OP_PAIRS = 16   /* work on every pair of rows, at most: cheap in this sense where rows are few */
 };
 
 typedef struct lora__op {

@@ -35,7 +35,8 @@ static void give(lora_posterior *p, const lora__variance *v, const lora__predict
 		const double *f = p->probe.logits + e * c;
 		int64_t dirs = v->one ? c - 1 : v->dirs;
 		lora__variance_at(v, e, prior > 0 ? &prior : NULL, cov);
-		for (int64_t i = v->one ? dirs * dirs : 0; i-- > 1;) cov[i] = i % (dirs + 1) ? 0 : cov[0];
+		for (int64_t i = v->one ? dirs * dirs : 0; i-- > 1;) /* the one variance, cov[0], for every direction */
+			cov[i] = i % (dirs + 1) ? 0 : cov[0];
 		if (logits) memcpy(logits + at * c, f, sizeof *f * (size_t)c);
 		if (covariance) memcpy(covariance + at * c * c, cov, sizeof *cov * (size_t)(c * c));
 		lora__gauss g = { .n = c, .dirs = dirs, .basis = v->basis, .f = f, .noise = noise, .samples = lora__get_int(s, params, "samples"), .cov = cov, .scratch = scratch };

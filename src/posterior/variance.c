@@ -16,20 +16,25 @@ static int big_of(const lora__matrix *w)
 	return open0 != open1 ? open1 : w->in >= w->out;
 }
 
-static void direction(void *self, int64_t example, int64_t pass, const double *f, double *g)
+/* The gradient of log p of the most likely class, of length 1. */
+static void best_direction(const double *f, int64_t n, double *g)
 {
-	const lora__variance *v = self;
-	int64_t n = v->p->classes, best = 0;
+	int64_t best = 0;
 	double norm = 0;
-	(void)example;
-	for (int64_t c = 0; c < n && !v->one; c++) g[c] = v->basis[c * v->dirs + pass];
-	if (!v->one) return;
-	lora__softmax(f, n, g); /* the gradient of log p of the best class, made of length 1 */
+	lora__softmax(f, n, g);
 	for (int64_t c = 1; c < n; c++) best = f[c] > f[best] ? c : best;
 	g[best] = 0;
 	for (int64_t c = 0; c < n; c++) g[best] -= c == best ? 0 : g[c];
 	for (int64_t c = 0; c < n; c++) norm += g[c] * g[c];
 	for (int64_t c = 0; c < n; c++) g[c] = norm > 0 ? g[c] / sqrt(norm) : (c == best ? 1 : -1 / (double)(n - 1)) * sqrt((double)(n - 1) / (double)n);
+}
+
+static void direction(void *self, int64_t example, int64_t pass, const double *f, double *g)
+{
+	const lora__variance *v = self;
+	(void)example;
+	if (v->one) best_direction(f, v->p->classes, g);
+	else for (int64_t c = 0; c < v->p->classes; c++) g[c] = v->basis[c * v->dirs + pass];
 }
 
 static lora_view rows_of(lora_view v, int64_t first, int64_t n)

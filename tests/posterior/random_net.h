@@ -119,4 +119,16 @@ static lora_posterior *fit(net *t, const char *more)
 	return p;
 }
 
+/* Predict all examples of the net at once. */
+static void predict(lora_posterior *p, net *t, const char *json, double *prob, double *logits, double *cov)
+{
+	lora_settings *s = settings(json);
+	lora_batch b = { .struct_size = sizeof b };
+	t->batch = t->n;
+	get(t, 0, &b);
+	ck_ok(lora_posterior_predict(p, &b, s, prob, logits, cov, t->n * t->classes));
+	lora_settings_destroy(s);
+	t->batch = 5;
+}
+
 #endif

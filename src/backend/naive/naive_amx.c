@@ -333,7 +333,7 @@ int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 		j.c = lora__view_t(*cv), j.a = lora__view_t(*bv), j.b = lora__view_t(*av); /* C^T = B^T A^T: turn the smaller one */
 	}
 	j.m = j.c.size[0], j.n = j.c.size[1], j.k = j.a.size[1];
-	int64_t packings = (j.k + DEPTH - 1) / DEPTH;
+	int64_t deep = j.m > SIDE ? DEPTH : least(DEPTH, up(GROUP_BYTES / 2 / j.n, SIDE)), packings = (j.k + deep - 1) / deep;
 	j.kc = up((j.k + packings - 1) / packings, SIDE);
 	j.group = least(up(j.n, SIDE), up(GROUP_BYTES / 2 / j.kc, SIDE));
 	j.direct = j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;

@@ -173,22 +173,35 @@ AMX void lora__amx_add_block(const strip *t)
 	_tile_dpbf16ps(3, 5, 7);
 }
 
-/* 16 rows only (low), or 16 columns only. */
-AMX static inline void add_part(const strip *t, int low)
+/* 16 rows only (low). */
+AMX static inline void add_low(const strip *t)
 {
-	const char *a = t->a, *a2 = a + 16 * t->stride;
+	const char *a = t->a;
 	const uint16_t *b = t->b;
-	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+	for (int64_t k = 0; k < t->steps; k++, a += 64, b += 2 * TILE) {
 		_tile_loadd(4, a, t->stride);
 		_tile_loadd(6, b, 64);
 		_tile_dpbf16ps(0, 4, 6);
-		if (low) {
-			_tile_loadd(7, b + TILE, 64);
-			_tile_dpbf16ps(1, 4, 7);
-		} else {
-			_tile_loadd(5, a2, t->stride);
-			_tile_dpbf16ps(2, 5, 6);
-		}
+		_tile_loadd(7, b + TILE, 64);
+		_tile_dpbf16ps(1, 4, 7);
+	}
+}
+
+/* 16 columns only: A is read for nothing else, so it is fetched from memory, AHEAD steps before it is wanted or those of the next strip. */
+AMX static inline void add_left(const strip *t)
+{
+	enum { AHEAD = 4 };
+	const char *a = t->a, *a2 = a + 16 * t->stride;
+	const uint16_t *b = t->b;
+	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+		const char *next = k + AHEAD < t->steps ? a + 64 * AHEAD : a + 32 * t->stride - 64 * (t->steps - AHEAD);
+		_tile_loadd(4, a, t->stride);
+		_tile_loadd(6, b, 64);
+		for (int y = 0; y < 16; y++, next += t->stride) _mm_prefetch(next, _MM_HINT_T0);
+		_tile_dpbf16ps(0, 4, 6);
+		_tile_loadd(5, a2, t->stride);
+		for (int y = 0; y < 16; y++, next += t->stride) _mm_prefetch(next, _MM_HINT_T0);
+		_tile_dpbf16ps(2, 5, 6);
 	}
 }
 
@@ -199,7 +212,8 @@ AMX static void multiply(float *s, const strip *t, int n, int first, int64_t row
 	else load_sums(s, SIDE);
 	for (int i = 0; i < n; i++) {
 		if (rows > 16 && cols > 16) lora__amx_add_block(&t[i]);
-		else add_part(&t[i], rows <= 16);
+		else if (rows <= 16) add_low(&t[i]);
+		else add_left(&t[i]);
 	}
 	store_sums(s, SIDE);
 }

@@ -220,10 +220,11 @@ AMX static void multiply(float *s, const strip *t, int n, int first, int64_t row
 
 AMX static inline __m512 widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
 
-/* A whole block of C in BF16, whose rows lie step bytes apart. */
-AMX static void store_block(char *row, int64_t step, const float *s, __m512 alpha, __m512 beta, int add)
+/* A whole block of C in BF16, whose rows lie step bytes apart; the lines of the next block, ahead bytes further, are asked for. */
+AMX static void store_block(char *row, int64_t step, const float *s, __m512 alpha, __m512 beta, int add, int64_t ahead)
 {
 	for (int y = 0; y < SIDE; y++, s += SIDE, row += step) {
+		__builtin_prefetch(row + ahead, 1, 3);
 		__m512 low = _mm512_mul_ps(alpha, _mm512_load_ps(s)), high = _mm512_mul_ps(alpha, _mm512_load_ps(s + 16));
 		if (add) {
 			__m512i c = _mm512_loadu_si512(row);
@@ -234,8 +235,8 @@ AMX static void store_block(char *row, int64_t step, const float *s, __m512 alph
 	}
 }
 
-/* C = alpha s + beta C for rows x cols at (m0, n0). */
-AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols)
+/* C = alpha s + beta C for rows x cols at (m0, n0); the next block is right of it, or 32 rows below at next_n0. */
+AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols, int64_t next_n0)
 {
 	const __m512 alpha = _mm512_set1_ps(j->alpha), beta = _mm512_set1_ps(j->beta);
 	int half = j->c.dtype == LORA_BF16;
@@ -250,7 +251,8 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 		return;
 	}
 	if (half && rows == SIDE && cols == SIDE) {
-		store_block(lora__at(&j->c, m0, n0), j->c.stride[0] * 2, s, alpha, beta, j->beta != 0);
+		int64_t step = j->c.stride[0] * 2, ahead = (next_n0 - n0) * 2 + (next_n0 > n0 ? 0 : SIDE * step);
+		store_block(lora__at(&j->c, m0, n0), step, s, alpha, beta, j->beta != 0, ahead);
 		return;
 	}
 	for (int64_t y = 0; y < rows; y++, s += SIDE) {
@@ -288,7 +290,7 @@ AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, u
 			int64_t n0 = p->n0 + x * SIDE, cols = least(SIDE, p->n1 - n0);
 			float *s = p->first && p->last ? sums : sums + ((row - p->m0) / SIDE * panels + x) * BLOCK;
 			multiply(s, t, 1 + two, p->first, rows, cols);
-			if (p->last) store(j, s, row, n0, rows, cols);
+			if (p->last) store(j, s, row, n0, rows, cols, x + 1 < panels ? n0 + SIDE : p->n0);
 			t[0].b += p->steps * 2 * TILE, t[1].b += j->steps2 * 2 * TILE;
 		}
 	}

@@ -152,21 +152,6 @@ AMX static inline scored score_row(const attn_job *j, const attn_seg *g, int64_t
 	return r;
 }
 
-/* exp(x) as F(expr) computes it, but 0 below -87: no subnormal results, which cost a hundred cycles each. */
-AMX static inline __m512 exponential(__m512 x)
-{
-	__mmask16 in = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
-	__m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-	__m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), x));
-	__m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.98412698e-4f), r, _mm512_set1_ps(1.38888889e-3f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.33333333e-3f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.16666667e-2f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.66666667e-1f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
-	p = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(p, r), r, r), _mm512_set1_ps(1.0f));
-	return _mm512_maskz_scalef_ps(in, p, n);
-}
-
 AMX static inline __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 AMX static inline void narrow16(uint16_t *to, __m512 v) { _mm256_storeu_si256((__m256i *)(void *)to, (__m256i)_mm512_cvtneps_pbh(v)); }
 
@@ -181,7 +166,7 @@ AMX static float softmax_row(work *t, int64_t r, scored c, int64_t all)
 	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top);
 	int64_t x = 0;
 	for (; x < c.n; x += 16) {
-		__m512 v = _mm512_maskz_mov_ps(first(c.n - x), exponential(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), from)));
+		__m512 v = _mm512_maskz_mov_ps(first(c.n - x), lora__amx_exp(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), from)));
 		sum = _mm512_add_ps(sum, v);
 		narrow16(p + x, v);
 	}
@@ -237,7 +222,7 @@ AMX static void grad_row(const attn_job *j, const attn_seg *g, work *t, int64_t 
 	int64_t x = 0;
 	for (; x < c.n; x += 16) {
 		__mmask16 in = first(c.n - x);
-		__m512 e = _mm512_maskz_mov_ps(in, exponential(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), lse)));
+		__m512 e = _mm512_maskz_mov_ps(in, lora__amx_exp(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), lse)));
 		__m512 d = _mm512_maskz_mul_ps(in, e, _mm512_sub_ps(_mm512_load_ps(dp + x), delta));
 		if (j->cap > 0) d = _mm512_maskz_mul_ps(in, d, _mm512_loadu_ps(dcap + x));
 		narrow16(p + x, e);

@@ -195,8 +195,8 @@ INLINE512 void put_sums(float *y, __m512 a, __m512 b, __m512 c, __m512 d)
 DOTS512(q8_0, 34)
 DOTS512(q4_0, 18)
 
-/* Rows of floats: an adapter's, and the weight beside it. Lane i mod 32, then pairwise: the bits of the backends' dot products, so that an adapter that
- * adds zero changes nothing. */
+/* Rows of floats: an adapter's, and the weight beside it. Lane i mod 32, then pairwise, not fused: the bits of the naive backend's columns4(), so
+ * that an adapter that adds zero changes nothing. */
 INLINE512 void put_lanes(float *y, __m512 a, __m512 b, __m512 c, __m512 d)
 {
 	__m512 all[4] = { a, b, c, d };
@@ -226,8 +226,8 @@ INLINE512 __m512 load_bf16(__mmask16 m, const uint8_t *p) { return _mm512_castsi
 				const uint8_t *at = p + (size_t)k * row; \
 				_mm_prefetch((const char *)at + 4 * row, _MM_HINT_T0); \
 				if (size == 4) _mm_prefetch((const char *)at + 4 * row + 64, _MM_HINT_T0); \
-				low[k] = _mm512_fmadd_ps(load_##name(a, at), v, low[k]); \
-				if (b) high[k] = _mm512_fmadd_ps(load_##name(b, at + 16 * size), w, high[k]); \
+				low[k] = _mm512_add_ps(_mm512_mul_ps(load_##name(a, at), v), low[k]); \
+				if (b) high[k] = _mm512_add_ps(_mm512_mul_ps(load_##name(b, at + 16 * size), w), high[k]); \
 			} \
 		} \
 		put_lanes(y, _mm512_add_ps(low[0], high[0]), _mm512_add_ps(low[1], high[1]), _mm512_add_ps(low[2], high[2]), _mm512_add_ps(low[3], high[3])); \

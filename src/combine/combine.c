@@ -323,6 +323,7 @@ lora_status lora__combining_start(lora_adapter *const *adapters, const double *w
 lora_status lora__combining_fill(lora__combining *j, const double *weights)
 {
 	j->weights = weights;
+	lora__adapter_changed(j->to);
 	return lora__each_site(j->ctx, (int64_t)j->to->n_parts, j->bytes, do_site, j);
 }
 

@@ -106,7 +106,7 @@ static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t
 	}
 	lora__site_call c = { .ctx = e->ctx, .real = e->real, .n = n, .x = lora__view2(p->h, e->real, n, node->i[1], node->i[1]),
 		.y = lora__view2(p->logits, sums, n, node->i[0], pitch(node)), .saved = p->saved, .saved_rows = p->chunk, .scratch = p->site,
-		.train = r->train, .key = r->key, .first_row = at };
+		.train = r->train, .key = r->key, .first_row = at, .decode = r->cache != NULL };
 	lora_status st = lora__site_forward(node->site, &c, runs, 1);
 	if (st) return st;
 	for (int64_t j = 0; r->logits && j < n; j++) give_logits(e, p->logits + each * (size_t)(j * pitch(node)), list[j]);

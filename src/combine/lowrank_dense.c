@@ -138,34 +138,19 @@ static lora_status run(dense *d, const float *from, int64_t out, int64_t in, int
 	return st;
 }
 
-/* So many vectors that iterating does not pay: those of all of D^T D in double, which keeps what is small beside the largest; when D is wanted whole, unit
- * vectors. D v is in F32. */
-static lora_status many(lora_context *ctx, lora_view m, int turned, int64_t k, float *low_a, float *low_b)
+/* D is wanted whole: its short side's unit vectors. */
+static void whole(const float *from, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b)
 {
-	int64_t len = m.size[0], n = m.size[1], have = k < n ? k : n, square = k < n ? n * (n + len) : 0;
-	float *f = lora__calloc(ctx, (size_t)(have * (n + len)), sizeof *f), *y32 = f + have * n;
-	double *w = lora__calloc(ctx, (size_t)(have * (n + 1) + k * (n + len) + square), sizeof *w);
-	lora_status st = f && w ? LORA_OK : LORA_E_MEMORY;
-	if (st) goto done;
-	double *v = w + have * (n + 1), *y = v + k * n, *t = y + k * len, *c = t + n * n;
-	if (square) {
-		const float *from = m.data;
-		for (int64_t i = 0; i < n; i++)
-			for (int64_t j = 0; j < len; j++) c[i * len + j] = from[j * m.stride[0] + i * m.stride[1]];
-		lora__lowrank_gram(c, len, n, t);
-		if ((st = lora__eigen_top(ctx, t, n, have, w + have * n, w))) goto done;
-	} else
-		for (int64_t i = 0; i < n; i++) w[i * have + i] = 1;
-	for (int64_t i = 0; i < have; i++)
-		for (int64_t j = 0; j < n; j++) f[i * n + j] = (float)(v[i * n + j] = w[j * have + i]);
-	st = lora__gemm(ctx, 1.0, lora__view2(f, LORA_F32, have, n, n), lora__view_t(m), 0.0, lora__view2(y32, LORA_F32, have, len, len));
-	if (st) goto done;
-	lora__convert(y, LORA_F64, y32, LORA_F32, (size_t)(have * len));
-	lora__lowrank_put(v, n, y, len, k, turned, low_a, low_b);
-done:
-	lora__free(ctx, f);
-	lora__free(ctx, w);
-	return st;
+	memset(low_a, 0, (size_t)(k * in) * sizeof *low_a), memset(low_b, 0, (size_t)(k * out) * sizeof *low_b);
+	for (int64_t i = 0; i < out; i++) {
+		const float *row = from + i * in;
+		double s = 0;
+		if (out >= in) memcpy(low_b + i * k, row, (size_t)in * sizeof *row);
+		if (out >= in && i < in) low_a[i * in + i] = 1;
+		for (int64_t j = 0; j < in && out < in; j++) s += (double)row[j] * row[j];
+		for (int64_t j = 0; j < in && s > 0; j++) low_a[i * in + j] = (float)(row[j] / sqrt(s));
+		if (out < in) low_b[i * k + i] = (float)sqrt(s);
+	}
 }
 
 lora_status lora__lowrank_dense(lora_context *ctx, const float *from, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b)
@@ -173,8 +158,8 @@ lora_status lora__lowrank_dense(lora_context *ctx, const float *from, int64_t ou
 	dense d = { .ctx = ctx, .n = out < in ? out : in, .len = out < in ? in : out, .b = k + EXTRA };
 	lora_view m = lora__view2(from, LORA_F32, out, in, in);
 	int64_t n = d.n, b = d.b, wide = b * d.len;
-	if (n <= SMALL) return lora__lowrank_exact(ctx, from, out, in, k, low_a, low_b);
-	if (SHARE * b > n) return many(ctx, out < in ? lora__view_t(m) : m, out < in, k, low_a, low_b);
+	if (k >= n) return whole(from, out, in, k, low_a, low_b), LORA_OK;
+	if (n <= SMALL || SHARE * b > n) return lora__lowrank_exact(ctx, from, out, in, k, low_a, low_b);
 	d.m = out < in ? lora__view_t(m) : m, d.mt = lora__view_t(d.m);
 	float *room = lora__calloc(ctx, (size_t)(3 * b * n + wide + (n <= FORM ? n * n : 0)), sizeof *room);
 	double *more = lora__calloc(ctx, (size_t)(wide + 2 * b * b + 2 * b), sizeof *more);

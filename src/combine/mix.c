@@ -128,10 +128,11 @@ INLINE void agree(const lora__mix *m, double *s, double zero, float **v, const d
 /* One pass; what was elected in balance (the sum of all signs) and the number of sums that are 0 come back. */
 typedef struct sums { const lora__mix *m; float **v; const double *w; size_t n; double balance; int64_t zeros; } sums;
 
-INLINE void pass_body(sums *t, double zero, int64_t count, float *out)
+INLINE void pass_body(const int way, sums *t, double zero, int64_t count, float *out)
 {
 	const lora__mix *m = t->m;
 	float room[BLOCK];
+	(void)way;
 	for (int64_t at = 0; at < count; at += BLOCK) {
 		double s[BLOCK] = { 0 };
 		int64_t size = count - at < BLOCK ? count - at : BLOCK, zeros = 0, more = 0;

@@ -27,7 +27,8 @@ int64_t lora__count_magnitudes(const float *v, int64_t n, uint32_t low, uint32_t
 void lora__clear_below(float *v, int64_t n, uint32_t limit); /* magnitudes below it become 0 */
 
 /* name_body(way, ...) compiled for processors with AVX2 (way 1) and for others (way 0 on x86-64, where hardly any processor takes it: small, not fast);
- * LORA__WIDE: for AVX-512 too (way 2). */
+ * LORA__WIDE: for AVX-512 too (way 2), with
+ * LORA__FUSED where sums need not be those of the others. */
 #if defined(__x86_64__)
 #ifdef __clang__
 #define LORA__SMALL
@@ -39,13 +40,13 @@ void lora__clear_below(float *v, int64_t n, uint32_t limit); /* magnitudes below
 #define LORA__TWICE(name, list, ...) \
 	static __attribute__((target("avx2"))) void name##_avx2 list { name##_body(1, __VA_ARGS__); } \
 	static LORA__SMALL void name##_plain list { name##_body(0, __VA_ARGS__); }
-#define LORA__WIDE(name, list, ...) \
-	static __attribute__((target("avx512f") LORA__FUSED)) void name##_avx512 list { name##_body(2, __VA_ARGS__); }
+#define LORA__WIDE(name, fused, list, ...) \
+	static __attribute__((target("avx512f") fused)) void name##_avx512 list { name##_body(2, __VA_ARGS__); }
 #define LORA__CALL(name, ...) (__builtin_cpu_supports("avx2") ? name##_avx2(__VA_ARGS__) : name##_plain(__VA_ARGS__))
 #define LORA__CALL_WIDE(name, ...) (__builtin_cpu_supports("avx512f") ? name##_avx512(__VA_ARGS__) : LORA__CALL(name, __VA_ARGS__))
 #else
 #define LORA__TWICE(name, list, ...) static void name##_plain list { name##_body(1, __VA_ARGS__); }
-#define LORA__WIDE(name, list, ...)
+#define LORA__WIDE(name, fused, list, ...)
 #define LORA__CALL(name, ...) name##_plain(__VA_ARGS__)
 #define LORA__CALL_WIDE(name, ...) name##_plain(__VA_ARGS__)
 #endif

@@ -34,7 +34,7 @@ static inline __attribute__((always_inline)) void tile_body(const int way, int64
 }
 
 LORA__TWICE(tile, (int64_t depth, const double *a, const double *b, double *t), depth, a, b, t)
-LORA__WIDE(tile, (int64_t depth, const double *a, const double *b, double *t), depth, a, b, t)
+LORA__WIDE(tile, LORA__FUSED, (int64_t depth, const double *a, const double *b, double *t), depth, a, b, t)
 
 /* Strips of w rows (or columns) of n, sx apart, depth elements of each, sk apart. */
 static void pack(double *d, const double *p, int64_t sx, int64_t sk, int64_t n, int64_t depth, int64_t w)

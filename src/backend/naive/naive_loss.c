@@ -1,7 +1,7 @@
 /* XENT: loss_i = log sum_j exp(z_j) - z_label with the row's maximum taken out first, and the gradient f0 * (softmax - onehot) in place.
  * Rows with a negative label count nothing. With a soft cap z = cap * tanh(logits / cap) (Gemma 2, arXiv:2408.00118, section 2).
  * Logits in BF16 are widened row by row: the head makes its logits in F32, so they are rare and not worth loops of their own. */
-#include "backend/naive/naive.h"
+#include "backend/naive/naive_loss.h"
 
 #define NAIVE_NO_BF16
 #define NAIVE_TEMPLATE "backend/naive/naive_loss.inc"
@@ -28,6 +28,7 @@ lora_status lora__naive_xent(lora__naive *self, const lora_call *c, lora_dtype r
 	if (st) return st;
 	half_job j = { c, NULL, ((size_t)c->v[0].size[1] * sizeof(float) + 63) & ~(size_t)63, PICK_WIDE(self, lora__wide(real), xent) };
 	int half = real == LORA_BF16;
+	if (self->isa >= 3 && lora__wide(real) == LORA_F32 && !(c->f[1] > 0)) j.fn = lora__xent_avx512;
 	if (half && !(j.rows = lora__naive_scratch(self, j.row * (size_t)self->host.threads))) return LORA_E_MEMORY;
 	lora__naive_parallel(self, c->v[0].size[0], 8.0 * (double)c->v[0].size[0] * (double)c->v[0].size[1], half ? half_row : j.fn, half ? (void *)&j : (void *)(uintptr_t)c);
 	lora__naive_release(self, j.rows);

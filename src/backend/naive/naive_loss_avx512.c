@@ -1,0 +1,77 @@
+/* XENT without a soft cap for processors of isa 3: naive_loss.inc's loss and gradient on 16 logits at a time. Exponentials are made twice instead of being
+ * written and read once more; their sums are F32 within 512 logits and double from there on. */
+#include "backend/naive/naive_amx.h"
+#include "backend/naive/naive_loss.h"
+
+#ifdef NAIVE_AMX
+
+static inline __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
+
+AMX static float row_top(const float *z, int64_t n)
+{
+	__m512 a = _mm512_set1_ps(z[0]), b = a;
+	int64_t i = 0;
+	for (; i + 32 <= n; i += 32) a = _mm512_max_ps(a, _mm512_loadu_ps(z + i)), b = _mm512_max_ps(b, _mm512_loadu_ps(z + i + 16));
+	for (; i < n; i += 16) a = _mm512_mask_max_ps(a, first(n - i), a, _mm512_maskz_loadu_ps(first(n - i), z + i));
+	return _mm512_reduce_max_ps(_mm512_max_ps(a, b));
+}
+
+/* Sum of exp(z - top). */
+AMX static double row_sum(const float *z, int64_t n, float top)
+{
+	enum { PART = 512 };
+	const __m512 from = _mm512_set1_ps(top);
+	double sum = 0;
+	for (int64_t at = 0; at < n; at += PART) {
+		int64_t end = n - at < PART ? n : at + PART, i = at;
+		__m512 a = _mm512_setzero_ps(), b = a;
+		for (; i + 32 <= end; i += 32) {
+			a = _mm512_add_ps(a, lora__amx_exp(_mm512_sub_ps(_mm512_loadu_ps(z + i), from)));
+			b = _mm512_add_ps(b, lora__amx_exp(_mm512_sub_ps(_mm512_loadu_ps(z + i + 16), from)));
+		}
+		for (; i < end; i += 16) a = _mm512_mask_add_ps(a, first(end - i), a, lora__amx_exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(first(end - i), z + i), from)));
+		sum += (double)_mm512_reduce_add_ps(_mm512_add_ps(a, b));
+	}
+	return sum;
+}
+
+/* z = f exp(z - top); as BF16 in the first half of the row when narrow: what is written ends before what is still to be read. */
+AMX static void row_gradient(float *z, int64_t n, float top, float f, int narrow)
+{
+	const __m512 from = _mm512_set1_ps(top), factor = _mm512_set1_ps(f);
+	uint16_t *half = (uint16_t *)(void *)z;
+	for (int64_t i = 0; i < n; i += 16) {
+		__mmask16 in = first(n - i);
+		__m512 v = _mm512_mul_ps(factor, lora__amx_exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, z + i), from)));
+		if (narrow) _mm256_mask_storeu_epi16(half + i, in, (__m256i)_mm512_cvtneps_pbh(v));
+		else _mm512_mask_storeu_ps(z + i, in, v);
+	}
+}
+
+AMX void lora__xent_avx512(void *arg, int64_t task, int32_t thread)
+{
+	const lora_call *c = arg;
+	float *z = lora__at(&c->v[0], task, 0), scale = (float)c->f[0];
+	int64_t n = c->v[0].size[1];
+	int32_t label = ((const int32_t *)c->v[1].data)[task];
+	double *loss = (double *)c->v[2].data + task;
+	(void)thread;
+	if (label < 0) {
+		*loss = 0;
+		if (c->i[0]) memset(z, 0, (size_t)n * sizeof *z);
+		return;
+	}
+	float top = row_top(z, n), at_label = z[label];
+	double sum = row_sum(z, n, top);
+	*loss = log(sum) + ((double)top - (double)at_label);
+	if (!c->i[0]) return;
+	float f = (float)((double)scale / sum), g = (float)(exp((double)at_label - (double)top) * (double)f - (double)scale);
+	row_gradient(z, n, top, f, (int)c->i[1]);
+	if (c->i[1]) ((uint16_t *)(void *)z)[label] = lora__f32_to_bf16(g);
+	else z[label] = g;
+}
+
+#else
+
+void lora__xent_avx512(void *arg, int64_t task, int32_t thread) { (void)arg, (void)task, (void)thread; }
+#endif

@@ -33,6 +33,7 @@ void lora__onednn_leave(int before) { (void)before; }
 enum {
 	FEW = 2,                     /* F32 products with this many rows or columns, or fewer, are bound by memory: naive reads less of it */
 	MIN_WORK = 32 * 1024,        /* multiply-adds below which the overhead of a call shows */
+	LEAST_ROWS = 128, MOST_PARTS = 4, /* rows of a part, and parts for a thread, when there are more parts than threads */
 	SPLIT_WORK = 256 * 1024,     /* ... and below which one thread does it alone */
 	PANEL = 4 * 1024 * 1024,     /* elements of B that are converted at once */
 	PANEL_ROWS = 8               /* fewer rows than this do not pay for converting B */
@@ -98,6 +99,8 @@ static void cut(job *j)
 		double cost = pm * pn * (threads / rows > 1 && j->m > 1 ? 1.15 : 1) + 16 * (pm + pn);
 		if (rows == 1 || cost < best) best = cost, j->rows = rows, j->cols = threads / rows;
 	}
+	/* more parts than threads where rows are many: the quicker core takes some of the slower one's */
+	for (int64_t more = 2 * j->rows; threads > 1 && j->m / more >= LEAST_ROWS && more <= MOST_PARTS * threads; more *= 2) j->rows = more;
 }
 
 /* The next piece of the rows at .. to - 1 of a part that begins at from. The last one may go back over rows that are done: with beta 0 that changes

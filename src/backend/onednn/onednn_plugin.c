@@ -266,6 +266,24 @@ static lora_status multiply(job *j)
 	return st;
 }
 
+/* Packed in slices: one after another is added up in C. */
+static lora_status multiply_slices(job *j)
+{
+	const onednn_packed *packed = j->packed;
+	const lora_view *whole = j->a;
+	lora_status st = LORA_OK;
+	for (int64_t at = 0; at < packed->k && !st; at += packed->depth) {
+		onednn_packed one;
+		lora_view a = *whole;
+		lora__onednn_slice(packed, at, &one);
+		a.data = (char *)a.data + at * size_of(a.dtype), a.size[1] = one.k;
+		j->packed = &one, j->a = &a, j->k = one.k;
+		if (at) j->beta = 1;
+		st = multiply(j);
+	}
+	return st;
+}
+
 /* Converting a block of B. */
 typedef struct panel_job { const lora_view *from, *to; int64_t parts; } panel_job;
 
@@ -393,7 +411,7 @@ static lora_status onednn_run(void *s, void *stream, const lora_call *call)
 		if ((uintptr_t)v[i].data % (uintptr_t)size_of(v[i].dtype)) return lora__onednn_fail(self, LORA_E_ARGUMENT, "a view's data is not aligned to its dtype");
 	}
 	j.own = !atomic_flag_test_and_set(&self->taken);
-	lora_status st = j.packed || v[2].dtype == v[1].dtype ? multiply(&j) : multiply_panels(&j, &v[0], &v[2]);
+	lora_status st = j.packed ? multiply_slices(&j) : v[2].dtype == v[1].dtype ? multiply(&j) : multiply_panels(&j, &v[0], &v[2]);
 	if (j.own) atomic_flag_clear(&self->taken);
 	return st;
 }

@@ -33,7 +33,7 @@ static void run_block(lora__naive *self, gemm_job *j, lora_dtype real, int mr, i
 	double elements = (double)(j->mb + j->nb) * (double)j->kb;
 	j->a_strips = (j->mb + mr - 1) / mr;
 	lora__naive_parallel(self, j->a_strips + (pack_b ? (j->nb + nr - 1) / nr : 0), elements, PICK_WIDE(self, real, gemm_pack), j);
-	j->tile_m = GEMM_TILE_M / mr * mr, j->tile_n = GEMM_TILE_N; /* 96 is a multiple of every MR, 256 of every NR */
+	j->tile_m = GEMM_TILE_M / mr * mr, j->tile_n = GEMM_TILE_N / nr * nr;
 	while (self->host.threads > 1 && (j->mb + j->tile_m - 1) / j->tile_m * ((j->nb + j->tile_n - 1) / j->tile_n) < 4 * self->host.threads) {
 		if (j->tile_n >= 2 * nr && j->tile_n >= j->tile_m) j->tile_n = round_up(j->tile_n / 2, nr);
 		else if (j->tile_m >= 2 * mr) j->tile_m = round_up(j->tile_m / 2, mr);
@@ -60,7 +60,7 @@ static lora_status packed_gemm(lora__naive *self, const lora_call *c, lora_dtype
 	}
 	int64_t m = cv.size[0], n = cv.size[1], k = av.size[1];
 	int sums = cv.dtype != real && k > 0;
-	int64_t mc = least(round_up(m, mr), round_up(sums ? GEMM_MC_ACC : GEMM_MC, mr)), nc = least(round_up(n, nr), sums ? GEMM_NC_ACC : GEMM_NC);
+	int64_t mc = least(round_up(m, mr), round_up(sums ? GEMM_MC_ACC : GEMM_MC, mr)), nc = least(round_up(n, nr), (sums ? GEMM_NC_ACC : GEMM_NC) / nr * nr);
 	int64_t kc = least(k, GEMM_KC);
 	size_t size = lora__dtype_size(real), pa = (size_t)round_up(mc * kc, 16) * size, pb = (size_t)round_up(nc * kc, 16) * size;
 	size_t acc = cv.dtype != real ? (size_t)(mc * nc) * size : 0;

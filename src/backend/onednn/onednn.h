@@ -55,13 +55,15 @@ typedef struct onednn {
 	char            device[64], library[64];
 } onednn;
 
-/* B in the layout that the kernels want. One allocation for this, one for the data. */
+/* B in the layout that the kernels want. One allocation for this, one for the data. A very deep B is packed in slices, one after another: with all of
+ * it in one product, dense rows of A would be so long that they get in each other's way in the caches. */
 typedef struct onednn_packed {
 	uint32_t magic;
 	int32_t  cols;  /* columns of a block, 0: plain */
-	int64_t  n, k;
+	int64_t  n, k, depth; /* depth: of a slice */
 	int32_t  type;  /* dnnl_data_type_t */
-	dnnl_memory_desc_t md;
+	dnnl_memory_desc_t md, last; /* of a slice, of the last one */
+	uint64_t slice; /* bytes of one */
 	char    *data;
 	uint64_t bytes;
 } onednn_packed;
@@ -85,7 +87,8 @@ void        lora__onednn_clear(onednn *self);
 dnnl_status_t lora__onednn_slot(const onednn *self, const onednn_entry *e, onednn_slot *s);
 void        lora__onednn_slot_free(onednn_slot *s);
 
-/* Weights. */
+/* Weights. slice: of what begins at row at of B, a multiple of the depth. */
+void        lora__onednn_slice(const onednn_packed *p, int64_t at, onednn_packed *one);
 lora_status lora__onednn_pack(void *self, const lora_view *b, void **packed, uint64_t *bytes);
 lora_status lora__onednn_pack_as(void *self, const lora_view *b, lora_dtype real, void **packed, uint64_t *bytes);
 void        lora__onednn_unpack(void *self, void *packed);

@@ -23,25 +23,54 @@ static int32_t block_columns(const dnnl_memory_desc_t *md)
 	return b->strides[1] >= b->strides[0] && ONEDNN_COLS % cols == 0 ? (int32_t)cols : 0;
 }
 
-static dnnl_status_t choose_layout(const onednn *self, onednn_packed *p)
+void lora__onednn_slice(const onednn_packed *p, int64_t at, onednn_packed *one)
+{
+	*one = *p;
+	one->k = p->k - at < p->depth ? p->k - at : p->depth;
+	one->data += (uint64_t)(at / p->depth) * p->slice;
+	if (at + p->depth >= p->k) one->md = p->last;
+}
+
+/* The layout of k rows; *cols as block_columns(). */
+static dnnl_status_t choose_layout(const onednn *self, const onednn_packed *p, int64_t k, dnnl_memory_desc_t *md, int32_t *cols)
 {
 	dnnl_memory_desc_t a, b, c;
-	dnnl_dims_t dims = { p->k, p->n };
+	dnnl_dims_t dims = { k, p->n };
 	dnnl_matmul_desc_t d;
 	dnnl_primitive_desc_t pd = NULL;
 	int before = lora__onednn_enter();
-	lora__onednn_plain(&a, ONEDNN_PIECE, p->k, p->k, 1, p->type);
+	lora__onednn_plain(&a, ONEDNN_PIECE, k, k, 1, p->type);
 	lora__onednn_plain(&c, ONEDNN_PIECE, p->n, p->n, 1, p->type);
 	dnnl_status_t s = dnnl_memory_desc_init_by_tag(&b, 2, dims, (dnnl_data_type_t)p->type, dnnl_format_tag_any);
 	if (!s) s = dnnl_matmul_desc_init(&d, &a, &b, NULL, &c);
 	if (!s) s = dnnl_primitive_desc_create(&pd, &d, NULL, self->engine, NULL);
-	if (!s) p->md = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+	if (!s) *md = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
 	if (pd) dnnl_primitive_desc_destroy(pd);
 	lora__onednn_leave(before);
 	if (s) return s;
-	p->cols = block_columns(&p->md);
-	if (!p->cols) lora__onednn_plain(&p->md, p->k, p->n, 1, p->k, p->type); /* kernels without blocks: columns one after another */
-	p->bytes = dnnl_memory_desc_get_size(&p->md);
+	*cols = block_columns(md);
+	if (!*cols) lora__onednn_plain(md, k, p->n, 1, k, p->type); /* kernels without blocks: columns one after another */
+	return dnnl_success;
+}
+
+/* Sums in F32 can be continued slice by slice. A depth that is no multiple of 2 KiB keeps rows of A off the same cache sets. */
+static dnnl_status_t choose_layouts(const onednn *self, onednn_packed *p)
+{
+	enum { DEEP = 8192, SLICE = 1984, UNIT = 64 };
+	int64_t n = (p->k + SLICE - 1) / SLICE;
+	int32_t cols = 0;
+	p->depth = p->k;
+	if (p->type == dnnl_f32 && p->k >= DEEP) p->depth = (p->k / n + UNIT) / UNIT * UNIT;
+	dnnl_status_t s = choose_layout(self, p, p->depth, &p->md, &p->cols);
+	if (!s) s = choose_layout(self, p, p->k - (p->k - 1) / p->depth * p->depth, &p->last, &cols);
+	if (!s && cols != p->cols) {
+		p->depth = p->k;
+		s = choose_layout(self, p, p->k, &p->md, &p->cols);
+		p->last = p->md;
+	}
+	if (s) return s;
+	p->slice = dnnl_memory_desc_get_size(&p->md);
+	p->bytes = (uint64_t)((p->k - 1) / p->depth) * p->slice + dnnl_memory_desc_get_size(&p->last);
 	return dnnl_success;
 }
 
@@ -128,13 +157,17 @@ lora_status lora__onednn_pack_as(void *s, const lora_view *b, lora_dtype real, v
 	onednn_packed *p = self->host.alloc(self->host.host, sizeof *p);
 	if (!p) return lora__onednn_fail(self, LORA_E_MEMORY, "no memory for packed weights");
 	*p = (onednn_packed){ .magic = ONEDNN_MAGIC, .n = v.size[1], .k = v.size[0], .type = real == LORA_BF16 ? dnnl_bf16 : dnnl_f32 };
-	lora_status st = lora__onednn_status(self, choose_layout(self, p), "choosing the layout of packed weights");
+	lora_status st = lora__onednn_status(self, choose_layouts(self, p), "choosing the layout of packed weights");
 	if (!st) {
 		p->data = self->host.alloc(self->host.host, p->bytes);
 		if (!p->data) st = lora__onednn_fail(self, LORA_E_MEMORY, "no memory for packed weights");
 	}
-	if (!st) {
-		job j = { .self = self, .b = &v, .p = p, .parts = self->threads };
+	for (int64_t at = 0; at < p->k && !st; at += p->depth) {
+		onednn_packed one;
+		lora_view from = v;
+		lora__onednn_slice(p, at, &one);
+		from.data = (char *)v.data + at * v.stride[0] * (v.dtype == LORA_F32 ? 4 : 2), from.size[0] = one.k;
+		job j = { .self = self, .b = &from, .p = &one, .parts = self->threads };
 		self->host.parallel(self->host.host, j.parts, pack_part, &j);
 		st = lora__onednn_status(self, (dnnl_status_t)atomic_load(&j.status), "packing weights");
 	}

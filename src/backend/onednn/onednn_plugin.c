@@ -33,6 +33,7 @@ void lora__onednn_leave(int before) { (void)before; }
 enum {
 	FEW = 2,                     /* F32 products with this many rows or columns, or fewer, are bound by memory: naive reads less of it */
 	MIN_WORK = 32 * 1024,        /* multiply-adds below which the overhead of a call shows */
+	LEAST_ROWS = 128, MOST_PARTS = 4, /* rows of a part, and parts for a thread, when there are more parts than threads */
 	SPLIT_WORK = 256 * 1024,     /* ... and below which one thread does it alone */
 	PANEL = 4 * 1024 * 1024,     /* elements of B that are converted at once */
 	PANEL_ROWS = 8               /* fewer rows than this do not pay for converting B */
@@ -98,6 +99,8 @@ static void cut(job *j)
 		double cost = pm * pn * (threads / rows > 1 && j->m > 1 ? 1.15 : 1) + 16 * (pm + pn);
 		if (rows == 1 || cost < best) best = cost, j->rows = rows, j->cols = threads / rows;
 	}
+	/* more parts than threads where rows are many: the quicker core takes some of the slower one's */
+	for (int64_t more = 2 * j->rows; threads > 1 && j->m / more >= LEAST_ROWS && more <= MOST_PARTS * threads; more *= 2) j->rows = more;
 }
 
 /* The next piece of the rows at .. to - 1 of a part that begins at from. The last one may go back over rows that are done: with beta 0 that changes
@@ -263,6 +266,24 @@ static lora_status multiply(job *j)
 	return st;
 }
 
+/* Packed in slices: one after another is added up in C. */
+static lora_status multiply_slices(job *j)
+{
+	const onednn_packed *packed = j->packed;
+	const lora_view *whole = j->a;
+	lora_status st = LORA_OK;
+	for (int64_t at = 0; at < packed->k && !st; at += packed->depth) {
+		onednn_packed one;
+		lora_view a = *whole;
+		lora__onednn_slice(packed, at, &one);
+		a.data = (char *)a.data + at * size_of(a.dtype), a.size[1] = one.k;
+		j->packed = &one, j->a = &a, j->k = one.k;
+		if (at) j->beta = 1;
+		st = multiply(j);
+	}
+	return st;
+}
+
 /* Converting a block of B. */
 typedef struct panel_job { const lora_view *from, *to; int64_t parts; } panel_job;
 
@@ -390,7 +411,7 @@ static lora_status onednn_run(void *s, void *stream, const lora_call *call)
 		if ((uintptr_t)v[i].data % (uintptr_t)size_of(v[i].dtype)) return lora__onednn_fail(self, LORA_E_ARGUMENT, "a view's data is not aligned to its dtype");
 	}
 	j.own = !atomic_flag_test_and_set(&self->taken);
-	lora_status st = j.packed || v[2].dtype == v[1].dtype ? multiply(&j) : multiply_panels(&j, &v[0], &v[2]);
+	lora_status st = j.packed ? multiply_slices(&j) : v[2].dtype == v[1].dtype ? multiply(&j) : multiply_panels(&j, &v[0], &v[2]);
 	if (j.own) atomic_flag_clear(&self->taken);
 	return st;
 }

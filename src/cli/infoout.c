@@ -208,15 +208,19 @@ void show_tensors(const json_t *tensors)
 
 const char *main_dtype(const st_file *f)
 {
-	int64_t most = 0;
-	const char *name = "-";
+	struct {
+		const char *name;
+		int64_t count;
+	} kinds[32] = { { "-", 0 } }; /* more than there are types */
+	size_t n = 0, best = 0;
 	for (size_t i = 0; i < f->n; i++) {
-		int64_t count = 0;
-		for (size_t j = 0; j < f->n; j++) count += strcmp(f->tensors[j].stored, f->tensors[i].stored) ? 0 : f->tensors[j].count;
-		if (count > most) {
-			most = count;
-			name = f->tensors[i].stored;
-		}
+		size_t k = 0;
+		while (k < n && strcmp(kinds[k].name, f->tensors[i].stored)) k++;
+		if (k == sizeof kinds / sizeof kinds[0]) continue;
+		if (k == n) kinds[n].name = f->tensors[i].stored, kinds[n++].count = 0;
+		kinds[k].count += f->tensors[i].count;
 	}
-	return name;
+	for (size_t k = 1; k < n; k++)
+		if (kinds[k].count > kinds[best].count) best = k;
+	return n && !kinds[best].count ? "-" : kinds[best].name;
 }

@@ -81,48 +81,61 @@ static int wrong_magic(const char *path, const char *b, size_t n)
 	return OK;
 }
 
-/* One entry of the header. data_bytes is the size of the data section. */
-static int parse_tensor(const st_file *f, const char *key, json_t *value, uint64_t data_bytes, uint64_t *begin, st_tensor *t)
-{
-	json_t *dtype = json_object_get(value, "dtype"), *shape = json_object_get(value, "shape"),
-		   *offsets = json_object_get(value, "data_offsets");
-	uint64_t count = 1, end;
-	size_t i;
+/* What the header says of one tensor. */
+typedef struct listed {
+	char dtype[16]; /* longer ones are cut, and not known */
+	int64_t shape[8], begin, end;
+	int rank;
+} listed;
 
-	if (!json_is_object(value) || !json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) ||
-		json_array_size(offsets) != 2 || json_object_size(value) != 3)
-		return fail(FAILED, f->path, "tensor \"%.80s\": needs dtype, shape and two data_offsets, and nothing else", key);
-	for (i = 0; i < N_DTYPES; i++)
-		if (!strcmp(dtypes[i].name, json_string_value(dtype))) t->dtype = dtypes[i].dtype;
-	uint64_t bits = t->dtype ? 8 * dtype_size(t->dtype) : foreign_bits(json_string_value(dtype));
-	if (!bits)
-		return fail(FAILED, f->path, "tensor \"%.80s\": dtype \"%.20s\" is not known here", key, json_string_value(dtype));
-	snprintf(t->stored, sizeof t->stored, "%s", json_string_value(dtype));
-	if (json_array_size(shape) > 8) return fail(FAILED, f->path, "tensor \"%.80s\": more than 8 dimensions", key);
-	t->rank = (int)json_array_size(shape);
-	for (i = 0; i < (size_t)t->rank; i++) {
-		json_t *n = json_array_get(shape, i);
-		if (!json_is_integer(n) || json_integer_value(n) < 0) return fail(FAILED, f->path, "tensor \"%.80s\": bad shape", key);
-		t->shape[i] = json_integer_value(n);
+static int check_entry(const st_file *f, const char *key, const listed *e, uint64_t data_bytes, st_tensor *t)
+{
+	uint64_t count = 1;
+	for (size_t i = 0; i < N_DTYPES; i++)
+		if (!strcmp(dtypes[i].name, e->dtype)) t->dtype = dtypes[i].dtype;
+	uint64_t bits = t->dtype ? 8 * dtype_size(t->dtype) : foreign_bits(e->dtype);
+	if (!bits) return fail(FAILED, f->path, "tensor \"%.80s\": dtype \"%s\" is not known here", key, e->dtype);
+	snprintf(t->stored, sizeof t->stored, "%s", e->dtype);
+	t->rank = e->rank;
+	for (int i = 0; i < e->rank; i++) {
+		t->shape[i] = e->shape[i];
 		if (__builtin_mul_overflow(count, (uint64_t)t->shape[i], &count) || count > (UINT64_C(1) << 48))
 			return fail(FAILED, f->path, "tensor \"%.80s\": too many elements", key);
 	}
-	json_t *b = json_array_get(offsets, 0), *e = json_array_get(offsets, 1);
-	if (!json_is_integer(b) || !json_is_integer(e) || json_integer_value(b) < 0 || json_integer_value(e) < json_integer_value(b))
-		return fail(FAILED, f->path, "tensor \"%.80s\": bad data_offsets", key);
-	*begin = (uint64_t)json_integer_value(b);
-	end = (uint64_t)json_integer_value(e);
-	if (end > data_bytes)
-		return fail(FAILED, f->path, "tensor \"%.80s\": runs past the end of the file (%llu of %llu bytes)", key,
-			(unsigned long long)end, (unsigned long long)data_bytes);
+	if (e->end < e->begin) return fail(FAILED, f->path, "tensor \"%.80s\": bad data_offsets", key);
+	if ((uint64_t)e->end > data_bytes)
+		return fail(FAILED, f->path, "tensor \"%.80s\": runs past the end of the file (%lld of %llu bytes)", key,
+			(long long)e->end, (unsigned long long)data_bytes);
 	t->count = (int64_t)count;
 	if (count * bits % 8) return fail(FAILED, f->path, "tensor \"%.80s\": shape and dtype do not make whole bytes", key);
 	t->bytes = count * bits / 8;
-	if (end - *begin != t->bytes)
-		return fail(FAILED, f->path, "tensor \"%.80s\": shape and dtype make %llu bytes, data_offsets %llu", key,
-			(unsigned long long)t->bytes, (unsigned long long)(end - *begin));
+	if ((uint64_t)(e->end - e->begin) != t->bytes)
+		return fail(FAILED, f->path, "tensor \"%.80s\": shape and dtype make %llu bytes, data_offsets %lld", key,
+			(unsigned long long)t->bytes, (long long)(e->end - e->begin));
 	t->name = new_string(key);
 	return t->name ? OK : FAILED;
+}
+
+static int read_entry(const st_file *f, const char *key, json_t *value, listed *e)
+{
+	json_t *dtype = json_object_get(value, "dtype"), *shape = json_object_get(value, "shape"),
+		   *offsets = json_object_get(value, "data_offsets");
+	if (!json_is_object(value) || !json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) ||
+		json_array_size(offsets) != 2 || json_object_size(value) != 3)
+		return fail(FAILED, f->path, "tensor \"%.80s\": needs dtype, shape and two data_offsets, and nothing else", key);
+	snprintf(e->dtype, sizeof e->dtype, "%s", json_string_value(dtype));
+	if (json_array_size(shape) > 8) return fail(FAILED, f->path, "tensor \"%.80s\": more than 8 dimensions", key);
+	e->rank = (int)json_array_size(shape);
+	for (int i = 0; i < e->rank; i++) {
+		json_t *n = json_array_get(shape, (size_t)i);
+		if (!json_is_integer(n) || json_integer_value(n) < 0) return fail(FAILED, f->path, "tensor \"%.80s\": bad shape", key);
+		e->shape[i] = json_integer_value(n);
+	}
+	json_t *b = json_array_get(offsets, 0), *n = json_array_get(offsets, 1);
+	if (!json_is_integer(b) || !json_is_integer(n) || json_integer_value(b) < 0 || json_integer_value(n) < 0)
+		return fail(FAILED, f->path, "tensor \"%.80s\": bad data_offsets", key);
+	e->begin = json_integer_value(b), e->end = json_integer_value(n);
+	return OK;
 }
 
 typedef struct placed {
@@ -142,7 +155,9 @@ static int by_place(const void *a, const void *b)
 static int lay_out(st_file *f, placed *list, size_t n, uint64_t data_bytes)
 {
 	uint64_t at = 0;
-	if (n) qsort(list, n, sizeof *list, by_place);
+	size_t sorted = 1;
+	while (sorted < n && by_place(&list[sorted - 1], &list[sorted]) <= 0) sorted++;
+	if (sorted < n) qsort(list, n, sizeof *list, by_place);
 	f->tensors = new_array(n, sizeof *f->tensors);
 	if (!f->tensors) return FAILED;
 	for (size_t i = 0; i < n; i++) f->tensors[i] = list[i].tensor;
@@ -159,51 +174,222 @@ static int lay_out(st_file *f, placed *list, size_t n, uint64_t data_bytes)
 	return OK;
 }
 
-static int parse_header(st_file *f, const char *header, size_t bytes, uint64_t data_bytes)
+/* ---- the plain form ---- */
+
+/* Headers as programs write them are read in one pass without a tree: one of 10 MB has 200,000 entries. Whatever is not of this form (names with
+ * escapes or beyond ASCII, other members, errors) makes ok 0, and the header goes through the JSON library instead. */
+typedef struct scan {
+	const char *p, *end;
+	int ok;
+} scan;
+
+static char peek(scan *s)
+{
+	while (s->p < s->end && (*s->p == ' ' || *s->p == '\n' || *s->p == '\t' || *s->p == '\r')) s->p++;
+	return s->p < s->end ? *s->p : 0;
+}
+
+static int next_is(scan *s, char c)
+{
+	if (peek(s) != c) return 0;
+	s->p++;
+	return 1;
+}
+
+static void expect(scan *s, char c) { s->ok &= next_is(s, c); }
+
+/* A string without its quotes, not ended. */
+static const char *scan_string(scan *s, size_t *n)
+{
+	expect(s, '"');
+	const char *from = s->p;
+	while (s->p < s->end && *s->p >= ' ' && *s->p < 127 && *s->p != '"' && *s->p != '\\') s->p++;
+	*n = (size_t)(s->p - from);
+	if (s->p == s->end || *s->p++ != '"') s->ok = 0;
+	return from;
+}
+
+static int64_t scan_number(scan *s)
+{
+	int64_t v = 0;
+	peek(s);
+	const char *from = s->p;
+	for (; s->p < s->end && *s->p >= '0' && *s->p <= '9' && s->p - from < 18; s->p++) v = v * 10 + (*s->p - '0');
+	if (s->p == from || (*from == '0' && s->p - from > 1) || (s->p < s->end && *s->p >= '0' && *s->p <= '9')) s->ok = 0;
+	return v;
+}
+
+static int scan_numbers(scan *s, int64_t *list, int most)
+{
+	int n = 0;
+	expect(s, '[');
+	if (next_is(s, ']')) return 0;
+	do {
+		if (n == most) s->ok = 0;
+		else list[n++] = scan_number(s);
+	} while (s->ok && next_is(s, ','));
+	expect(s, ']');
+	return n;
+}
+
+static void scan_entry(scan *s, listed *e)
+{
+	int seen = 0;
+	int64_t place[2] = { 0 };
+	expect(s, '{');
+	do {
+		size_t n;
+		const char *member = scan_string(s, &n);
+		int which = n == 5 && !memcmp(member, "dtype", n) ? 1 : n == 5 && !memcmp(member, "shape", n) ? 2 : n == 12 && !memcmp(member, "data_offsets", n) ? 4 : 0;
+		expect(s, ':');
+		if (!which || (seen & which)) s->ok = 0;
+		else if (which == 1) {
+			const char *type = scan_string(s, &n);
+			snprintf(e->dtype, sizeof e->dtype, "%.*s", (int)(n < sizeof e->dtype ? n : sizeof e->dtype), type);
+		} else if (which == 2) e->rank = scan_numbers(s, e->shape, 8);
+		else if (scan_numbers(s, place, 2) != 2) s->ok = 0;
+		seen |= which;
+	} while (s->ok && next_is(s, ','));
+	expect(s, '}');
+	if (seen != 7) s->ok = 0;
+	e->begin = place[0], e->end = place[1];
+}
+
+/* The value of __metadata__, to be parsed by the JSON library. */
+static void scan_metadata(scan *s, json_t **out)
 {
 	json_error_t err;
-	placed *list = NULL;
-	size_t n = 0;
+	peek(s);
+	json_t *v = json_loadb(s->p, (size_t)(s->end - s->p), JSON_REJECT_DUPLICATES | JSON_DISABLE_EOF_CHECK, &err);
+	const char *key;
+	json_t *text;
+	if (!v || !json_is_object(v) || *out) s->ok = 0;
+	json_object_foreach(v, key, text)
+	{
+		if (!json_is_string(text)) s->ok = 0;
+	}
+	if (s->ok) s->p += err.position, *out = v;
+	else json_decref(v);
+}
+
+typedef struct entries {
+	placed *list;
+	size_t n, room;
+} entries;
+
+static int add_entry(const st_file *f, const char *key, const listed *e, uint64_t data_bytes, entries *to)
+{
+	if (to->n == to->room) {
+		placed *more = grow(to->list, to->room = to->room ? 2 * to->room : 64, sizeof *more);
+		if (!more) return FAILED;
+		to->list = more;
+	}
+	placed *p = &to->list[to->n];
+	memset(p, 0, sizeof *p);
+	p->begin = (uint64_t)e->begin;
+	int status = check_entry(f, key, e, data_bytes, &p->tensor);
+	if (!status) to->n++;
+	return status;
+}
+
+static int by_key(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+static int no_twins(const st_file *f, const entries *e)
+{
+	const char **names = new_array(e->n, sizeof *names);
+	int status = names ? OK : FAILED;
+	for (size_t i = 0; names && i < e->n; i++) names[i] = e->list[i].tensor.name;
+	size_t sorted = 1;
+	while (names && sorted < e->n && strcmp(names[sorted - 1], names[sorted]) < 0) sorted++;
+	if (names && sorted < e->n) qsort(names, e->n, sizeof *names, by_key);
+	for (size_t i = sorted < e->n ? 1 : e->n; names && !status && i < e->n; i++)
+		if (!strcmp(names[i - 1], names[i])) status = fail(FAILED, f->path, "header is not JSON: duplicate object key \"%.80s\"", names[i]);
+	free(names);
+	return status;
+}
+
+/* *plain: 0 when the header is not of the plain form, and nothing was said of it. */
+static int scan_header(st_file *f, const char *header, size_t bytes, uint64_t data_bytes, entries *to, int *plain)
+{
+	scan s = { header, header + bytes, 1 };
+	int status = OK;
+	expect(&s, '{');
+	if (!next_is(&s, '}')) {
+		do {
+			char name[512];
+			listed e = { .rank = 0 };
+			size_t n;
+			const char *key = scan_string(&s, &n);
+			expect(&s, ':');
+			if (!s.ok || n >= sizeof name) s.ok = 0;
+			else if (n == 12 && !memcmp(key, "__metadata__", n)) scan_metadata(&s, &f->metadata);
+			else if (scan_entry(&s, &e), s.ok) {
+				memcpy(name, key, n), name[n] = 0;
+				status = add_entry(f, name, &e, data_bytes, to);
+			}
+		} while (s.ok && !status && next_is(&s, ','));
+		expect(&s, '}');
+	}
+	*plain = status || (s.ok && (peek(&s), s.p == s.end));
+	return status || !*plain ? status : no_twins(f, to);
+}
+
+/* ---- any form ---- */
+
+static int parse_header(st_file *f, const char *header, size_t bytes, uint64_t data_bytes, entries *to)
+{
+	json_error_t err;
 	const char *key;
 	json_t *value, *root;
-	int status = FAILED;
+	int status = OK;
 
 	root = json_loadb(header, bytes, JSON_REJECT_DUPLICATES, &err);
 	if (!root) return fail(FAILED, f->path, "header is not JSON: %s (column %d)", err.text, err.column);
-	if (!json_is_object(root)) {
-		fail(FAILED, f->path, "header is not a JSON object");
-		goto done;
-	}
-	list = new_array(json_object_size(root), sizeof *list);
-	if (!list) goto done;
+	if (!json_is_object(root)) status = fail(FAILED, f->path, "header is not a JSON object");
 	json_object_foreach(root, key, value)
 	{
-		if (!strcmp(key, "__metadata__")) {
-			const char *k;
-			json_t *v;
-			if (!json_is_object(value)) {
-				fail(FAILED, f->path, "__metadata__ is not an object");
-				goto done;
-			}
-			json_object_foreach(value, k, v)
-			{
-				if (!json_is_string(v)) {
-					fail(FAILED, f->path, "__metadata__ \"%.60s\" is not a string", k);
-					goto done;
-				}
-			}
-			f->metadata = json_incref(value);
+		listed e = { .rank = 0 };
+		if (status) break;
+		if (strcmp(key, "__metadata__")) {
+			status = read_entry(f, key, value, &e);
+			if (!status) status = add_entry(f, key, &e, data_bytes, to);
 			continue;
 		}
-		if (parse_tensor(f, key, value, data_bytes, &list[n].begin, &list[n].tensor)) goto done;
-		n++;
+		const char *k;
+		json_t *v;
+		if (!json_is_object(value)) status = fail(FAILED, f->path, "__metadata__ is not an object");
+		json_object_foreach(value, k, v)
+		{
+			if (!status && !json_is_string(v)) status = fail(FAILED, f->path, "__metadata__ \"%.60s\" is not a string", k);
+		}
+		if (!status) f->metadata = json_incref(value);
 	}
-	status = lay_out(f, list, n, data_bytes);
-	n = f->tensors ? 0 : n; /* the names moved */
-done:
-	for (size_t i = 0; list && i < n; i++) free(list[i].tensor.name);
-	free(list);
 	json_decref(root);
+	return status;
+}
+
+static void forget(entries *e)
+{
+	for (size_t i = 0; i < e->n; i++) free(e->list[i].tensor.name);
+	e->n = 0;
+}
+
+static int read_header(st_file *f, const char *header, size_t bytes, uint64_t data_bytes)
+{
+	entries all = { NULL, 0, 0 };
+	int plain, status = scan_header(f, header, bytes, data_bytes, &all, &plain);
+	if (!plain) {
+		forget(&all);
+		json_decref(f->metadata);
+		f->metadata = NULL;
+		status = parse_header(f, header, bytes, data_bytes, &all);
+	}
+	if (!status) {
+		status = lay_out(f, all.list, all.n, data_bytes);
+		if (f->tensors) all.n = 0; /* the names moved */
+	}
+	forget(&all);
+	free(all.list);
 	return status;
 }
 
@@ -255,7 +441,7 @@ int st_read(const char *path, int header_only, st_file *out)
 			goto done;
 		}
 	}
-	status = parse_header(out, header, (size_t)n, size - 8 - n);
+	status = read_header(out, header, (size_t)n, size - 8 - n);
 done:
 	free(header);
 	fclose(f);

@@ -227,7 +227,7 @@ INLINE512 __m512 load_bf16(__mmask16 m, const uint8_t *p) { return _mm512_castsi
 				_mm_prefetch((const char *)at + 4 * row, _MM_HINT_T0); \
 				if (size == 4) _mm_prefetch((const char *)at + 4 * row + 64, _MM_HINT_T0); \
 				low[k] = _mm512_add_ps(_mm512_mul_ps(load_##name(a, at), v), low[k]); \
-				if (b) high[k] = _mm512_add_ps(_mm512_mul_ps(load_##name(b, at + 16 * size), w), high[k]); \
+				high[k] = _mm512_add_ps(_mm512_mul_ps(load_##name(b, at + 16 * size), w), high[k]); \
 			} \
 		} \
 		put_lanes(y, _mm512_add_ps(low[0], high[0]), _mm512_add_ps(low[1], high[1]), _mm512_add_ps(low[2], high[2]), _mm512_add_ps(low[3], high[3])); \

@@ -70,6 +70,7 @@ $(uses_libdir): $(B)/libdir
 $(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 # Vectorised, but without the copies that -O3 makes of every loop (they doubled the library); the two -fno change no value.
 $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$(CC)),,-fvect-cost-model=dynamic) -fno-trapping-math -fno-math-errno
+$(B)/combine/eigen.o: CFLAGS += -fno-math-errno # a square root is one instruction
 # Row by row over widths that are whole vectors: a second, narrower vector loop for what is left over is room for nothing (13 kB).
 rowwise := $(addprefix $(B)/backend/naive/naive_,$(addsuffix .o,elementwise gated layernorm loss norm random rotary update))
 $(rowwise): Makefile

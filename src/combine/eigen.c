@@ -11,6 +11,8 @@
 #include "combine/kernels.h"
 #include "combine/lowrank.h"
 
+enum { ROWS = 96 }; /* what a product packs at once */
+
 typedef struct sweep { int64_t first; size_t end; } sweep; /* its rotations are turns .. end, of rows first + n and first + n - 1 down to first + 1 and first */
 
 typedef struct eigen {
@@ -42,7 +44,7 @@ lora_status lora__reflect(lora_context *ctx, const double *v, int64_t ld, int64_
 	return st;
 }
 
-/* Row i of t behind the diagonal becomes the vector of its reflection I - v v^T (v scaled so). buf[3 LORA__PANEL][n]: vectors v, w and v again of a panel, after
+/* Only the half of t from the diagonal on is read. Row i of it behind the diagonal becomes the vector of its reflection I - v v^T (v scaled so). buf[3 LORA__PANEL][n]: vectors v, w and v again of a panel, after
  * which A + V^T W + W^T V is due. */
 static lora_status reduce(lora_context *ctx, double *t, int64_t n, double *d, double *e, double *p, double *buf)
 {
@@ -68,7 +70,8 @@ static lora_status reduce(lora_context *ctx, double *t, int64_t n, double *d, do
 		int64_t next = at + size, m = n - next;
 		for (int64_t j = 0; j < size; j++)
 			for (int copy = 0; copy < 3; copy += 2) memcpy(buf + (copy * size + j) * n + next, vs + j * n + next, (size_t)m * sizeof *t);
-		st = lora__product(ctx, m, m, 2 * size, 1, buf + next, 1, n, ws + next, n, 1, 1, t + next * n + next, n, 1);
+		for (int64_t r = next; r < n && !st; r += ROWS) /* the half from the diagonal on */
+			st = lora__product(ctx, n - r < ROWS ? n - r : ROWS, n - r, 2 * size, 1, buf + r, 1, n, ws + r, n, 1, 1, t + r * n + r, n, 1);
 	}
 	d[n - 1] = t[n * n - 1];
 	return st;

@@ -125,23 +125,28 @@ void lora__rows_rank2(double *m, int64_t ld, int64_t rows, const double *p, cons
 INLINE void symmetric_body(const int way, double *y, const double *m, int64_t ld, const double *x, int64_t n)
 {
 	int64_t r = 0;
-	for (; way && r + VL <= n; r += VL) { /* VL rows; y takes what stands below the diagonal a second time */
+	memset(y, 0, (size_t)n * sizeof *y);
+	for (; way && r + VL <= n; r += VL) { /* VL rows; y takes what stands right of the diagonal a second time */
 		const double *a = m + r * ld, *b = a + ld, *c = b + ld, *d = c + ld;
 		vec s0 = { 0 }, s1 = { 0 }, s2 = { 0 }, s3 = { 0 };
-		for (int64_t j = 0; j < r; j += VL) {
+		int64_t j = r + VL;
+		for (; j + VL <= n; j += VL) {
 			vec e = AT(a + j), f = AT(b + j), g = AT(c + j), h = AT(d + j), z = AT(x + j);
 			*(vec *)(y + j) = AT(y + j) + ((e * x[r] + f * x[r + 1]) + (g * x[r + 2] + h * x[r + 3]));
 			s0 += e * z, s1 += f * z, s2 += g * z, s3 += h * z;
 		}
 		double t[VL] = { FOLD(s0), FOLD(s1), FOLD(s2), FOLD(s3) };
-		for (int i = 0; i < VL; i++)
-			for (int j = 0; j < VL; j++) t[i] += a[(i > j ? i : j) * ld + r + (i > j ? j : i)] * x[r + j];
-		memcpy(y + r, t, sizeof t);
+		for (; j < n; j++)
+			for (int i = 0; i < VL; i++) y[j] += a[i * ld + j] * x[r + i], t[i] += a[i * ld + j] * x[j];
+		for (int i = 0; i < VL; i++) {
+			for (int k = 0; k < VL; k++) t[i] += a[(i < k ? i : k) * ld + r + (i < k ? k : i)] * x[r + k];
+			y[r + i] += t[i];
+		}
 	}
 	for (; r < n; r++) {
-		double sum = 0;
-		for (int64_t j = 0; j < r; j++) y[j] += m[r * ld + j] * x[r], sum += m[r * ld + j] * x[j];
-		y[r] = sum + m[r * ld + r] * x[r];
+		double sum = m[r * ld + r] * x[r];
+		for (int64_t j = r + 1; j < n; j++) y[j] += m[r * ld + j] * x[r], sum += m[r * ld + j] * x[j];
+		y[r] += sum;
 	}
 }
 

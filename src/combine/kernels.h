@@ -14,7 +14,7 @@ void lora__rows_dot(const double *m, int64_t ld, int64_t rows, const double *x, 
 void lora__rows_add(double *y, const double *m, int64_t ld, int64_t rows, const double *c, int64_t step, int64_t n);
 /* m_i -= p[i] x + q[i] z; q NULL = the first part alone */
 void lora__rows_rank2(double *m, int64_t ld, int64_t rows, const double *p, const double *x, const double *q, const double *z, int64_t n);
-/* y = m x of a symmetric m[n,n], of which the rows up to the diagonal are read */
+/* y = m x of a symmetric m[n,n], of which the rows from the diagonal on are read */
 void lora__symmetric(double *y, const double *m, int64_t ld, const double *x, int64_t n);
 /* Rows of LORA__TURNED elements, from x on: turn n - 1 takes rows 0 and 1 to (c x0 + s x1, c x1 - s x0), the one before it rows 1 and 2, and so on. */
 enum { LORA__TURNED = 32 };

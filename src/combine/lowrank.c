@@ -10,7 +10,7 @@
 #include "combine/kernels.h"
 #include "combine/lowrank.h"
 
-enum { BLOCK = 128 };
+enum { BLOCK = 96 };
 
 void lora__lowrank_put(const double *v, int64_t nv, double *y, int64_t ny, int64_t k, int turned, float *low_a, float *low_b)
 {
@@ -25,16 +25,14 @@ void lora__lowrank_put(const double *v, int64_t nv, double *y, int64_t ny, int64
 	}
 }
 
-/* t[n,n] = C C^T of c[n,len], strides rs and cs: half of it by blocks of rows, the other copied */
+/* The half from the diagonal on of t[n,n] = C C^T of c[n,len], strides rs and cs, by blocks of rows */
 static lora_status gram(lora_context *ctx, const double *c, int64_t rs, int64_t cs, int64_t len, int64_t n, double *t)
 {
 	lora_status st = LORA_OK;
 	for (int64_t i = 0, size; i < n && !st; i += size) {
 		size = n - i < BLOCK ? n - i : BLOCK;
-		st = lora__product(ctx, size, i + size, len, 1, c + i * rs, rs, cs, c, cs, rs, 0, t + i * n, n, 1);
+		st = lora__product(ctx, size, n - i, len, 1, c + i * rs, rs, cs, c + i * rs, cs, rs, 0, t + i * n + i, n, 1);
 	}
-	for (int64_t i = 0; i < n; i++)
-		for (int64_t j = 0; j < i; j++) t[j * n + i] = t[i * n + j];
 	return st;
 }
 

@@ -4,7 +4,7 @@
 
 #include "backend/backend.h"
 
-/* The k largest eigenvalues of a symmetric matrix t[n,n] and their vectors, the columns of w[n,k]; t is destroyed. 1 <= k <= n.
+/* The k largest eigenvalues of a symmetric matrix t[n,n] and their vectors, the columns of w[n,k]; read from the diagonal on, and destroyed. 1 <= k <= n.
  * Errors LORA_E_NUMERIC no convergence (values that are not finite), LORA_E_MEMORY */
 lora_status lora__eigen_top(lora_context *ctx, double *t, int64_t n, int64_t k, double *values, double *w);
 

@@ -124,7 +124,7 @@ INLINE void agree(const lora__mix *m, double *s, double zero, float **v, const d
 	for (int i = 0; i < BLOCK; i++) s[i] = sum[i] / (voices[i] > 1 ? voices[i] : 1);
 }
 
-/* One pass; what was elected in balance (the sum of all signs) and the number of sums that are 0 come back. */
+/* One pass; what was elected in balance (the sum of all signs) and the number of sums that are 0, of values that are not, come back. */
 typedef struct sums { const lora__mix *m; float **v; const double *w; size_t n; double balance; int64_t zeros; } sums;
 
 INLINE void pass_body(const int way, sums *t, double zero, int64_t count, float *out)
@@ -134,11 +134,13 @@ INLINE void pass_body(const int way, sums *t, double zero, int64_t count, float 
 	(void)way;
 	for (int64_t at = 0; at < count; at += BLOCK) {
 		double s[BLOCK] = { 0 };
+		int8_t even[BLOCK];
 		int64_t size = count - at < BLOCK ? count - at : BLOCK, zeros = 0, more = 0;
 		for (size_t k = 0; k < t->n; k++) add(s, block(t->v[k], at, count, room), m->type->elect && m->peft ? 1 : t->w[k], m->type->elect && m->by_count);
-		for (int64_t i = 0; i < size; i++) more += (s[i] > 0) - (s[i] < 0), zeros += s[i] == 0;
-		t->balance += (double)more, t->zeros += zeros;
+		for (int64_t i = 0; i < size; i++) more += (s[i] > 0) - (s[i] < 0), even[i] = s[i] == 0;
 		if (m->type->elect) agree(m, s, zero, t->v, t->w, t->n, at, count);
+		for (int64_t i = 0; i < size; i++) zeros += even[i] && s[i] != 0;
+		t->balance += (double)more, t->zeros += zeros;
 		for (int64_t i = 0; i < size; i++) out[at + i] = (float)s[i];
 	}
 }

@@ -37,14 +37,16 @@ LORA__TWICE(tile, (int64_t depth, const double *a, const double *b, double *t), 
 LORA__WIDE(tile, LORA__FUSED, (int64_t depth, const double *a, const double *b, double *t), depth, a, b, t)
 
 /* Strips of w rows (or columns) of n, sx apart, depth elements of each, sk apart. */
-static void pack(double *d, const double *p, int64_t sx, int64_t sk, int64_t n, int64_t depth, int64_t w)
+static inline __attribute__((always_inline)) void pack(double *d, const double *p, int64_t sx, int64_t sk, int64_t n, int64_t depth, const int w)
 {
-	for (int64_t x = 0; x < n; x += w, d += depth * w, p += w * sx) {
-		int whole = sx == 1 && n - x >= w;
-		for (int64_t k = 0; whole && k < depth; k++) memcpy(d + k * w, p + k * sk, (size_t)w * sizeof *d);
-		for (int64_t i = 0; !whole && i < w; i++)
-			for (int64_t k = 0; k < depth; k++) d[k * w + i] = x + i < n ? p[i * sx + k * sk] : 0;
-	}
+	for (int64_t x = 0; x < n; x += w, p += w * sx)
+		for (int64_t k = 0; k < depth; k++, d += w)
+			if (n - x < w)
+				for (int i = 0; i < w; i++) d[i] = x + i < n ? p[i * sx + k * sk] : 0;
+			else if (sx == 1)
+				memcpy(d, p + k * sk, (size_t)w * sizeof *d);
+			else
+				for (int i = 0; i < w; i++) d[i] = p[i * sx + k * sk];
 }
 
 /* c += alpha t over the corner of rows by cols */

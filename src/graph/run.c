@@ -53,3 +53,42 @@ lora_status lora__plan_run(const lora__graph *g, const lora__plan *p, lora_dtype
 {
 	return lora__plan_run_steps(g, p, real, rows, arena, 0, p->n_steps);
 }
+
+int lora__plan_spreads(const lora__graph *g)
+{
+	for (size_t i = 0; i < g->n_nodes; i++)
+		if (g->nodes[i].op->planes < 0) return 0;
+	return 1;
+}
+
+/* Rows 0 .. n - 1 of bytes each again behind themselves. */
+static void copy_rows(char *at, size_t bytes, int64_t n, int64_t copies)
+{
+	for (int64_t c = 1; c < copies; c++) memcpy(at + (size_t)(c * n) * bytes, at, (size_t)n * bytes);
+}
+
+void lora__plan_spread(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena, int64_t copies)
+{
+	int32_t end = (int32_t)p->n_steps, turn = (int32_t)lora__plan_turn(p);
+	for (size_t i = 0; i < p->n_buffers; i++) {
+		const lora__buffer *b = &p->buffers[i];
+		const lora__rowinfo *r = space_of(rows, b->space);
+		if (b->cols && b->first < turn && b->last == end && r) copy_rows(arena + b->offset, lora__dtype_size(real) * (size_t)b->cols, r->n, copies);
+	}
+	for (int32_t i = 0; i < turn; i++) {
+		const lora__step *s = &p->steps[i];
+		if (s->saved < 0 || p->buffers[s->saved].last != end) continue;
+		const lora__node *n = &g->nodes[s->node];
+		const lora__rowinfo *r = space_of(rows, n->space);
+		char *at = arena + p->buffers[s->saved].offset;
+		int64_t capacity = n->space ? p->source_rows : p->rows;
+		int32_t planes = n->op->planes ? n->op->planes : 1;
+		for (size_t k = 0; n->site && r && k < n->site->n_chain; k++) {
+			const lora__slot *slot = n->site->chain[k];
+			copy_rows(at, slot->ops->saved_bytes(slot, real, 1), r->n, copies);
+			at += (slot->ops->saved_bytes(slot, real, capacity) + 63) & ~(size_t)63;
+		}
+		for (int32_t k = 0; !n->site && r && k < planes; k++)
+			copy_rows(at + (size_t)k * (n->op->saved_bytes(n, real, capacity) / (size_t)planes), n->op->saved_bytes(n, real, 1) / (size_t)planes, r->n, copies);
+	}
+}

@@ -87,6 +87,7 @@ static lora_status accumulate(lora_posterior *p, const lora_batch *batch)
 	int64_t passes = exact ? p->classes - 1 : 1;
 	p->tap.take = take;
 	q->tap = &p->tap, q->direction = exact ? exact_direction : sampled_direction;
+	q->copies = 0;
 	lora_status st = lora__probe_forward(q, batch, 1);
 	for (int64_t k = 0; k < passes && q->n && st == LORA_OK; k++) st = lora__probe_backward(q, p->last);
 	if (st) return st;
@@ -155,8 +156,9 @@ lora_status lora__posterior_estimate(lora_posterior *p, int64_t n_sequences, int
 		return lora__fail(p->ctx, LORA_E_ARGUMENT, "posterior", "a batch of %lld x %lld", (long long)n_sequences, (long long)length);
 	lora_status st = lora__posterior_usable(p);
 	if (st == LORA_OK) st = lora__factor_find(p->ctx, lora__get_string(p->settings, t, "factor"), &large);
+	int64_t copies = lora__probe_copies(p->m, cells, p->classes); /* of predictions */
 	int encoder = p->m->form == LORA__FORM_ENCODER;
-	if (st == LORA_OK) st = lora__model_find_plan(p->m, LORA__PLAN_REPEAT, encoder ? n_sequences : cells, encoder ? cells : 0, &plan);
+	if (st == LORA_OK) st = lora__model_find_plan(p->m, LORA__PLAN_REPEAT, copies * (encoder ? n_sequences : cells), encoder ? copies * cells : 0, &plan);
 	if (st) return st;
 	*out = (lora_posterior_memory){ .struct_size = sizeof *out, .activations = plan->arena_bytes };
 	for (size_t i = 0; i < p->n; i++) {

@@ -61,7 +61,8 @@ extern const lora__predictive *const lora__predictives[]; /* NULL-ended */
 lora_status lora__predictive_find(lora_context *ctx, const char *name, const lora__predictive **out);
 void        lora__softmax(const double *f, int64_t n, double *p);
 
-/* ---- passes over a batch: one forward, then backward passes with gradients of our own (probe.c) ---- */
+/* ---- passes over a batch: one forward, then backward passes with gradients of our own (probe.c) ----
+ * Several directions go back in one pass when the batch is small: what the forward kept is copied, and row r of copy c is row c * stride + r. */
 
 typedef struct lora__probe {
 	lora_context  *ctx;
@@ -69,6 +70,7 @@ typedef struct lora__probe {
 	int64_t        classes;
 	const int32_t *ids;      /* tokens that stand for the classes; NULL: the model is a classifier */
 	lora__tap     *tap;
+	int64_t        copies;   /* directions in a pass (0: one); from lora__probe_copies() */
 	/* turn the logits f[classes] of an example into their gradient g */
 	void         (*direction)(void *self, int64_t example, int64_t pass, const double *f, double *g);
 	void          *self;
@@ -77,7 +79,8 @@ typedef struct lora__probe {
 	int32_t       *sequence, *label;    /* [n] number in the batch; class, -1 = none */
 	int32_t       *first[2], *rows[2];  /* [n] rows of an example, by space */
 	double        *logits;              /* [n,classes], after the first backward pass */
-	int64_t        pass;
+	int64_t        pass;     /* direction of the first copy */
+	int64_t        stride[2]; /* rows of a copy, by space */
 	/* its own */
 	size_t         cap, cap_mask;
 	int32_t       *mask;
@@ -90,7 +93,9 @@ typedef struct lora__probe {
 
 /* m, classes, ids, tap, direction and self are set by the caller, all else zero. */
 lora_status lora__probe_forward(lora__probe *p, const lora_batch *batch, int need_labels);
-/* Backward pass number p->pass, down to and with the site that comes last in it. */
+/* How many of the directions fill a pass over such a batch; what predicting with them needs memory for. */
+int64_t     lora__probe_copies(const lora_model *m, int64_t cells, int64_t directions);
+/* Backward pass for directions p->pass and on, down to and with the site that comes last in it. */
 lora_status lora__probe_backward(lora__probe *p, const lora__site *last);
 void        lora__probe_free(lora__probe *p);
 

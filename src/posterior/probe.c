@@ -6,13 +6,21 @@
 
 #include "posterior/posterior.h"
 
+enum { TABLES = 4, FULL = 1024 }; /* a pass over FULL rows is about as quick per row as any */
+
+int64_t lora__probe_copies(const lora_model *m, int64_t cells, int64_t directions)
+{
+	int64_t most = cells > 0 && lora__plan_spreads(&m->graph) ? FULL / cells : 1;
+	return most < 1 ? 1 : most < directions ? most : directions > 0 ? directions : 1;
+}
+
 static lora_status reserve(lora__probe *p, size_t n, size_t cells)
 {
 	lora_context *ctx = p->ctx;
 	if (cells > p->cap_mask) {
 		lora__free(ctx, p->mask);
 		p->cap_mask = 0;
-		if (!(p->mask = lora__calloc(ctx, cells, sizeof *p->mask))) return LORA_E_MEMORY;
+		if (!(p->mask = lora__calloc(ctx, cells, TABLES * sizeof *p->mask))) return LORA_E_MEMORY;
 		p->cap_mask = cells;
 	}
 	if (!p->grad && !(p->grad = lora__calloc(ctx, (size_t)p->classes * 2, sizeof *p->grad))) return LORA_E_MEMORY;
@@ -83,14 +91,17 @@ static lora_status choose(lora__probe *p, const lora_batch *a, int need_labels)
 static lora_status lay_out(lora__probe *p)
 {
 	struct lora__batchmem *b = p->m->batch, *tokens = p->m->form == LORA__FORM_CAUSAL ? b : p->m->source_batch;
-	if (tokens->n_segments != p->n) return lora__fail(p->ctx, LORA_E_INTERNAL, "posterior", "%lld sequences of %lld", (long long)tokens->n_segments, (long long)p->n);
-	for (int64_t e = 0; e < p->n; e++) {
+	if (tokens->n_segments != p->n * p->copies) return lora__fail(p->ctx, LORA_E_INTERNAL, "posterior", "%lld sequences of %lld", (long long)tokens->n_segments, (long long)p->n);
+	for (int64_t e = 0; e < p->n * p->copies; e++) {
 		const int32_t *g = tokens->segments + 4 * e;
 		int space = tokens != b;
+		b->head_rows[e] = space ? (int32_t)e : g[0] + g[1] - 1;
+		if (e >= p->n) continue;
 		p->first[space][e] = g[0], p->rows[space][e] = g[1];
 		if (space) p->first[0][e] = (int32_t)e, p->rows[0][e] = 1;
-		b->head_rows[e] = space ? (int32_t)e : g[0] + g[1] - 1;
 	}
+	p->stride[tokens != b] = tokens->n_rows / p->copies;
+	if (tokens != b) p->stride[0] = p->n;
 	return LORA_OK;
 }
 
@@ -101,14 +112,15 @@ static lora_status turn(lora__ownloss *own, int64_t first, lora_view v, double c
 	size_t each = lora__dtype_size(v.dtype);
 	for (int64_t r = 0; r < v.size[0]; r++) {
 		char *row = (char *)v.data + each * (size_t)(r * v.stride[0]);
-		double *f = p->logits + (first + r) * p->classes, *slope = p->grad + p->classes;
+		int64_t example = (first + r) % p->n, copy = (first + r) / p->n;
+		double *f = p->logits + example * p->classes, *slope = p->grad + p->classes;
 		for (int64_t c = 0; c < p->classes; c++) {
 			lora__convert(&f[c], LORA_F64, row + each * (size_t)(p->ids ? p->ids[c] : c), v.dtype, 1);
 			if (cap != 0) f[c] = cap * tanh(f[c] / cap);
 			slope[c] = cap != 0 ? 1 - f[c] / cap * (f[c] / cap) : 1;
-			if (!isfinite(f[c])) return lora__fail(p->ctx, LORA_E_NUMERIC, "posterior", "a logit of sequence %lld is not finite", (long long)p->sequence[first + r]);
+			if (!isfinite(f[c])) return lora__fail(p->ctx, LORA_E_NUMERIC, "posterior", "a logit of sequence %lld is not finite", (long long)p->sequence[example]);
 		}
-		p->direction(p->self, first + r, p->pass, f, p->grad);
+		p->direction(p->self, example, p->pass + copy, f, p->grad);
 		memset(row, 0, each * (size_t)v.size[1]);
 		for (int64_t c = 0; c < p->classes; c++) {
 			double g = p->grad[c] * slope[c];
@@ -118,19 +130,35 @@ static lora_status turn(lora__ownloss *own, int64_t first, lora_view v, double c
 	return LORA_OK;
 }
 
+/* The batch so many times, one behind another, in tables of ours; the mask is there already. */
+static void repeat(lora__probe *p, lora_batch *b, int64_t cells)
+{
+	const int32_t **tables[] = { &b->attention_mask, &b->input_ids, &b->token_type_ids, &b->position_ids };
+	for (size_t t = 0; t < TABLES; t++) {
+		int32_t *to = p->mask + t * p->cap_mask;
+		for (int64_t c = 0; c < p->copies && *tables[t]; c++)
+			if (to + c * cells != *tables[t]) memcpy(to + c * cells, *tables[t], (size_t)cells * sizeof *to);
+		if (*tables[t]) *tables[t] = to;
+	}
+	b->n_sequences *= p->copies;
+}
+
 lora_status lora__probe_forward(lora__probe *p, const lora_batch *batch, int need_labels)
 {
 	lora_model *m = p->m;
-	int64_t cells;
-	if (!batch || batch->n_sequences < 0 || batch->length < 0 || !lora__mul_i64(batch->n_sequences, batch->length, &cells) || (cells && !batch->input_ids))
+	int64_t cells, all;
+	if (p->copies < 1) p->copies = 1;
+	if (!batch || batch->n_sequences < 0 || batch->length < 0 || !lora__mul_i64(batch->n_sequences, batch->length, &cells) || (cells && !batch->input_ids) ||
+		!lora__mul_i64(cells, p->copies, &all))
 		return lora__fail(p->ctx, LORA_E_ARGUMENT, "posterior", "batch is NULL or has impossible sizes");
 	if (batch->adapter_rows) return lora__fail_at(p->ctx, LORA_E_UNSUPPORTED, "posterior", "adapter_rows", -1, "adapter_rows: a posterior is of one adapter on every row");
 	lora_batch b = *batch;
-	lora_status st = reserve(p, (size_t)b.n_sequences, (size_t)cells);
-	if (st == LORA_OK && batch->attention_mask) st = lora__batch_prepare(m, &(lora_batch){ .struct_size = sizeof b, .n_sequences = b.n_sequences, .length = b.length,
+	lora_status st = reserve(p, (size_t)b.n_sequences, (size_t)all);
+	if (st == LORA_OK && (batch->attention_mask || p->copies > 1)) st = lora__batch_prepare(m, &(lora_batch){ .struct_size = sizeof b, .n_sequences = b.n_sequences, .length = b.length,
 		.input_ids = b.input_ids, .attention_mask = b.attention_mask, .token_type_ids = b.token_type_ids, .position_ids = b.position_ids, .flags = b.flags });
 	if (st == LORA_OK) st = choose(p, batch, need_labels);
 	b.labels = NULL, b.attention_mask = p->mask;
+	if (st == LORA_OK) repeat(p, &b, cells);
 	if (st == LORA_OK) st = lora__batch_prepare(m, &b);
 	if (st == LORA_OK) st = lay_out(p);
 	p->pass = 0;
@@ -141,9 +169,14 @@ lora_status lora__probe_forward(lora__probe *p, const lora_batch *batch, int nee
 	lora__pass pass = { .batch = &b };
 	p->own.turn = turn;
 	p->info = lora__model_rowinfo(m, head, &pass);
-	p->info.head_rows = head->head_rows, p->info.n_head_rows = p->n, p->info.loss = head->loss, p->info.own = &p->own;
+	p->info.head_rows = head->head_rows, p->info.n_head_rows = p->n * p->copies, p->info.loss = head->loss, p->info.own = &p->own;
 	if (behind) p->source = lora__model_rowinfo(m, behind, &pass), p->info.source = &p->source;
-	return lora__plan_run_steps(&m->graph, p->plan, m->s.real, &p->info, m->arena, 0, lora__plan_turn(p->plan));
+	lora__rowinfo one = p->info, under = p->source; /* the first copy */
+	one.n = p->stride[0], one.n_segments = under.n_segments = p->n, one.n_head_rows = p->n, under.n = p->stride[1];
+	if (behind) one.source = &under;
+	st = lora__plan_run_steps(&m->graph, p->plan, m->s.real, &one, m->arena, 0, lora__plan_turn(p->plan));
+	if (st == LORA_OK) lora__plan_spread(&m->graph, p->plan, m->s.real, &one, m->arena, p->copies);
+	return st;
 }
 
 lora_status lora__probe_backward(lora__probe *p, const lora__site *last)
@@ -155,6 +188,6 @@ lora_status lora__probe_backward(lora__probe *p, const lora__site *last)
 	m->s.tap = p->tap;
 	lora_status st = lora__plan_run_steps(&m->graph, p->plan, m->s.real, &p->info, m->arena, from, to);
 	m->s.tap = NULL;
-	p->pass++;
+	p->pass += p->copies;
 	return st;
 }

@@ -1,7 +1,7 @@
 /* Covariance of the logits of a batch under the posterior, linearised: with J_c = d f_c / d W of matrix W[out,in] and t_c = U^T J_c Q in the eigenbases of its
  * two factors, V_cc' = sum over matrices of sum_ij t_c,ij t_c',ij / (h_ij + lam) + (<J_c, J_c'> - <t_c, t_c'>) / lam.
  * (The same as 1/lam (J J^T - sum t t' h / (h + lam)), without the cancellation where h is large; with two complete bases the last term is nothing.)
- * One backward pass per direction in the space of logits; differences of logits are all that a softmax sees, C - 1 of them.
+ * One direction of a backward pass per dimension of the space of logits; differences of logits are all that a softmax sees, C - 1 of them.
  * Source: Yang et al. 2024, arXiv:2308.13111, equation 16. */
 #include <math.h>
 #include <string.h>
@@ -33,7 +33,8 @@ static void direction(void *self, int64_t example, int64_t pass, const double *f
 {
 	const lora__variance *v = self;
 	(void)example;
-	if (v->one) best_direction(f, v->p->classes, g);
+	if (pass >= v->dirs) memset(g, 0, sizeof *g * (size_t)v->p->classes); /* a copy too many */
+	else if (v->one) best_direction(f, v->p->classes, g);
 	else for (int64_t c = 0; c < v->p->classes; c++) g[c] = v->basis[c * v->dirs + pass];
 }
 
@@ -56,11 +57,12 @@ static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora
 	char *own;
 	size_t size = (size_t)(w->out * w->in) * lora__dtype_size(wide);
 	lora_status st = lora__posterior_inputs(p->ctx, w, right, &inputs, &own);
-	for (int64_t e = 0; e < p->probe.n && st == LORA_OK; e++) {
-		int64_t first = (w->head ? e : p->probe.first[w->space][e]) - first_row, n = w->head ? 1 : p->probe.rows[w->space][e];
-		if (first < 0 || first >= left.size[0]) continue;
+	for (int64_t i = 0; i < p->probe.n * p->probe.copies && st == LORA_OK; i++) {
+		int64_t e = i % p->probe.n, copy = i / p->probe.n, pass = p->probe.pass + copy;
+		int64_t first = (w->head ? i : p->probe.first[w->space][e] + copy * p->probe.stride[w->space]) - first_row, n = w->head ? 1 : p->probe.rows[w->space][e];
+		if (first < 0 || first >= left.size[0] || pass >= v->dirs) continue;
 		lora_view l = rows_of(left, first, n), r = rows_of(inputs, first, n);
-		char *at = v->jac[w - p->list] + size * (size_t)(e * v->dirs + p->probe.pass);
+		char *at = v->jac[w - p->list] + size * (size_t)(e * v->dirs + pass);
 		if (big_of(w)) st = lora__gemm(p->ctx, f, lora__view_t(l), r, 0.0, lora__view2(at, wide, w->out, w->in, w->in));
 		else st = lora__gemm(p->ctx, f, lora__view_t(r), l, 0.0, lora__view2(at, wide, w->in, w->out, w->out));
 	}
@@ -180,9 +182,11 @@ lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int n
 	lora_posterior *p = v->p;
 	lora__probe *q = &p->probe;
 	q->tap = &v->tap, q->direction = direction, q->self = v;
+	int64_t cells = 0;
+	q->copies = batch && lora__mul_i64(batch->n_sequences, batch->length, &cells) ? lora__probe_copies(p->m, cells, v->dirs) : 1;
 	lora_status st = lora__probe_forward(q, batch, need_labels);
 	if (st == LORA_OK) st = reserve(v, q->n);
-	for (int64_t k = 0; k < v->dirs && q->n && st == LORA_OK; k++) st = lora__probe_backward(q, p->last);
+	while (q->pass < v->dirs && q->n && st == LORA_OK) st = lora__probe_backward(q, p->last);
 	for (size_t i = 0; i < p->n && q->n && st == LORA_OK; i++) {
 		st = project(v, i, q->n * v->dirs);
 		if (st == LORA_OK) st = left_over(v, i, q->n);

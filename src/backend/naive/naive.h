@@ -30,17 +30,19 @@ typedef struct lora__naive {
 } lora__naive;
 
 /* The copy for activations of type real; PICK_WIDE of a group without BF16 copies, PICK_PORTABLE of one without copies by
- * instruction set, PICK_AVX2 of one without AVX-512. */
+ * instruction set, PICK_AVX2 and PICK_WIDE_AVX2 of one without AVX-512. */
 #define PICK_PORTABLE(real, f) ((real) == LORA_F64 ? f##_f64 : (real) == LORA_BF16 ? f##_bf16 : f##_f32)
 #ifdef NAIVE_X86
 #define PICK_WIDE(self, real, f) \
 	((real) == LORA_F64 ? f##_f64 : (self)->isa >= 2 ? f##_avx512 : (self)->isa == 1 ? f##_avx2 : f##_f32)
 #define PICK(self, real, f) \
 	((real) != LORA_BF16 ? PICK_WIDE(self, real, f) : (self)->isa >= 2 ? f##_bf16_avx512 : (self)->isa == 1 ? f##_bf16_avx2 : f##_bf16)
+#define PICK_WIDE_AVX2(self, real, f) ((real) == LORA_F64 ? f##_f64 : (self)->isa >= 1 ? f##_avx2 : f##_f32)
 #define PICK_AVX2(self, real, f) ((self)->isa < 1 || (real) == LORA_F64 ? PICK_PORTABLE(real, f) : (real) == LORA_BF16 ? f##_bf16_avx2 : f##_avx2)
 #else
 #define PICK_AVX2(self, real, f) PICK_PORTABLE(real, f)
 #define PICK_WIDE(self, real, f) ((real) == LORA_F64 ? f##_f64 : f##_f32)
+#define PICK_WIDE_AVX2(self, real, f) PICK_WIDE(self, real, f)
 #define PICK(self, real, f) ((real) == LORA_BF16 ? f##_bf16 : PICK_WIDE(self, real, f))
 #endif
 

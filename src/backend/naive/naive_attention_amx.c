@@ -152,7 +152,6 @@ AMX static inline scored score_row(const attn_job *j, const attn_seg *g, int64_t
 	return r;
 }
 
-AMX static inline __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 AMX static inline void narrow16(uint16_t *to, __m512 v) { _mm256_storeu_si256((__m256i *)(void *)to, (__m256i)_mm512_cvtneps_pbh(v)); }
 
 /* Online softmax of one row, p = exp(s - top) as BF16 up to all; the factor that what was summed so far must be multiplied with. */
@@ -161,12 +160,12 @@ AMX static float softmax_row(work *t, int64_t r, scored c, int64_t all)
 	const __m512 none = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(c.scale);
 	__m512 most = none, sum = _mm512_setzero_ps();
 	uint16_t *p = t->p + r * KEYS;
-	for (int64_t x = 0; x < c.n; x += 16) most = _mm512_mask_max_ps(most, first(c.n - x), most, _mm512_mul_ps(scale, _mm512_load_ps(c.s + x)));
+	for (int64_t x = 0; x < c.n; x += 16) most = _mm512_mask_max_ps(most, lora__first16(c.n - x), most, _mm512_mul_ps(scale, _mm512_load_ps(c.s + x)));
 	float old = t->top[r], here = _mm512_reduce_max_ps(most), top = here > old ? here : old;
 	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top);
 	int64_t x = 0;
 	for (; x < c.n; x += 16) {
-		__m512 v = _mm512_maskz_mov_ps(first(c.n - x), lora__amx_exp(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), from)));
+		__m512 v = _mm512_maskz_mov_ps(lora__first16(c.n - x), lora__exp16(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), from)));
 		sum = _mm512_add_ps(sum, v);
 		narrow16(p + x, v);
 	}
@@ -221,8 +220,8 @@ AMX static void grad_row(const attn_job *j, const attn_seg *g, work *t, int64_t 
 	const __m512 scale = _mm512_set1_ps(c.scale), lse = _mm512_set1_ps(t->lse[r]), delta = _mm512_set1_ps(t->delta[r]);
 	int64_t x = 0;
 	for (; x < c.n; x += 16) {
-		__mmask16 in = first(c.n - x);
-		__m512 e = _mm512_maskz_mov_ps(in, lora__amx_exp(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), lse)));
+		__mmask16 in = lora__first16(c.n - x);
+		__m512 e = _mm512_maskz_mov_ps(in, lora__exp16(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), lse)));
 		__m512 d = _mm512_maskz_mul_ps(in, e, _mm512_sub_ps(_mm512_load_ps(dp + x), delta));
 		if (j->cap > 0) d = _mm512_maskz_mul_ps(in, d, _mm512_loadu_ps(dcap + x));
 		narrow16(p + x, e);

@@ -4,6 +4,7 @@
 #include "backend/naive/naive_loss.h"
 
 #define NAIVE_NO_BF16
+#define NAIVE_AVX2 /* AVX-512 has a file of its own; a soft cap is rare */
 #define NAIVE_TEMPLATE "backend/naive/naive_loss.inc"
 #include "backend/naive/naive_each.h"
 
@@ -26,9 +27,9 @@ lora_status lora__naive_xent(lora__naive *self, const lora_call *c, lora_dtype r
 	if (c->i[1] && real != LORA_F32) return lora__naive_fail(self, LORA_E_DTYPE, "primitive xent: only F32 logits have a gradient in BF16");
 	lora_status st = lora__naive_check_ids(self, &c->v[1], c->v[0].size[1], 1, "label");
 	if (st) return st;
-	half_job j = { c, NULL, ((size_t)c->v[0].size[1] * sizeof(float) + 63) & ~(size_t)63, PICK_WIDE(self, lora__wide(real), xent) };
+	half_job j = { c, NULL, ((size_t)c->v[0].size[1] * sizeof(float) + 63) & ~(size_t)63, PICK_WIDE_AVX2(self, lora__wide(real), xent) };
 	int half = real == LORA_BF16;
-	if (self->isa >= 3 && lora__wide(real) == LORA_F32 && !(c->f[1] > 0)) j.fn = lora__xent_avx512;
+	if (self->isa >= 2 && lora__wide(real) == LORA_F32 && !(c->f[1] > 0)) j.fn = lora__xent_avx512;
 	if (half && !(j.rows = lora__naive_scratch(self, j.row * (size_t)self->host.threads))) return LORA_E_MEMORY;
 	lora__naive_parallel(self, c->v[0].size[0], 8.0 * (double)c->v[0].size[0] * (double)c->v[0].size[1], half ? half_row : j.fn, half ? (void *)&j : (void *)(uintptr_t)c);
 	lora__naive_release(self, j.rows);

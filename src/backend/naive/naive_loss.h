@@ -4,6 +4,6 @@
 
 #include "backend/naive/naive.h"
 
-/* A row of F32 logits without a soft cap, at isa 3. */
+/* A row of F32 logits without a soft cap, from isa 2 on. */
 void lora__xent_avx512(void *arg, int64_t task, int32_t thread);
 #endif

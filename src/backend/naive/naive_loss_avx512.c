@@ -1,23 +1,21 @@
-/* XENT without a soft cap for processors of isa 3: naive_loss.inc's loss and gradient on 16 logits at a time. Exponentials are made twice instead of being
+/* XENT without a soft cap on AVX-512: naive_loss.inc's loss and gradient on 16 logits at a time. Exponentials are made twice instead of being
  * written and read once more; their sums are F32 within 512 logits and double from there on. */
-#include "backend/naive/naive_amx.h"
 #include "backend/naive/naive_loss.h"
+#include "backend/naive/naive_x86.h"
 
-#ifdef NAIVE_AMX
+#ifdef NAIVE_X86
 
-static inline __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
-
-AMX static float row_top(const float *z, int64_t n)
+AVX512 static float row_top(const float *z, int64_t n)
 {
 	__m512 a = _mm512_set1_ps(z[0]), b = a;
 	int64_t i = 0;
 	for (; i + 32 <= n; i += 32) a = _mm512_max_ps(a, _mm512_loadu_ps(z + i)), b = _mm512_max_ps(b, _mm512_loadu_ps(z + i + 16));
-	for (; i < n; i += 16) a = _mm512_mask_max_ps(a, first(n - i), a, _mm512_maskz_loadu_ps(first(n - i), z + i));
+	for (; i < n; i += 16) a = _mm512_mask_max_ps(a, lora__first16(n - i), a, _mm512_maskz_loadu_ps(lora__first16(n - i), z + i));
 	return _mm512_reduce_max_ps(_mm512_max_ps(a, b));
 }
 
 /* Sum of exp(z - top). */
-AMX static double row_sum(const float *z, int64_t n, float top)
+AVX512 static double row_sum(const float *z, int64_t n, float top)
 {
 	enum { PART = 512 };
 	const __m512 from = _mm512_set1_ps(top);
@@ -26,29 +24,29 @@ AMX static double row_sum(const float *z, int64_t n, float top)
 		int64_t end = n - at < PART ? n : at + PART, i = at;
 		__m512 a = _mm512_setzero_ps(), b = a;
 		for (; i + 32 <= end; i += 32) {
-			a = _mm512_add_ps(a, lora__amx_exp(_mm512_sub_ps(_mm512_loadu_ps(z + i), from)));
-			b = _mm512_add_ps(b, lora__amx_exp(_mm512_sub_ps(_mm512_loadu_ps(z + i + 16), from)));
+			a = _mm512_add_ps(a, lora__exp16(_mm512_sub_ps(_mm512_loadu_ps(z + i), from)));
+			b = _mm512_add_ps(b, lora__exp16(_mm512_sub_ps(_mm512_loadu_ps(z + i + 16), from)));
 		}
-		for (; i < end; i += 16) a = _mm512_mask_add_ps(a, first(end - i), a, lora__amx_exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(first(end - i), z + i), from)));
+		for (; i < end; i += 16) a = _mm512_mask_add_ps(a, lora__first16(end - i), a, lora__exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(lora__first16(end - i), z + i), from)));
 		sum += (double)_mm512_reduce_add_ps(_mm512_add_ps(a, b));
 	}
 	return sum;
 }
 
 /* z = f exp(z - top); as BF16 in the first half of the row when narrow: what is written ends before what is still to be read. */
-AMX static void row_gradient(float *z, int64_t n, float top, float f, int narrow)
+AVX512 static void row_gradient(float *z, int64_t n, float top, float f, int narrow)
 {
 	const __m512 from = _mm512_set1_ps(top), factor = _mm512_set1_ps(f);
 	uint16_t *half = (uint16_t *)(void *)z;
 	for (int64_t i = 0; i < n; i += 16) {
-		__mmask16 in = first(n - i);
-		__m512 v = _mm512_mul_ps(factor, lora__amx_exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, z + i), from)));
-		if (narrow) _mm256_mask_storeu_epi16(half + i, in, (__m256i)_mm512_cvtneps_pbh(v));
+		__mmask16 in = lora__first16(n - i);
+		__m512 v = _mm512_mul_ps(factor, lora__exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, z + i), from)));
+		if (narrow) lora__store16(half + i, in, v);
 		else _mm512_mask_storeu_ps(z + i, in, v);
 	}
 }
 
-AMX void lora__xent_avx512(void *arg, int64_t task, int32_t thread)
+AVX512 void lora__xent_avx512(void *arg, int64_t task, int32_t thread)
 {
 	const lora_call *c = arg;
 	float *z = lora__at(&c->v[0], task, 0), scale = (float)c->f[0];

@@ -1,5 +1,5 @@
-/* XENT without a soft cap on AVX-512: naive_loss.inc's loss and gradient on 16 logits at a time. Exponentials are made twice instead of being
- * written and read once more; their sums are F32 within 512 logits and double from there on. */
+/* XENT without a soft cap on AVX-512: naive_loss.inc's loss and gradient on 16 logits at a time. Sums are F32 within 512
+ * logits and double from there on. */
 #include "backend/naive/naive_loss.h"
 #include "backend/naive/naive_x86.h"
 
@@ -14,8 +14,8 @@ AVX512 static float row_top(const float *z, int64_t n)
 	return _mm512_reduce_max_ps(_mm512_max_ps(a, b));
 }
 
-/* Sum of exp(z - top). */
-AVX512 static double row_sum(const float *z, int64_t n, float top)
+/* exp(z - top) in place where the gradient wants it; their sum. */
+AVX512 static inline double row_sum(float *z, int64_t n, float top, const int keep)
 {
 	enum { PART = 512 };
 	const __m512 from = _mm512_set1_ps(top);
@@ -24,23 +24,29 @@ AVX512 static double row_sum(const float *z, int64_t n, float top)
 		int64_t end = n - at < PART ? n : at + PART, i = at;
 		__m512 a = _mm512_setzero_ps(), b = a;
 		for (; i + 32 <= end; i += 32) {
-			a = _mm512_add_ps(a, lora__exp16(_mm512_sub_ps(_mm512_loadu_ps(z + i), from)));
-			b = _mm512_add_ps(b, lora__exp16(_mm512_sub_ps(_mm512_loadu_ps(z + i + 16), from)));
+			__m512 x = lora__exp16(_mm512_sub_ps(_mm512_loadu_ps(z + i), from)), y = lora__exp16(_mm512_sub_ps(_mm512_loadu_ps(z + i + 16), from));
+			a = _mm512_add_ps(a, x), b = _mm512_add_ps(b, y);
+			if (keep) _mm512_storeu_ps(z + i, x), _mm512_storeu_ps(z + i + 16, y);
 		}
-		for (; i < end; i += 16) a = _mm512_mask_add_ps(a, lora__first16(end - i), a, lora__exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(lora__first16(end - i), z + i), from)));
+		for (; i < end; i += 16) {
+			__mmask16 in = lora__first16(end - i);
+			__m512 x = lora__exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, z + i), from));
+			a = _mm512_mask_add_ps(a, in, a, x);
+			if (keep) _mm512_mask_storeu_ps(z + i, in, x);
+		}
 		sum += (double)_mm512_reduce_add_ps(_mm512_add_ps(a, b));
 	}
 	return sum;
 }
 
-/* z = f exp(z - top); as BF16 in the first half of the row when narrow: what is written ends before what is still to be read. */
-AVX512 static void row_gradient(float *z, int64_t n, float top, float f, int narrow)
+/* z = f z; as BF16 in the first half of the row when narrow: what is written ends before what is still to be read. */
+AVX512 static void scale_row(float *z, int64_t n, float f, int narrow)
 {
-	const __m512 from = _mm512_set1_ps(top), factor = _mm512_set1_ps(f);
+	const __m512 factor = _mm512_set1_ps(f);
 	uint16_t *half = (uint16_t *)(void *)z;
 	for (int64_t i = 0; i < n; i += 16) {
 		__mmask16 in = lora__first16(n - i);
-		__m512 v = _mm512_mul_ps(factor, lora__exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, z + i), from)));
+		__m512 v = _mm512_mul_ps(factor, _mm512_maskz_loadu_ps(in, z + i));
 		if (narrow) lora__store16(half + i, in, v);
 		else _mm512_mask_storeu_ps(z + i, in, v);
 	}
@@ -60,11 +66,11 @@ AVX512 void lora__xent_avx512(void *arg, int64_t task, int32_t thread)
 		return;
 	}
 	float top = row_top(z, n), at_label = z[label];
-	double sum = row_sum(z, n, top);
+	double sum = c->i[0] ? row_sum(z, n, top, 1) : row_sum(z, n, top, 0);
 	*loss = log(sum) + ((double)top - (double)at_label);
 	if (!c->i[0]) return;
 	float f = (float)((double)scale / sum), g = (float)(exp((double)at_label - (double)top) * (double)f - (double)scale);
-	row_gradient(z, n, top, f, (int)c->i[1]);
+	scale_row(z, n, f, (int)c->i[1]);
 	if (c->i[1]) ((uint16_t *)(void *)z)[label] = lora__f32_to_bf16(g);
 	else z[label] = g;
 }

@@ -235,6 +235,20 @@ AMX static void store_block(char *row, int64_t step, const float *s, __m512 alph
 	}
 }
 
+/* The same in F32. */
+AMX static void store_wide(char *row, int64_t step, const float *s, __m512 alpha, __m512 beta, int add, int64_t ahead)
+{
+	for (int y = 0; y < SIDE; y++, s += SIDE, row += step) {
+		float *c = (float *)(void *)row;
+		__builtin_prefetch(row + ahead, 1, 3);
+		__builtin_prefetch(row + ahead + 64, 1, 3);
+		__m512 low = _mm512_mul_ps(alpha, _mm512_load_ps(s)), high = _mm512_mul_ps(alpha, _mm512_load_ps(s + 16));
+		if (add) low = _mm512_fmadd_ps(beta, _mm512_loadu_ps(c), low), high = _mm512_fmadd_ps(beta, _mm512_loadu_ps(c + 16), high);
+		_mm512_storeu_ps(c, low);
+		_mm512_storeu_ps(c + 16, high);
+	}
+}
+
 /* C = alpha s + beta C for rows x cols at (m0, n0); the next block is right of it, or 32 rows below at next_n0. */
 AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols, int64_t next_n0)
 {
@@ -250,9 +264,9 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 			}
 		return;
 	}
-	if (half && rows == SIDE && cols == SIDE) {
-		int64_t step = j->c.stride[0] * 2, ahead = (next_n0 - n0) * 2 + (next_n0 > n0 ? 0 : SIDE * step);
-		store_block(lora__at(&j->c, m0, n0), step, s, alpha, beta, j->beta != 0, ahead);
+	if (rows == SIDE && cols == SIDE) {
+		int64_t each = half ? 2 : 4, step = j->c.stride[0] * each, ahead = (next_n0 - n0) * each + (next_n0 > n0 ? 0 : SIDE * step);
+		(half ? store_block : store_wide)(lora__at(&j->c, m0, n0), step, s, alpha, beta, j->beta != 0, ahead);
 		return;
 	}
 	for (int64_t y = 0; y < rows; y++, s += SIDE) {

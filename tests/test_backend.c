@@ -267,6 +267,41 @@ START_TEST(float_functions)
 }
 END_TEST
 
+static void put(void *to, lora_dtype type, int64_t i, float v) { lora__convert((char *)to + i * (int64_t)lora__dtype_size(type), type, &v, LORA_F32, 1); }
+static int is_nan(const void *from, lora_dtype type, int64_t i)
+{
+	float v;
+	lora__convert(&v, LORA_F32, (const char *)from + i * (int64_t)lora__dtype_size(type), type, 1);
+	return isnan(v);
+}
+
+/* A NaN reaches what depends on it and nothing else: activations, the loss, and in causal attention the queries that see its key. */
+START_TEST(nan_stays)
+{
+	enum { N = 80, D = 32, BAD = 37 };
+	lora_dtype type = _i ? LORA_BF16 : LORA_F32;
+	lora_context *ctx = context("naive", 1);
+	static float q[N * D], k[N * D], v[N * D], out[N * D], lse[N], logits[2 * N];
+	for (int64_t i = 0; i < N * D; i++) put(q, type, i, (float)(i % 7) * 0.1f), put(k, type, i, (float)(i % 5) * 0.1f), put(v, type, i, (float)(i % 3));
+	put(k, type, BAD * D + 4, NAN);
+	lora_call c = { .struct_size = sizeof c, .prim = LORA_PRIM_GATED, .n_views = 2, .i = { LORA_ACT_SILU } };
+	c.v[0] = lora__view2(out, type, N, D, D), c.v[1] = lora__view2(k, type, N, D, D);
+	check_ok(ctx, lora__run(ctx, &c));
+	for (int64_t i = 0; i < N * D; i++) ck_assert_int_eq(is_nan(out, type, i), i == BAD * D + 4);
+	int32_t seg[4] = { 0, N, 0, N }, labels[2] = { 3, 3 };
+	c = (lora_call){ .struct_size = sizeof c, .prim = LORA_PRIM_ATTENTION, .n_views = 6, .v = { lora__view2(out, type, N, D, D), lora__view2(q, type, N, D, D), lora__view2(k, type, N, D, D),
+		lora__view2(v, type, N, D, D), lora__view2(lse, LORA_F32, N, 1, 1), lora__view2(seg, LORA_I32, 1, 4, 4) }, .i = { 1, 1, D, 1, 0 }, .f = { 1 } };
+	check_ok(ctx, lora__run(ctx, &c));
+	for (int64_t i = 0; i < N * D; i++) ck_assert_msg(is_nan(out, type, i) == (i / D >= BAD), "query %d", (int)(i / D));
+	double loss[2];
+	for (int i = 0; i < 2 * N; i++) logits[i] = i == BAD ? NAN : (float)i;
+	c = (lora_call){ .struct_size = sizeof c, .prim = LORA_PRIM_XENT, .n_views = 3, .v = { lora__view2(logits, LORA_F32, 2, N, N), lora__view1(labels, LORA_I32, 2), lora__view1(loss, LORA_F64, 2) } };
+	check_ok(ctx, lora__run(ctx, &c));
+	ck_assert(isnan(loss[0]) && !isnan(loss[1]));
+	lora_context_destroy(ctx);
+}
+END_TEST
+
 /* What must be refused, and leaves the output alone. */
 START_TEST(refusals)
 {
@@ -351,6 +386,7 @@ int main(void)
 	tcase_add_test(p, plugins);
 	tcase_add_test(c, float_functions);
 	tcase_add_test(c, xent_halves);
+	tcase_add_loop_test(c, nan_stays, 0, 2);
 	tcase_add_test(c, refusals);
 	tcase_add_test(c, memory);
 	suite_add_tcase(s, c);

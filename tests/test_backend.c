@@ -202,6 +202,44 @@ START_TEST(xent_halves)
 }
 END_TEST
 
+/* Products with a deep packed B: every slice of it counts, rows of A apart, added to what is there, many parts. */
+static void deep_products(lora_context *ctx)
+{
+	enum { M = 300, N = 70, MOST = 16447, APART = 9 };
+	static const int64_t depths[] = { 8191, 8192, 11904, MOST };
+	const lora_backend_v1 *b = ctx->backend;
+	float *x = malloc(sizeof *x * M * (MOST + APART)), *w = malloc(sizeof *w * N * MOST), *c = malloc(sizeof *c * 2 * M * N), *again = c + M * N;
+	uint64_t seed = 7;
+	for (int64_t i = 0; i < (int64_t)M * (MOST + APART); i++) x[i] = (float)(check_random(&seed) >> 40) * 0x1p-23f - 1;
+	for (int64_t i = 0; i < (int64_t)N * MOST; i++) w[i] = (float)(check_random(&seed) >> 40) * 0x1p-23f - 1;
+	for (int t = 0; t < 8; t++) {
+		int64_t k = depths[t / 2];
+		lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .f = { 0.5, t % 2 } };
+		call.v[0] = lora__view2(c, LORA_F32, M, N, N), call.v[1] = lora__view2(x, LORA_F32, M, k, k + APART);
+		call.v[2] = t < 4 ? lora__view2(w, LORA_F32, k, N, N) : lora__view_t(lora__view2(w, LORA_F32, N, k, k));
+		void *packed = NULL;
+		ck_assert_int_eq(b->weight_pack(ctx->backend_self, &call.v[2], &packed, NULL), LORA_OK);
+		call.packed = packed;
+		for (int run = 0; run < 2; run++) {
+			for (int i = 0; i < M * N; i++) c[i] = 3;
+			check_ok(ctx, lora__run(ctx, &call));
+			if (!run) memcpy(again, c, sizeof *c * M * N);
+		}
+		ck_assert_msg(!memcmp(again, c, sizeof *c * M * N), "depth %d: a second run gives other bits", (int)k);
+		for (int i = 0; i < M; i += 13)
+			for (int j = 0; j < N; j++) {
+				double sum = t % 2 ? 3 : 0, mag = 3;
+				for (int64_t e = 0; e < k; e++) {
+					double p = 0.5 * (double)x[i * (k + APART) + e] * (double)(t < 4 ? w[e * N + j] : w[j * k + e]);
+					sum += p, mag += fabs(p);
+				}
+				ck_assert_msg(fabs((double)c[i * N + j] - sum) <= 0x1p-24 * 64 * mag, "depth %d, row %d, column %d: %g, wanted %g", (int)k, i, j, (double)c[i * N + j], sum);
+			}
+		b->weight_free(ctx->backend_self, packed);
+	}
+	free(x), free(w), free(c);
+}
+
 START_TEST(plugins)
 {
 	char names[LORA__PLUGIN_MAX][LORA__PLUGIN_NAME];
@@ -219,6 +257,9 @@ START_TEST(plugins)
 		walk(names[i], LORA_PRIM_GEMM, LORA_BF16, 0);
 		const lora_backend_v1 *b = ctx->backend;
 		if (b->weight_pack) ck_assert_msg(packed_runs > 0, "%s packs weights, but takes no product with them", names[i]);
+		lora_context *two = b->weight_pack ? context(names[i], 2) : NULL;
+		if (two) deep_products(two);
+		lora_context_destroy(two);
 	}
 	lora_context_destroy(ctx);
 }

@@ -104,28 +104,22 @@ static lora_status add_forward(maker *k, int32_t index)
 	return LORA_OK;
 }
 
-/* Multiply-adds of the products of n's block, for a row; *blocks: a weight of it lies in blocks. */
-static int64_t products_of(const maker *k, const lora__node *n, int *blocks)
+/* Multiply-adds of the products of n's block, for a row. */
+static int64_t products_of(const maker *k, const lora__node *n)
 {
 	int64_t products = 0;
-	for (size_t i = 0; i < k->g->n_nodes; i++) {
-		const lora__site *s = k->g->nodes[i].layer == n->layer ? k->g->nodes[i].site : NULL;
-		if (s) products += s->in * s->out, *blocks |= lora__site_is_quant(s);
-	}
+	for (size_t i = 0; i < k->g->n_nodes; i++)
+		if (k->g->nodes[i].layer == n->layer && k->g->nodes[i].site) products += k->g->nodes[i].site->in * k->g->nodes[i].site->out;
 	return products;
 }
 
-/* Is it worth more to do without n's results than to have them? In the widest models norms and gated units cost less than 1/128 of the products, and
- * what they make is large; a base in blocks is there to save memory. Elsewhere the time would show. Attention costs up to rows x width operations for
- * a row: cheap below 1/64 of the products of its block, which are as slow as that in F32 only. */
+/* Attention costs up to rows x width operations for a row: cheap below 1/64 of the products of its block. With BF16 products as quick as they are on
+ * tile units the time would show, but in the widest models, where what is kept is large too and norms and gated units cost less than 1/128. */
 static int cheap(const maker *k, const lora__node *n)
 {
 	enum { WIDE = 1 << 25 };
-	int blocks = 0;
-	int64_t products = products_of(k, n, &blocks);
-	if (products < WIDE && !blocks) return 0;
-	if (!(n->op->flags & LORA__OP_PAIRS)) return (n->op->flags & LORA__OP_CHEAP) != 0;
-	return k->real != LORA_BF16 && rows_in(k, n->space) * k->g->values[n->out[0]].cols < products / 64;
+	if (n->op->flags & LORA__OP_PAIRS) return k->real != LORA_BF16 && rows_in(k, n->space) * k->g->values[n->out[0]].cols < products_of(k, n) / 64;
+	return (n->op->flags & LORA__OP_CHEAP) && (k->real != LORA_BF16 || products_of(k, n) >= WIDE);
 }
 
 /* Make the cheap values that n's backward reads anew, unless that was done: their producer's backward comes later and keeps all that goes in. */

@@ -60,7 +60,7 @@ static dnnl_status_t choose_layouts(const onednn *self, onednn_packed *p)
 	int64_t n = (p->k + SLICE - 1) / SLICE;
 	int32_t cols = 0;
 	p->depth = p->k;
-	if (p->type == dnnl_f32 && p->k >= DEEP) p->depth = (p->k / n + UNIT) / UNIT * UNIT;
+	if (p->type == dnnl_f32 && p->k >= DEEP) p->depth = ((p->k + n - 1) / n + UNIT - 1) / UNIT * UNIT; /* 1,664 to 1,984 */
 	dnnl_status_t s = choose_layout(self, p, p->depth, &p->md, &p->cols);
 	if (!s) s = choose_layout(self, p, p->k - (p->k - 1) / p->depth * p->depth, &p->last, &cols);
 	if (!s && cols != p->cols) {

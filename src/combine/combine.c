@@ -31,6 +31,8 @@ typedef struct lora__combining {
 	int64_t             *ranks; /* [sites] of the result */
 	lora_adapter        *to;
 	double               bytes; /* of memory that the largest site takes meanwhile, 0 = little */
+	size_t               room;  /* floats of it for the adapters' arrays, kept from site to site: */
+	float              **rooms; /* [threads] */
 } job;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -86,41 +88,37 @@ static void name_streams(const job *j, const lora__part **from, size_t n, uint64
 	}
 }
 
-static lora_status dense(const job *j, const lora__part *p, const lora__part **from, const double *w, size_t n, float **v, uint64_t *keys)
+static lora_status dense(const job *j, const lora__part *p, const lora__part **from, const double *w, size_t n, float **v, uint64_t *keys, float *all)
 {
 	int64_t in = p->slot.site->in, out = p->slot.site->out;
-	float *all = lora__calloc(j->ctx, n + 1, (size_t)(in * out) * sizeof *all);
-	lora_status st = all ? LORA_OK : LORA_E_MEMORY;
+	lora_status st = LORA_OK;
 	for (size_t k = 0; k < n && !st; k++) {
-		v[k] = all + (int64_t)k * in * out;
+		v[k] = memset(all + (int64_t)k * in * out, 0, (size_t)(in * out) * sizeof *all);
 		st = from[k]->slot.ops->delta(&from[k]->slot, j->ctx, 1.0, 0, out, v[k]);
 	}
 	float *sum = all + (int64_t)n * in * out;
 	if (!st) {
-		lora__mix_run(&j->mix, v, w, keys, n, in * out, sum);
-		if (!lora__all_finite(sum, LORA_F32, (size_t)(in * out))) st = lora__fail_at(j->ctx, LORA_E_NUMERIC, "combine", p->slot.site->name, -1, "the combination at %s is not finite", p->slot.site->name);
+		st = lora__mix_run(j->ctx, &j->mix, v, w, keys, n, in * out, sum);
+		if (!st && !lora__all_finite(sum, LORA_F32, (size_t)(in * out))) st = lora__fail_at(j->ctx, LORA_E_NUMERIC, "combine", p->slot.site->name, -1, "the combination at %s is not finite", p->slot.site->name);
 	}
 	if (!st) st = lora__lowrank_dense(j->ctx, sum, out, in, p->rank, p->param[A], p->param[B]);
-	lora__free(j->ctx, all);
 	return st;
 }
 
 /* PEFT's: the sign goes to A alone. */
-static lora_status factors(const job *j, const lora__part *p, const lora__part **from, double *w, size_t n, float **v, uint64_t *keys)
+static lora_status factors(const job *j, const lora__part *p, const lora__part **from, double *w, size_t n, float **v, uint64_t *keys, float *all)
 {
 	int64_t count[2] = { p->rank * p->slot.site->in, p->rank * p->slot.site->out };
-	float *all = lora__calloc(j->ctx, n, (size_t)(count[A] + count[B]) * sizeof *all);
-	if (!all) return LORA_E_MEMORY;
+	lora_status st = LORA_OK;
 	for (size_t k = 0; k < n; k++) w[k] = copysign(sqrt(fabs(w[k] * from[k]->scaling)), w[k] * from[k]->scaling);
-	for (int role = A; role <= B; role++) {
+	for (int role = A; role <= B && !st; role++) {
 		for (size_t k = 0; k < n; k++) {
 			v[k] = memcpy(all + (int64_t)k * count[role], from[k]->param[role], (size_t)count[role] * sizeof *all);
 			if (role == B) w[k] = fabs(w[k]), keys[k] = ~keys[k];
 		}
-		lora__mix_run(&j->mix, v, w, keys, n, count[role], p->param[role]);
+		st = lora__mix_run(j->ctx, &j->mix, v, w, keys, n, count[role], p->param[role]);
 	}
-	lora__free(j->ctx, all);
-	return LORA_OK;
+	return st;
 }
 
 static void sums(const lora__part *p, const lora__part **from, double *w, size_t n)
@@ -134,13 +132,15 @@ static void sums(const lora__part *p, const lora__part **from, double *w, size_t
 		}
 }
 
-static lora_status do_site(void *arg, int64_t task)
+static lora_status do_site(void *arg, int64_t task, int32_t thread)
 {
 	const job *j = arg;
 	const lora__part *p = &j->to->parts[task];
 	/* one block for four arrays of n */
 	const lora__part **from = lora__calloc(j->ctx, j->n, sizeof *from + sizeof(double) + sizeof(float *) + sizeof(uint64_t));
-	if (!from) return LORA_E_MEMORY;
+	float **room = &j->rooms[thread];
+	if (j->room && !*room) *room = lora__alloc(j->ctx, j->room * sizeof **room);
+	if (!from || (j->room && !*room)) return lora__free(j->ctx, (void *)from), LORA_E_MEMORY;
 	double *w = (double *)(void *)(from + j->n);
 	uint64_t *keys = (uint64_t *)(void *)(w + j->n);
 	float **v = (float **)(void *)(keys + j->n);
@@ -150,8 +150,8 @@ static lora_status do_site(void *arg, int64_t task)
 	if (j->form == SIDE_BY_SIDE) side_by_side(p, from, w, n);
 	else if (j->form == PRODUCT) st = product(j, p, from, w, n);
 	else if (j->form == SUMS) sums(p, from, w, n);
-	else if (j->form == DENSE) st = dense(j, p, from, w, n, v, keys);
-	else st = factors(j, p, from, w, n, v, keys);
+	else if (j->form == DENSE) st = dense(j, p, from, w, n, v, keys, *room);
+	else st = factors(j, p, from, w, n, v, keys, *room);
 	lora__free(j->ctx, from);
 	for (int role = A; role <= B && !st; role++)
 		if (!lora__all_finite(p->param[role], LORA_F32, (size_t)(p->rank * (role == A ? p->slot.site->in : p->slot.site->out))))
@@ -282,7 +282,10 @@ static lora_status run(job *j, const char *name)
 	for (size_t i = 0; i < sites->n && !st; i++) {
 		const lora__site *site = sites->list[i];
 		st = choose_rank(j, site, chosen);
-		if (chosen[i]) j->bytes = fmax(j->bytes, (double)(j->n + 3) * (double)site->in * (double)site->out * sizeof(float));
+		if (!chosen[i] || (j->form != DENSE && j->form != FACTORS)) continue;
+		double one = (double)site->in * (double)site->out, all = (double)j->n * (double)j->ranks[i] * (double)(site->in > site->out ? site->in : site->out);
+		if (j->form == DENSE) j->bytes = fmax(j->bytes, (double)(j->n + 3) * one * sizeof(float)), all = (double)(j->n + 1) * one;
+		if (all > (double)j->room) j->room = (size_t)all;
 	}
 	if (!st) st = settings_of(j, chosen, name, &s);
 	if (!st) st = lora__adapter_new(j->from[0]->sites, &lora__kind_lora, s, name, chosen, &j->to);
@@ -290,7 +293,6 @@ static lora_status run(job *j, const char *name)
 		s = NULL;
 		if (j->from[0]->extra && !(j->to->extra = json_deep_copy(j->from[0]->extra))) st = lora__fail(j->ctx, LORA_E_MEMORY, "combine", "out of memory");
 	}
-	if (j->form != DENSE) j->bytes = 0;
 	lora_settings_destroy(s);
 	lora__free(j->ctx, chosen);
 	return st;
@@ -324,7 +326,12 @@ lora_status lora__combining_fill(lora__combining *j, const double *weights)
 {
 	j->weights = weights;
 	lora__adapter_changed(j->to);
-	return lora__each_site(j->ctx, (int64_t)j->to->n_parts, j->bytes, do_site, j);
+	int32_t threads = j->ctx->threads > 1 ? j->ctx->threads : 1;
+	j->rooms = lora__calloc(j->ctx, (size_t)threads, sizeof *j->rooms);
+	lora_status st = j->rooms ? lora__each_site(j->ctx, (int64_t)j->to->n_parts, j->bytes, do_site, j) : LORA_E_MEMORY;
+	for (int32_t i = 0; i < threads && j->rooms; i++) lora__free(j->ctx, j->rooms[i]);
+	lora__free(j->ctx, j->rooms);
+	return st;
 }
 
 lora_adapter *lora__combining_adapter(lora__combining *j) { return j->to; }

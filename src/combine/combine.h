@@ -26,12 +26,12 @@ const lora__combination *lora__combination_find(const char *name);
 /* How a combination adds up n arrays of count floats. peft: PEFT's rules where they differ. */
 typedef struct lora__mix { const lora__combination *type; int peft, by_count; double density; } lora__mix;
 /* out = the combination of v[k] with weights w[k]; v is pruned in place; keys[k]: random stream of v[k]. */
-void lora__mix_run(const lora__mix *m, float **v, const double *w, const uint64_t *keys, size_t n, int64_t count, float *out);
+lora_status lora__mix_run(lora_context *ctx, const lora__mix *m, float **v, const double *w, const uint64_t *keys, size_t n, int64_t count, float *out);
 /* Set all but the keep entries of largest magnitude to zero; of equal ones the first stay. */
 void lora__keep_largest(float *v, int64_t count, int64_t keep);
 
 /* Run fn for the tasks 0 .. n-1, over the threads when bytes of memory per task leave room for that, else one by one; the first failure by number. */
-typedef lora_status (*lora__site_fn)(void *arg, int64_t task);
+typedef lora_status (*lora__site_fn)(void *arg, int64_t task, int32_t thread);
 lora_status lora__each_site(lora_context *ctx, int64_t n, double bytes, lora__site_fn fn, void *arg);
 
 lora_status lora__combine(lora_adapter *const *adapters, const double *weights, size_t n, const lora__combination *type, const lora_settings *s,

@@ -12,8 +12,7 @@ typedef struct each { lora__site_fn fn; void *arg; lora_status *st; } each;
 static void task_of(void *arg, int64_t task, int32_t thread)
 {
 	each *e = arg;
-	(void)thread;
-	e->st[task] = e->fn(e->arg, task);
+	e->st[task] = e->fn(e->arg, task, thread);
 }
 
 lora_status lora__each_site(lora_context *ctx, int64_t n, double bytes, lora__site_fn fn, void *arg)
@@ -22,7 +21,7 @@ lora_status lora__each_site(lora_context *ctx, int64_t n, double bytes, lora__si
 	lora_status st = e.st ? LORA_OK : LORA_E_MEMORY;
 	int alone = bytes > 256e6;
 	if (!st && !alone) lora__parallel(ctx, n, task_of, &e);
-	for (int64_t i = 0; i < n && !st; i++) st = alone ? fn(arg, i) : e.st[i];
+	for (int64_t i = 0; i < n && !st; i++) st = alone ? fn(arg, i, 0) : e.st[i];
 	lora__free(ctx, e.st);
 	return st;
 }
@@ -56,13 +55,14 @@ static double norm(const float *d, int64_t n)
 	return sqrt(s);
 }
 
-static lora_status do_site(void *arg, int64_t task)
+static lora_status do_site(void *arg, int64_t task, int32_t thread)
 {
 	const job *j = arg;
 	const lora__site *x = j->base->list[task], *y = lora__sites_find(j->tuned, x->name);
 	int64_t at = lora__adapter_part_of(j->to, x), n = x->in * x->out;
 	float *d = lora__calloc(j->ctx, (size_t)x->out + 1, (size_t)x->in * sizeof *d), *row = d ? d + n : NULL;
 	lora_status st = d ? LORA_OK : LORA_E_MEMORY;
+	(void)thread;
 	for (int64_t i = 0; i < x->out && !st; i++) {
 		read_row(x, i, row);
 		read_row(y, i, d + i * x->in);

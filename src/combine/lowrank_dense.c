@@ -21,7 +21,7 @@ typedef struct dense {
 	float        *x, *y, *z; /* [b,n] each */
 	float        *wide;      /* [b,len] */
 	double       *q;         /* [b,max(n,len)] */
-	double       *h, *w, *ritz, *dots; /* [b,b], [b,b], [b], [b] */
+	double       *h, *w, *ritz, *dots, *y64; /* [b,b], [b,b], [b], [b], [b,n] */
 } dense;
 
 static lora_view block(const dense *d, float *at, int64_t width) { return lora__view2(at, LORA_F32, d->b, width, width); }
@@ -57,14 +57,11 @@ static lora_status rayleigh(dense *d)
 	int64_t n = d->n, b = d->b;
 	lora__convert(d->x, LORA_F32, d->q, LORA_F64, (size_t)(b * n));
 	lora_status st = apply(d, 1.0, d->x, 0.0, d->y);
-	double *row = d->w;
-	for (int64_t i = 0; i < b && !st; i++)
-		for (int64_t j = 0; j <= i; j++) {
-			double sum = 0;
-			for (int64_t c = 0; c < n; c++) sum += d->q[j * n + c] * d->y[i * n + c];
-			d->h[i * b + j] = d->h[j * b + i] = sum;
-		}
-	if (!st) st = lora__eigen_top(d->ctx, d->h, b, b, d->ritz, row);
+	lora__convert(d->y64, LORA_F64, d->y, LORA_F32, (size_t)(b * n));
+	if (!st) st = lora__product(d->ctx, b, b, n, 1, d->q, n, 1, d->y64, 1, n, 0, d->h, b, 1);
+	for (int64_t i = 0; i < b; i++)
+		for (int64_t j = 0; j < i; j++) d->h[i * b + j] = d->h[j * b + i];
+	if (!st) st = lora__eigen_top(d->ctx, d->h, b, b, d->ritz, d->w);
 	/* turn both by the eigenvectors, the columns of w */
 	for (int64_t c = 0; c < b * b && !st; c++) d->h[c] = d->w[c];
 	lora_view turn = lora__view_t(lora__view2(d->z, LORA_F32, b, b, b));
@@ -121,8 +118,9 @@ static lora_status run(dense *d, const float *from, int64_t out, int64_t in, int
 	int turned = out < in;
 	int64_t n = d->n, b = d->b, len = d->len;
 	double total = 0;
-	for (int64_t i = 0; i < out * in; i++) total += (double)from[i] * from[i];
 	lora_status st = d->s ? lora__gemm(d->ctx, 1.0, d->mt, d->m, 0.0, lora__view2(d->s, LORA_F32, n, n, n)) : LORA_OK;
+	for (int64_t i = 0; d->s && i < n; i++) total += d->s[i * n + i];
+	for (int64_t i = 0; !d->s && i < out * in; i++) total += (double)from[i] * from[i];
 	if (!st) st = iterate(d, k, total);
 	/* u = orth(D x^T), v = u^T D: rows of q, and of behind */
 	if (!st) st = lora__gemm(d->ctx, 1.0, block(d, d->x, n), d->mt, 0.0, block(d, d->wide, len));
@@ -138,34 +136,19 @@ static lora_status run(dense *d, const float *from, int64_t out, int64_t in, int
 	return st;
 }
 
-/* So many vectors that iterating does not pay: those of all of D^T D in double, which keeps what is small beside the largest; when D is wanted whole, unit
- * vectors. D v is in F32. */
-static lora_status many(lora_context *ctx, lora_view m, int turned, int64_t k, float *low_a, float *low_b)
+/* D is wanted whole: its short side's unit vectors. */
+static void whole(const float *from, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b)
 {
-	int64_t len = m.size[0], n = m.size[1], have = k < n ? k : n, square = k < n ? n * (n + len) : 0;
-	float *f = lora__calloc(ctx, (size_t)(have * (n + len)), sizeof *f), *y32 = f + have * n;
-	double *w = lora__calloc(ctx, (size_t)(have * (n + 1) + k * (n + len) + square), sizeof *w);
-	lora_status st = f && w ? LORA_OK : LORA_E_MEMORY;
-	if (st) goto done;
-	double *v = w + have * (n + 1), *y = v + k * n, *t = y + k * len, *c = t + n * n;
-	if (square) {
-		const float *from = m.data;
-		for (int64_t i = 0; i < n; i++)
-			for (int64_t j = 0; j < len; j++) c[i * len + j] = from[j * m.stride[0] + i * m.stride[1]];
-		lora__lowrank_gram(c, len, n, t);
-		if ((st = lora__eigen_top(ctx, t, n, have, w + have * n, w))) goto done;
-	} else
-		for (int64_t i = 0; i < n; i++) w[i * have + i] = 1;
-	for (int64_t i = 0; i < have; i++)
-		for (int64_t j = 0; j < n; j++) f[i * n + j] = (float)(v[i * n + j] = w[j * have + i]);
-	st = lora__gemm(ctx, 1.0, lora__view2(f, LORA_F32, have, n, n), lora__view_t(m), 0.0, lora__view2(y32, LORA_F32, have, len, len));
-	if (st) goto done;
-	lora__convert(y, LORA_F64, y32, LORA_F32, (size_t)(have * len));
-	lora__lowrank_put(v, n, y, len, k, turned, low_a, low_b);
-done:
-	lora__free(ctx, f);
-	lora__free(ctx, w);
-	return st;
+	memset(low_a, 0, (size_t)(k * in) * sizeof *low_a), memset(low_b, 0, (size_t)(k * out) * sizeof *low_b);
+	for (int64_t i = 0; i < out; i++) {
+		const float *row = from + i * in;
+		double s = 0;
+		if (out >= in) memcpy(low_b + i * k, row, (size_t)in * sizeof *row);
+		if (out >= in && i < in) low_a[i * in + i] = 1;
+		for (int64_t j = 0; j < in && out < in; j++) s += (double)row[j] * row[j];
+		for (int64_t j = 0; j < in && s > 0; j++) low_a[i * in + j] = (float)(row[j] / sqrt(s));
+		if (out < in) low_b[i * k + i] = (float)sqrt(s);
+	}
 }
 
 lora_status lora__lowrank_dense(lora_context *ctx, const float *from, int64_t out, int64_t in, int64_t k, float *low_a, float *low_b)
@@ -173,14 +156,14 @@ lora_status lora__lowrank_dense(lora_context *ctx, const float *from, int64_t ou
 	dense d = { .ctx = ctx, .n = out < in ? out : in, .len = out < in ? in : out, .b = k + EXTRA };
 	lora_view m = lora__view2(from, LORA_F32, out, in, in);
 	int64_t n = d.n, b = d.b, wide = b * d.len;
-	if (n <= SMALL) return lora__lowrank_exact(ctx, from, out, in, k, low_a, low_b);
-	if (SHARE * b > n) return many(ctx, out < in ? lora__view_t(m) : m, out < in, k, low_a, low_b);
+	if (k >= n) return whole(from, out, in, k, low_a, low_b), LORA_OK;
+	if (n <= SMALL || SHARE * b > n) return lora__lowrank_exact(ctx, from, out, in, k, low_a, low_b);
 	d.m = out < in ? lora__view_t(m) : m, d.mt = lora__view_t(d.m);
 	float *room = lora__calloc(ctx, (size_t)(3 * b * n + wide + (n <= FORM ? n * n : 0)), sizeof *room);
-	double *more = lora__calloc(ctx, (size_t)(wide + 2 * b * b + 2 * b), sizeof *more);
+	double *more = lora__calloc(ctx, (size_t)(wide + 2 * b * b + 2 * b + b * n), sizeof *more);
 	lora_status st = room && more ? LORA_OK : LORA_E_MEMORY;
 	d.x = room, d.y = d.x + b * n, d.z = d.y + b * n, d.wide = d.z + b * n, d.s = n <= FORM ? d.wide + wide : NULL;
-	d.q = more, d.h = d.q + wide, d.w = d.h + b * b, d.ritz = d.w + b * b, d.dots = d.ritz + b;
+	d.q = more, d.h = d.q + wide, d.w = d.h + b * b, d.ritz = d.w + b * b, d.dots = d.ritz + b, d.y64 = d.dots + b;
 	if (!st) st = run(&d, from, out, in, k, low_a, low_b);
 	lora__free(ctx, room);
 	lora__free(ctx, more);

@@ -9,7 +9,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/rng.h"
 #include "combine/combine.h"
 #include "combine/kernels.h"
 
@@ -79,14 +78,14 @@ void lora__keep_largest(float *v, int64_t count, int64_t keep)
 		}
 }
 
-static void drop(float *v, int64_t count, double density, uint64_t key)
+/* As dropout does it, and with its words: entry i is kept by word i of key. */
+static lora_status drop(lora_context *ctx, float *v, int64_t count, double density, uint64_t key)
 {
-	uint32_t word[4];
-	uint64_t below = (uint64_t)ldexp(density, 32);
-	for (int64_t i = 0; i < count; i++) {
-		if (i % 4 == 0) lora__philox(key, (uint64_t)i / 4, 0, word);
-		v[i] = word[i % 4] < below ? (float)(v[i] / density) : 0;
-	}
+	lora_view x = lora__view2(v, LORA_F32, 1, count, count);
+	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_DROPOUT, .n_views = 2, .v = { x, x }, .i = { (int64_t)key }, .f = { 1 - density } };
+	if (1 - density < 1) return lora__run(ctx, &call);
+	memset(v, 0, (size_t)count * sizeof *v);
+	return LORA_OK;
 }
 
 /* Entries go through in blocks of fixed size, so that the compiler makes vectors of the loops. */
@@ -128,10 +127,11 @@ INLINE void agree(const lora__mix *m, double *s, double zero, float **v, const d
 /* One pass; what was elected in balance (the sum of all signs) and the number of sums that are 0 come back. */
 typedef struct sums { const lora__mix *m; float **v; const double *w; size_t n; double balance; int64_t zeros; } sums;
 
-INLINE void pass_body(sums *t, double zero, int64_t count, float *out)
+INLINE void pass_body(const int way, sums *t, double zero, int64_t count, float *out)
 {
 	const lora__mix *m = t->m;
 	float room[BLOCK];
+	(void)way;
 	for (int64_t at = 0; at < count; at += BLOCK) {
 		double s[BLOCK] = { 0 };
 		int64_t size = count - at < BLOCK ? count - at : BLOCK, zeros = 0, more = 0;
@@ -144,14 +144,18 @@ INLINE void pass_body(sums *t, double zero, int64_t count, float *out)
 }
 
 LORA__TWICE(pass, (sums *t, double zero, int64_t count, float *out), t, zero, count, out)
+LORA__WIDE(pass, , (sums *t, double zero, int64_t count, float *out), t, zero, count, out)
 
-void lora__mix_run(const lora__mix *m, float **v, const double *w, const uint64_t *keys, size_t n, int64_t count, float *out)
+lora_status lora__mix_run(lora_context *ctx, const lora__mix *m, float **v, const double *w, const uint64_t *keys, size_t n, int64_t count, float *out)
 {
 	sums t = { m, v, w, n, 0, 0 };
-	for (size_t k = 0; k < n && m->type->prune && m->density < 1; k++) {
+	lora_status st = LORA_OK;
+	for (size_t k = 0; k < n && !st && m->type->prune && m->density < 1; k++) {
 		if (m->type->prune == LORA__PRUNE_SMALL) lora__keep_largest(v[k], count, (int64_t)(m->density * (double)count));
-		else drop(v[k], count, m->density, keys[k]);
+		else st = drop(ctx, v[k], count, m->density, keys[k]);
 	}
-	LORA__CALL(pass, &t, 1, count, out);
-	if (m->type->elect && !m->peft && t.zeros && t.balance < 0) LORA__CALL(pass, &t, -1, count, out);
+	if (st) return st;
+	LORA__CALL_WIDE(pass, &t, 1, count, out);
+	if (m->type->elect && !m->peft && t.zeros && t.balance < 0) LORA__CALL_WIDE(pass, &t, -1, count, out);
+	return LORA_OK;
 }

@@ -36,7 +36,8 @@ static void measure(lora_adapter *const *a, const double *w, int n, const char *
 {
 	char json[64];
 	double wall = INFINITY, processor = INFINITY;
-	snprintf(json, sizeof json, "{\"mode\":\"%s\"}", mode);
+	if (*mode) snprintf(json, sizeof json, "{\"mode\":\"%s\"}", mode);
+	else snprintf(json, sizeof json, "{}");
 	lora_settings *s = from_json(json);
 	for (int i = 0; i < rounds; i++) {
 		lora_adapter *made;
@@ -88,8 +89,9 @@ int main(int argc, char **argv)
 		const char *type = lora_family_name("combination", i);
 		int wanted = first >= argc;
 		for (int k = first; k < argc; k++) wanted |= !strcmp(argv[k], type);
-		for (int k = 0; k < 2 && wanted; k++)
-			if (!only || !strcmp(only, modes[k])) measure(a, w, n, type, modes[k], rounds);
+		int plain = !strcmp(type, "lorahub"); /* has no modes */
+		for (int k = 0; k < 2 - plain && wanted; k++)
+			if (!only || !strcmp(only, modes[k])) measure(a, w, n, type, plain ? "" : modes[k], rounds);
 	}
 	for (int i = 0; i < n; i++) lora_adapter_destroy(a[i]);
 	free(a);

@@ -15,7 +15,7 @@ static void mix(const char *type, int peft, double density, float *v0, float *v1
 	lora__mix m = { .type = lora__combination_find(type), .peft = peft, .density = density };
 	float *v[2] = { v0, v1 };
 	uint64_t keys[2] = { 5, 6 };
-	lora__mix_run(&m, v, w, keys, v1 ? 2 : 1, count, out);
+	ck_ok(lora__mix_run(golden_ctx, &m, v, w, keys, v1 ? 2 : 1, count, out));
 }
 
 START_TEST(rules)
@@ -121,11 +121,15 @@ START_TEST(dare)
 	const double one[] = { 1 }, p = 0.7, tau = 0.5;
 	double mean = 0, square = 0;
 	for (int i = 0; i < N; i++) v[i] = (float)tau;
+	golden_context("naive", 1);
 	mix("dare_linear", 0, 1 - p, v, NULL, one, N, out);
 	for (int i = 0; i < N; i++) mean += (double)out[i] / N, square += ((double)out[i] - tau) * ((double)out[i] - tau) / N;
 	double variance = tau * tau * p / (1 - p);
 	ck_assert_msg(fabs(mean - tau) < 5 * sqrt(variance / N), "mean %g", mean);
 	ck_assert_msg(fabs(square / variance - 1) < 0.05, "variance %g, %g wanted", square, variance);
+	mix("dare_linear", 0, 0, v, NULL, one, N, out);
+	for (int i = 0; i < N; i++) ck_assert(out[i] == 0);
+	lora_context_destroy(golden_ctx);
 }
 END_TEST
 

@@ -202,6 +202,20 @@ static lora_status sort_tensor(loader *l, const lora__tensor *t)
 	return add_name(l, t, site->name, roles[role].leaf);
 }
 
+static const char *last_of(const char *name) { return strrchr(name, '.') ? strrchr(name, '.') + 1 : name; }
+
+/* target_modules lists names, and none of them is a layer's here: PEFT refuses that. Patterns and paths may be those of a model around this one. */
+static int all_foreign(const loader *l)
+{
+	const json_t *v = lora__get_json(l->settings, "target_modules");
+	for (size_t k = 0; k < json_array_size(v); k++) {
+		const char *name = json_string_value(json_array_get(v, k));
+		for (size_t i = 0; name && i < l->sites->n; i++)
+			if (strcmp(last_of(name), last_of(l->sites->list[i]->name)) == 0) return 0;
+	}
+	return json_array_size(v) > 0;
+}
+
 /* What the configuration asks for. Which modules target_modules means is for the tensors to say; parameters and whole modules are named here. */
 static lora_status read_wanted(loader *l)
 {
@@ -210,7 +224,7 @@ static lora_status read_wanted(loader *l)
 	lora__map seen; /* parameters, which have many sites each */
 	lora_error kept = l->ctx->error;
 	lora_status st = lora__target_sites(l->ctx, l->sites, l->settings, l->wanted, &n);
-	if (st == LORA_E_NOTFOUND) st = LORA_OK, l->ctx->error = kept; /* the tensors are still to be heard */
+	if (st == LORA_E_NOTFOUND && !all_foreign(l)) st = LORA_OK, l->ctx->error = kept; /* the tensors are still to be heard */
 	lora__map_init(&seen, l->ctx);
 	for (size_t i = 0; i < l->sites->n && st == LORA_OK; i++) {
 		const char *param = l->sites->list[i]->param;

@@ -136,6 +136,7 @@ char *new_format(const char *format, ...) PRINTF_LIKE(1, 2);
 int path_exists(const char *path);
 int path_is_dir(const char *path);
 int path_is_empty_dir(const char *path);
+int path_holds(const char *outer, const char *inner); /* 2: they are the same, 1: inner lies in outer; links are followed */
 int path_has_suffix(const char *path, const char *suffix);
 char *path_join(const char *dir, const char *name);
 char *path_dir(const char *path);
@@ -206,6 +207,7 @@ void session_close(session *s);
 json_t *gguf_description(lora_context *ctx, const char *path);
 int gguf_has_tokenizer(lora_context *ctx, const char *path);
 /* Where a model is written: what is there may be replaced when it is of the same form, or with --force. *replace is what has to go first. */
+int spare_inputs(const args *a, int may_replace); /* the output may be none of the inputs (may_replace: one of them), nor a folder around one */
 int check_output(const args *a, int gguf);
 int save_model(session *s, const args *a, int gguf, const char *weight_dtype);
 json_t *family_member(lora_context *ctx, const char *family, const char *member);

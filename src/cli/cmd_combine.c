@@ -144,8 +144,8 @@ int adapter_output(const args *a)
 {
 	char *config = a->output ? path_join(a->output, "adapter_config.json") : NULL;
 	if (!a->output) return fail(USAGE, "-o", "says where to write the adapter, and is needed");
-	int status = config ? OK : FAILED;
-	if (config && path_exists(a->output) && !path_exists(config) && !path_is_empty_dir(a->output)) {
+	int status = config ? spare_inputs(a, a->force && path_exists(config)) : FAILED;
+	if (!status && path_exists(a->output) && !path_exists(config) && !path_is_empty_dir(a->output)) {
 		if (!a->force) status = fail(FAILED, a->output, "is there already and is no adapter; give --force to replace it");
 		else status = remove_tree(a->output);
 	}

@@ -45,7 +45,8 @@ static int convert_adapter(const args *a, const char *from, const char *to, int 
 	if (!a->model)
 		return fail(USAGE, "-m", "an adapter is converted with its base model at hand: names and the order of rows depend on it; give -m MODEL");
 	if (!strcmp(dtype, "keep")) dtype = "F32";
-	with.adapters = &adapter, with.n_adapters = 1;
+	with.adapters = &adapter, with.n_adapters = 1, with.output = to;
+	if (spare_inputs(&with, 0)) return FAILED;
 	status = session_context(&s, &with);
 	if (!status) status = session_model(&s, &with);
 	if (!status) status = session_adapters(&s, &with, 0);

@@ -40,8 +40,26 @@ static int same_form(const char *path, int gguf)
 	return is_model_dir(path) || path_is_empty_dir(path);
 }
 
+static int spare(const args *a, const char *in, int may_replace)
+{
+	int holds = in && a->output ? path_holds(a->output, in) : 0;
+	if (holds == 1) return fail(FAILED, a->output, "would be replaced, and %s, which is read, lies in it; give another output", in);
+	if (holds == 2 && !may_replace)
+		return fail(FAILED, a->output, "is what is read; give another output%s", a->force ? "" : " (--force replaces it where the form stays the same)");
+	return OK;
+}
+
+int spare_inputs(const args *a, int may_replace)
+{
+	int status = spare(a, a->model, may_replace);
+	if (!status) status = spare(a, a->tuned, may_replace);
+	for (size_t i = 0; i < a->n_adapters && !status; i++) status = spare(a, a->adapters[i].path, may_replace);
+	return status;
+}
+
 int check_output(const args *a, int gguf)
 {
+	if (a->output && spare_inputs(a, a->force && same_form(a->output, gguf))) return FAILED;
 	if (!path_exists(a->output) || same_form(a->output, gguf) || a->force) return OK;
 	return fail(FAILED, a->output, "is there already and is no %s; give --force to replace it", gguf ? "GGUF file" : "model");
 }

@@ -70,6 +70,18 @@ int path_is_empty_dir(const char *path)
 	return empty;
 }
 
+int path_holds(const char *outer, const char *inner)
+{
+	char *out = realpath(outer, NULL), *in = realpath(inner, NULL);
+	size_t n = out ? strlen(out) : 0;
+	int holds = out && in && !strncmp(in, out, n) ? (!in[n] ? 2 : in[n] == '/' || (n && out[n - 1] == '/')) : 0;
+	struct stat a, b;
+	if (!holds && out && in && !stat(out, &a) && !stat(in, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino) holds = 2; /* a hard link */
+	free(out);
+	free(in);
+	return holds;
+}
+
 int path_has_suffix(const char *path, const char *suffix)
 {
 	size_t n = strlen(path), m = strlen(suffix);

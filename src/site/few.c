@@ -7,9 +7,9 @@
 
 #include "quant/quant.h"
 
-enum { CHUNK = 2048 /* elements decoded at a time, whole blocks of every type */, EACH = 32 /* rows of a task */, RANK = 256 /* at most, of the adapter */ };
+enum { CHUNK = 2048 /* elements decoded at a time, whole blocks of every type */, EACH = 32 /* rows of a task */, PIECE = 8 /* rows of A: the next four are fetched, and should be one's own */, RANK = 256 /* at most, of the adapter */ };
 
-/* t = A x is cut in pieces of four rows, which whoever comes first takes, so that no second loop over the threads is needed. */
+/* t = A x is cut in pieces of some rows, which whoever comes first takes, so that no second loop over the threads is needed. */
 typedef struct few_job {
 	const lora__site       *s;
 	const lora__quant_fast *fast, *thin; /* of the weight and of the adapter */
@@ -44,14 +44,14 @@ static void dots(const lora__quant_fast *fast, const uint8_t *w, size_t row, con
 	}
 }
 
-static int pieces(const few_job *j) { return (int)((j->pair->b.size[0] + 3) / 4); }
+static int pieces(const few_job *j) { return (int)((j->pair->b.size[0] + PIECE - 1) / PIECE); }
 
 static void take_pieces(few_job *j)
 {
 	const lora_view *v = &j->pair->b;
 	for (int k; (k = atomic_fetch_add_explicit(&j->taken, 1, memory_order_relaxed)) < pieces(j);) {
-		int64_t n = v->size[0] - 4 * k < 4 ? v->size[0] - 4 * k : 4;
-		dots(j->thin, (const uint8_t *)v->data + (size_t)(4 * k) * row_bytes(v), row_bytes(v), j->x, v->size[1], n, j->t + 4 * k);
+		int64_t n = v->size[0] - PIECE * k < PIECE ? v->size[0] - PIECE * k : PIECE;
+		dots(j->thin, (const uint8_t *)v->data + (size_t)(PIECE * k) * row_bytes(v), row_bytes(v), j->x, v->size[1], n, j->t + PIECE * k);
 		atomic_fetch_add_explicit(&j->made, 1, memory_order_release);
 	}
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A safetensors file `x.safetensors` of this header and n bytes of data: token ids 1, 1, 1 ... */
 static const char *write_tensors(const char *header, size_t n)
@@ -76,6 +77,72 @@ START_TEST(input_tensors)
 		expect_error(got, 1, inputs[_i].text);
 		ck_assert_msg(strstr(run_err, path) != NULL, "%s: no file name in %s", inputs[_i].id, run_err);
 	}
+}
+END_TEST
+
+/* S28, and a header that is long and right: 100,000 entries. */
+START_TEST(many_entries)
+{
+	enum { N = 100000, EACH = 80 };
+	char *header = malloc((size_t)N * EACH);
+	for (int good = 0; good < 2; good++) {
+		size_t at = (size_t)sprintf(header, "{");
+		for (int i = 0; i < N; i++)
+			at += (size_t)sprintf(header + at, "%s\"t%06d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? "," : "", i, good ? i : 0, good ? i + 1 : 1);
+		sprintf(header + at, "}");
+		const char *path = write_tensors(header, good ? N : 1);
+		if (!good) expect_error(run_lora("score -m " MODEL " -i '%s'", path), 1, "\"t000000\" and \"t000001\" overlap");
+		else expect_error(run_lora("score -m " MODEL " -i '%s'", path), 1, "has no tensor \"input_ids\"");
+	}
+	free(header);
+}
+END_TEST
+
+/* What is read is not written over without a word, by whatever name; and never removed with its folder. */
+START_TEST(outputs_that_are_inputs)
+{
+	static const struct {
+		const char *command, *text; /* NULL: done */
+	} cases[] = {
+		{ "merge -m m.gguf -a ad -o m.gguf", "is what is read" },
+		{ "merge -m m.gguf -a ad -o hard.gguf", "is what is read" },
+		{ "merge -m soft.gguf -a ad -o m.gguf", "is what is read" },
+		{ "merge -m hf -a ad -o ./hf/", "is what is read" },
+		{ "merge -m hf/model.safetensors -a ad -o hf --force", "lies in it" },
+		{ "merge -m hf -a hf/ad -o hf --force", "lies in it" },
+		{ "quantize -m m.gguf --to q4_0 -o m.gguf", "is what is read" },
+		{ "quantize -m hf --to q4_0 -o hf --force", "is what is read" },
+		{ "convert hf hf", "is what is read" },
+		{ "convert ad ad -m hf", "is what is read" },
+		{ "combine -a ad -o ad --type linear -m hf", "is what is read" },
+		{ "combine -a ad -o . --type linear -m hf --force", "lies in it" },
+		{ "extract -m hf -t hf -r 2 -o hf --force", "is what is read" },
+		{ "merge -m hf -a ad -o other", NULL },
+		{ "merge -m m.gguf -a ad -o m.gguf --force", NULL },
+		{ "merge -m hf -a ad -o hf --force", NULL },
+		{ "combine -a ad -o ad --type linear -m hf --force", NULL },
+	};
+	const char *ad = GOLDEN "gguf/adapter-tiny-llama-plain", *m = GOLDEN "gguf/tiny-llama.Q8_0.gguf";
+	ck_assert_int_eq(run_shell("d='%s' && mkdir \"$d\" && cp -r %s \"$d/ad\" && cp %s \"$d/m.gguf\" && chmod -R u+w \"$d\" && cd \"$d\" && ln m.gguf hard.gguf && ln -s m.gguf soft.gguf",
+		in_scratch("in"), ad, m), 0);
+	ck_assert_int_eq(run_lora("convert -q '%s' '%s'", in_scratch("in/m.gguf"), in_scratch("in/hf")), 0);
+	ck_assert_int_eq(run_shell("cd '%s/in' && cp -r ad hf/ad", scratch), 0);
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		int got = run_shell("l='%s' && test \"${l#/}\" != \"$l\" || l=\"$PWD/$l\"; cd '%s/in' && \"$l\" %s", lora_program(), scratch, cases[i].command);
+		ck_assert_msg(got == (cases[i].text ? 1 : 0), "%s: status %d: %s", cases[i].command, got, run_err);
+		if (cases[i].text) expect_error(got, 1, cases[i].text);
+		for (const char *const *f = (const char *const[]){ "in/hf/config.json", "in/m.gguf", "in/ad/adapter_config.json", NULL }; *f; f++)
+			ck_assert_msg(access(in_scratch(*f), R_OK) == 0, "%s: %s is gone", cases[i].command, *f);
+	}
+}
+END_TEST
+
+/* PEFT opens no adapter whose list of modules names nothing of the model. */
+START_TEST(foreign_target_names)
+{
+	ck_assert_int_eq(run_shell("cp -r " GOLDEN "gguf/adapter-tiny-llama-plain '%s' && chmod -R u+w '%s' && sed -i 's/_proj\"/_q\"/' '%s/adapter_config.json'", in_scratch("other-names"),
+		in_scratch("other-names"), in_scratch("other-names")), 0);
+	expect_error(run_lora("generate -m " GOLDEN "gguf/tiny-llama.Q8_0.gguf -a '%s' --tokens 1 -n 1", in_scratch("other-names")), 1, "matches no module of this model");
 }
 END_TEST
 
@@ -218,6 +285,9 @@ Suite *suite_careless(void)
 	TCase *t = tcase_create("inputs");
 	tcase_set_timeout(t, 60);
 	tcase_add_loop_test(t, input_tensors, 0, sizeof inputs / sizeof inputs[0]);
+	tcase_add_test(t, many_entries);
+	tcase_add_test(t, outputs_that_are_inputs);
+	tcase_add_test(t, foreign_target_names);
 	tcase_add_test(t, closed_streams);
 	tcase_add_test(t, other_heads);
 	tcase_add_test(t, merges_in_circles);

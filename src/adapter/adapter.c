@@ -209,6 +209,7 @@ void lora__adapter_release(lora_adapter *a)
 	lora__free(ctx, a->parts);
 	lora__free(ctx, a->tokens);
 	lora__free(ctx, a->encoder);
+	lora__adapter_changed(a);
 	lora__free(ctx, a->params);
 	lora__free(ctx, a->grads);
 	lora__free(ctx, a->name);

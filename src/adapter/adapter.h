@@ -94,6 +94,9 @@ struct lora_adapter {
 	float            *params;  /* all parameters in one block, tensor after tensor */
 	char             *grads;   /* gradients in the same order, NULL until something trains; dtype lora__wide(sites->real) */
 	size_t            n_params;
+	uint16_t         *halves;   /* params in F16, see halves.c; NULL = not made */
+	double           *unhalve;  /* by tensor: the factor that makes them params again */
+	int               no_halves; /* there was no memory for them */
 	int               attached, merged, trainable;
 	double            scale;       /* of the attachment */
 	lora__virtual    *tokens;      /* kinds of virtual tokens; else NULL */
@@ -130,6 +133,10 @@ void        lora__adapter_detach(lora_adapter *a);
 void        lora__adapter_set_scale(lora_adapter *a, double scale);
 /* Make the gradients (zero) when there are none yet: an adapter that only serves has none. */
 lora_status lora__adapter_need_grads(lora_adapter *a);
+/* To be called by whoever wrote to params of an adapter that may have been used already: what was made from them is dropped. */
+void        lora__adapter_changed(lora_adapter *a);
+/* Of a product of roles 1 and 0: let a pair be those in F16, role 1 turned, made when they are first asked for; left alone where there is no memory. */
+void        lora__adapter_halves(lora__part *p, lora__pair *pair);
 /* The layer of every part, -1 = trained as a whole; how many there are. Parts of one block of the model (the name up to its first number) are one layer. */
 int32_t     lora__adapter_layers(const lora_adapter *a, int32_t *layer);
 lora_status lora__adapter_set_layers(lora_adapter *a, const uint8_t *active); /* by layer; NULL = all act */

@@ -217,10 +217,12 @@ static lora_status backward(lora__slot *s, const lora__site_call *c)
 	return st ? st : dropout(s, c, p.xd, c->dx, 1.0);
 }
 
-static int factors(const lora__slot *s, lora__pair *out)
+static int factors(const lora__slot *s, int half, lora__pair *out)
 {
 	*out = (lora__pair){ view_b(s), view_a(s), part(s)->scaling };
-	return out->b.stride[1] == 1;
+	int dense = out->b.stride[1] == 1;
+	if (half && dense) lora__adapter_halves(part(s), out);
+	return dense;
 }
 
 /* D[first..first+n, in] += scale * scaling * B A, summed in F32 */

@@ -270,6 +270,7 @@ lora_status lora_adapter_tensor_write(lora_adapter *a, int64_t i, const float *v
 	if (a->merged) return lora__fail_at(a->ctx, LORA_E_STATE, "adapter", t->name, -1, "the adapter is merged");
 	if (!lora__all_finite(values, LORA_F32, t->n)) return lora__fail_at(a->ctx, LORA_E_NUMERIC, "adapter", t->name, -1, "a value for %s is not finite", t->name);
 	memcpy(a->params + t->offset, values, bytes);
+	lora__adapter_changed(a);
 	return LORA_OK;
 }
 

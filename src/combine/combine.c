@@ -325,6 +325,7 @@ lora_status lora__combining_start(lora_adapter *const *adapters, const double *w
 lora_status lora__combining_fill(lora__combining *j, const double *weights)
 {
 	j->weights = weights;
+	lora__adapter_changed(j->to);
 	int32_t threads = j->ctx->threads > 1 ? j->ctx->threads : 1;
 	j->rooms = lora__calloc(j->ctx, (size_t)threads, sizeof *j->rooms);
 	lora_status st = j->rooms ? lora__each_site(j->ctx, (int64_t)j->to->n_parts, j->bytes, do_site, j) : LORA_E_MEMORY;

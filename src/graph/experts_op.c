@@ -166,7 +166,8 @@ static work take(const lora__exec *e, const kept *k, const room *s, int64_t expe
 
 static lora__site_call site_call(const lora__exec *e, const work *w, const room *s, lora_view x)
 {
-	return (lora__site_call){ .ctx = e->ctx, .real = e->real, .n = w->m, .x = x, .saved_rows = w->m, .scratch = s->site, .train = e->rows->train, .key = e->rows->key };
+	return (lora__site_call){ .ctx = e->ctx, .real = e->real, .n = w->m, .x = x, .saved_rows = w->m, .scratch = s->site, .train = e->rows->train, .key = e->rows->key,
+		.decode = e->rows->cache != NULL };
 }
 
 /* h = act(gate) * up, hw = share * h */

@@ -7,16 +7,17 @@
 
 #include "graph/graph.h"
 
-enum { CHUNK_ELEMENTS = 1 << 23, CHUNK_MIN = 16, CHUNK_MAX = 512, PITCH = 16 };
+enum { CHUNK_ELEMENTS = 18 << 20, FEW_ELEMENTS = 1 << 22, CHUNK_MIN = 16, CHUNK_MAX = 352, PITCH = 16 };
 
-/* A base in blocks is there to save memory; its products in F32 take longer than decoding it once more. */
+/* As equal as whole blocks of the product allow: each chunk reads all of the head's weight again. A base in blocks is there to save memory; its
+ * products in F32 take longer than decoding it once more. */
 static int64_t chunk_rows(const lora__node *n, lora_dtype real, int64_t rows)
 {
-	int64_t c = CHUNK_ELEMENTS / n->i[0] / (real == LORA_F32 && lora__site_is_quant(n->site) ? 2 : 1);
-	if (c < CHUNK_MIN) c = CHUNK_MIN;
-	if (c > 32) c -= c % 32; /* whole blocks of the product */
-	if (c > CHUNK_MAX) c = CHUNK_MAX;
-	return c < rows ? c : rows > 0 ? rows : 1;
+	int64_t most = (real == LORA_F32 && lora__site_is_quant(n->site) ? FEW_ELEMENTS : CHUNK_ELEMENTS) / n->i[0];
+	most = most < CHUNK_MIN ? CHUNK_MIN : most > CHUNK_MAX ? CHUNK_MAX : most > 32 ? most - most % 32 : most;
+	int64_t chunks = (rows + most - 1) / most, each = chunks < 2 ? rows : (rows + chunks - 1) / chunks;
+	each = chunks > 1 && each > 32 ? (each + 31) / 32 * 32 : each;
+	return each < 1 ? 1 : each < most ? each : most;
 }
 
 /* Elements between rows of logits: a power of two would put all rows on the same cache sets. */
@@ -105,7 +106,7 @@ static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t
 	}
 	lora__site_call c = { .ctx = e->ctx, .real = e->real, .n = n, .x = lora__view2(p->h, e->real, n, node->i[1], node->i[1]),
 		.y = lora__view2(p->logits, sums, n, node->i[0], pitch(node)), .saved = p->saved, .saved_rows = p->chunk, .scratch = p->site,
-		.train = r->train, .key = r->key, .first_row = at };
+		.train = r->train, .key = r->key, .first_row = at, .decode = r->cache != NULL };
 	lora_status st = lora__site_forward(node->site, &c, runs, 1);
 	if (st) return st;
 	for (int64_t j = 0; r->logits && j < n; j++) give_logits(e, p->logits + each * (size_t)(j * pitch(node)), list[j]);

@@ -11,7 +11,8 @@ static size_t scratch_bytes(const lora__node *n, lora_dtype real, int64_t rows) 
 static lora__site_call call(const lora__exec *e)
 {
 	lora__site_call c = { .ctx = e->ctx, .real = e->real, .n = e->rows->n, .x = e->in[0], .y = e->out[0], .dy = e->dout[0], .dx = e->din[0],
-		.dx_beta = e->din_beta[0], .saved = e->saved, .saved_rows = e->row_capacity, .scratch = e->scratch, .train = e->rows->train, .key = e->rows->key };
+		.dx_beta = e->din_beta[0], .saved = e->saved, .saved_rows = e->row_capacity, .scratch = e->scratch, .train = e->rows->train, .key = e->rows->key,
+		.decode = e->rows->cache != NULL };
 	return c;
 }
 

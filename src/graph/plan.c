@@ -104,22 +104,29 @@ static lora_status add_forward(maker *k, int32_t index)
 	return LORA_OK;
 }
 
-/* Attention costs up to rows x width operations for a row: cheap below 1/64 of the products of its block. */
-static int cheap(const maker *k, const lora__node *n)
+/* Multiply-adds of the products of n's block, for a row. */
+static int64_t products_of(const maker *k, const lora__node *n)
 {
 	int64_t products = 0;
-	if (!(n->op->flags & LORA__OP_PAIRS)) return (n->op->flags & LORA__OP_CHEAP) != 0;
 	for (size_t i = 0; i < k->g->n_nodes; i++)
 		if (k->g->nodes[i].layer == n->layer && k->g->nodes[i].site) products += k->g->nodes[i].site->in * k->g->nodes[i].site->out;
-	return rows_in(k, n->space) * k->g->values[n->out[0]].cols < products / 64;
+	return products;
 }
 
-/* Make the cheap values that n's backward reads anew, unless that was done: their producer's backward comes later and keeps all that goes in. With
- * BF16 products as quick as they are on tile units, the time would show. */
+/* Attention costs up to rows x width operations for a row: cheap below 1/64 of the products of its block. With BF16 products as quick as they are on
+ * tile units the time would show, but in the widest models, where what is kept is large too and norms and gated units cost less than 1/128. */
+static int cheap(const maker *k, const lora__node *n)
+{
+	enum { WIDE = 1 << 25 };
+	if (n->op->flags & LORA__OP_PAIRS) return k->real != LORA_BF16 && rows_in(k, n->space) * k->g->values[n->out[0]].cols < products_of(k, n) / 64;
+	return (n->op->flags & LORA__OP_CHEAP) && (k->real != LORA_BF16 || products_of(k, n) >= WIDE);
+}
+
+/* Make the cheap values that n's backward reads anew, unless that was done: their producer's backward comes later and keeps all that goes in. */
 static lora_status renew(maker *k, const lora__node *n, uint32_t keeps)
 {
 	lora_status st = LORA_OK;
-	for (int i = 0; i < n->n_in && st == LORA_OK && k->p->mode == LORA__PLAN_TRAIN && k->real != LORA_BF16; i++) {
+	for (int i = 0; i < n->n_in && st == LORA_OK && k->p->mode == LORA__PLAN_TRAIN; i++) {
 		int32_t v = n->in[i], from = k->g->values[v].producer;
 		if (!(keeps & (uint32_t)(LORA__KEEP_IN0 << i)) || (n->op->flags & LORA__OP_LOSS) || !cheap(k, &k->g->nodes[from])) continue;
 		if (k->needs[v] && k->p->buffers[k->value[v]].first < (int32_t)k->turn) st = add_forward(k, from);

@@ -207,7 +207,7 @@ static lora_status fill_lowrank(lora_context *ctx, const lora__site *s, const st
 	const lora__slot *slot = &m->set[0]->slot;
 	lora__pair f;
 	double special = 0;
-	*done = m->n == 1 && slot->ops->factors && !(s->flags & LORA_SITE_TRANSPOSED) && !lora__site_is_quant(s) && s->dtype != LORA_F64 && slot->ops->factors(slot, &f);
+	*done = m->n == 1 && slot->ops->factors && !(s->flags & LORA_SITE_TRANSPOSED) && !lora__site_is_quant(s) && s->dtype != LORA_F64 && slot->ops->factors(slot, 0, &f);
 	if (!*done) return LORA_OK;
 	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_LOWRANK, .n_views = 5, .f = { f.f * m->scale[0] } };
 	call.v[0] = lora__view2(out, s->dtype, s->out, s->in, s->in), call.v[1] = lora__view2((void *)(uintptr_t)base, s->dtype, s->out, s->in, s->in);

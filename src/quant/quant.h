@@ -18,12 +18,14 @@ typedef struct lora__quant {
 } lora__quant;
 
 /* Faster forms for this processor (quant_x86.c): decode with the same bits, and the sum of w[i] * x[i] over n blocks. NULL = none.
- * dots: the same of four rows that lie row bytes apart, while the next four are fetched; NULL = none. F32 has dots alone (a block is an element). */
+ * dots: the same of four rows that lie row bytes apart, while the next four are fetched; NULL = none.
+ * Float types have dots alone (a block is an element): lane i mod 32, then pairwise. */
 typedef struct lora__quant_fast {
 	lora_dtype dtype;
 	void (*decode)(const uint8_t *in, int64_t n, float *out);
 	float (*dot)(const uint8_t *w, const float *x, int64_t n);
 	void (*dots)(const uint8_t *w, size_t row, const float *x, int64_t n, float *y);
+	void (*add)(const uint8_t *w, size_t row, const float *x, double f, int64_t rows, int64_t n, float *y); /* y[n] += f x[rows] w[rows,n]; F16 alone */
 } lora__quant_fast;
 const lora__quant_fast *lora__quant_best(lora_dtype d);
 

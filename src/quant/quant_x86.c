@@ -195,24 +195,67 @@ INLINE512 void put_sums(float *y, __m512 a, __m512 b, __m512 c, __m512 d)
 DOTS512(q8_0, 34)
 DOTS512(q4_0, 18)
 
-/* Rows of floats: those of an adapter beside the weight. */
-#define ADD_FLOATS(sum, w) _mm_prefetch((const char *)(w) + 4 * row, _MM_HINT_T0), sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(some, w), v, sum)
-AVX512 static void f32_dots512(const uint8_t *p, size_t row, const float *x, int64_t n, float *y)
+/* Rows of floats: an adapter's, and the weight beside it. Lane i mod 32, then pairwise, not fused: the bits of the naive backend's columns4(), so
+ * that an adapter that adds zero changes nothing. */
+INLINE512 void put_lanes(float *y, __m512 a, __m512 b, __m512 c, __m512 d)
 {
-	__m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
-	for (; n > 0; n -= 16, p += 64, x += 16) {
-		__mmask16 some = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
-		__m512 v = _mm512_maskz_loadu_ps(some, x);
-		ADD_FLOATS(a, p), ADD_FLOATS(b, p + row);
-		ADD_FLOATS(c, p + 2 * row), ADD_FLOATS(d, p + 3 * row);
+	__m512 all[4] = { a, b, c, d };
+	__m128 q[4];
+#pragma GCC unroll 4
+	for (int k = 0; k < 4; k++) {
+		__m256 half = _mm256_add_ps(_mm512_castps512_ps256(all[k]), _mm512_extractf32x8_ps(all[k], 1));
+		q[k] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 	}
-	put_sums(y, a, b, c, d);
+	_MM_TRANSPOSE4_PS(q[0], q[1], q[2], q[3]);
+	_mm_storeu_ps(y, _mm_add_ps(_mm_add_ps(q[0], q[2]), _mm_add_ps(q[1], q[3])));
 }
 
-static const lora__quant_fast table512[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot, q8_0_dots512 }, { LORA_Q4_0, q4_0_decode, q4_0_dot, q4_0_dots512 },
-	{ LORA_Q4_K, q4_k_decode, q4_k_dot512, NULL }, { LORA_Q6_K, q6_k_decode, q6_k_dot, NULL }, { LORA_F32, NULL, NULL, f32_dots512 } };
-static const lora__quant_fast table[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot, NULL }, { LORA_Q4_0, q4_0_decode, q4_0_dot, NULL }, { LORA_Q4_K, q4_k_decode, q4_k_dot, NULL },
-	{ LORA_Q6_K, q6_k_decode, q6_k_dot, NULL } };
+INLINE512 __m512 load_f32(__mmask16 m, const uint8_t *p) { return _mm512_maskz_loadu_ps(m, p); }
+INLINE512 __m512 load_f16(__mmask16 m, const uint8_t *p) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p)); }
+INLINE512 __m512 load_bf16(__mmask16 m, const uint8_t *p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p)), 16)); }
+
+#define FLOATS512(name, size) \
+	AVX512 static void name##_dots512(const uint8_t *p, size_t row, const float *x, int64_t n, float *y) \
+	{ \
+		__m512 low[4] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps() }, high[4]; \
+		memcpy(high, low, sizeof high); \
+		for (; n > 0; n -= 32, p += 32 * size, x += 32) { \
+			__mmask16 a = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff, b = n < 32 ? (__mmask16)((1u << (n < 16 ? 0 : n - 16)) - 1) : (__mmask16)0xffff; \
+			__m512 v = _mm512_maskz_loadu_ps(a, x), w = _mm512_maskz_loadu_ps(b, x + 16); \
+			_Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) { \
+				const uint8_t *at = p + (size_t)k * row; \
+				_mm_prefetch((const char *)at + 4 * row, _MM_HINT_T0); \
+				if (size == 4) _mm_prefetch((const char *)at + 4 * row + 64, _MM_HINT_T0); \
+				low[k] = _mm512_add_ps(_mm512_mul_ps(load_##name(a, at), v), low[k]); \
+				if (b) high[k] = _mm512_add_ps(_mm512_mul_ps(load_##name(b, at + 16 * size), w), high[k]); \
+			} \
+		} \
+		put_lanes(y, _mm512_add_ps(low[0], high[0]), _mm512_add_ps(low[1], high[1]), _mm512_add_ps(low[2], high[2]), _mm512_add_ps(low[3], high[3])); \
+	}
+FLOATS512(f32, 4)
+FLOATS512(f16, 2)
+FLOATS512(bf16, 2)
+
+AVX512 static void f16_add512(const uint8_t *p, size_t row, const float *x, double f, int64_t rows, int64_t n, float *y)
+{
+	for (; n > 0; n -= 32, p += 64, y += 32) {
+		__mmask16 a = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff, b = n < 32 ? (__mmask16)((1u << (n < 16 ? 0 : n - 16)) - 1) : (__mmask16)0xffff;
+		__m512 low = _mm512_setzero_ps(), high = low;
+		const uint8_t *at = p;
+		for (int64_t k = 0; k < rows; k++, at += row) {
+			__m512 v = _mm512_set1_ps(x[k]);
+			low = _mm512_fmadd_ps(load_f16(a, at), v, low), high = _mm512_fmadd_ps(load_f16(b, at + 32), v, high);
+		}
+		_mm512_mask_storeu_ps(y, a, _mm512_fmadd_ps(_mm512_set1_ps((float)f), low, _mm512_maskz_loadu_ps(a, y)));
+		_mm512_mask_storeu_ps(y + 16, b, _mm512_fmadd_ps(_mm512_set1_ps((float)f), high, _mm512_maskz_loadu_ps(b, y + 16)));
+	}
+}
+
+static const lora__quant_fast table512[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot, q8_0_dots512, NULL }, { LORA_Q4_0, q4_0_decode, q4_0_dot, q4_0_dots512, NULL },
+	{ LORA_Q4_K, q4_k_decode, q4_k_dot512, NULL, NULL }, { LORA_Q6_K, q6_k_decode, q6_k_dot, NULL, NULL }, { LORA_F32, NULL, NULL, f32_dots512, NULL },
+	{ LORA_F16, NULL, NULL, f16_dots512, f16_add512 }, { LORA_BF16, NULL, NULL, bf16_dots512, NULL } };
+static const lora__quant_fast table[] = { { LORA_Q8_0, q8_0_decode, q8_0_dot, NULL, NULL }, { LORA_Q4_0, q4_0_decode, q4_0_dot, NULL, NULL }, { LORA_Q4_K, q4_k_decode, q4_k_dot, NULL, NULL },
+	{ LORA_Q6_K, q6_k_decode, q6_k_dot, NULL, NULL } };
 
 /* 0 none, 1 AVX2, 2 AVX-512. Asked once: CPUID is slow on virtual machines. Threads that ask at the same time find the same. */
 static int level(void)

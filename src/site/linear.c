@@ -1,6 +1,6 @@
 /* One adapted linear layer: y[n,out] = x[n,in] W^T + b + sum of slots; backward dx = dy W + slots' shares. The base is frozen: it never gets
  * a gradient. Rows may be dealt out to different adapters in runs; each slot then sees only its rows. */
-#include "site/site.h"
+#include "site/few.h"
 
 static size_t padded(size_t n) { return (n + 63) & ~(size_t)63; }
 
@@ -44,6 +44,7 @@ size_t lora__site_saved_bytes(const lora__site *s, lora_dtype real, int64_t n)
 static size_t slot_scratch(const lora__site *s, lora_dtype real, int64_t n)
 {
 	size_t most = lora__site_quant_scratch(s, real, n);
+	if (real != LORA_F32 && most < lora__few_scratch(s, 1)) most = lora__few_scratch(s, 1);
 	for (size_t i = 0; i < s->n_chain; i++) {
 		size_t b = padded(s->chain[i]->ops->scratch_bytes(s->chain[i], real, n)) + padded(s->chain[i]->ops->saved_bytes(s->chain[i], real, n));
 		if (b > most) most = b;
@@ -124,7 +125,7 @@ static lora_status add_bias(lora__site *s, const lora__site_call *c)
 /* c = x W^T (which 0) or beta * c + dy W (which 1), on the packed weight where the backend takes it; with pair->a also + f a b. */
 static lora_status base_product(lora__site *s, const lora__site_call *c, int which, const lora__pair *pair)
 {
-	if (lora__site_is_quant(s)) return lora__site_quant_product(s, c, which, NULL);
+	if (lora__site_is_quant(s)) return lora__site_quant_product(s, c, which);
 	lora_view w = lora__site_weight(s);
 	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .f = { 1.0, which ? c->dx_beta : 0.0 } };
 	call.v[0] = which ? c->dx : c->y, call.v[1] = which ? c->dy : c->x, call.v[2] = which ? w : lora__view_t(w);
@@ -152,21 +153,35 @@ static lora_status with_stand_ins(lora__site *s, const lora__site_call *c, lora_
 	return st;
 }
 
+static int acts_on_all(const lora__slot *slot, const lora__runs *runs)
+{
+	if (slot->merged || slot->idle) return 0;
+	return !runs->n || (runs->n == 1 && (runs->run[0].all || runs->run[0].adapter == slot->adapter));
+}
+
+/* Of a single row: the first slot whose product goes through the same loop as the base's, or -1. */
+static int64_t few_slot(const lora__site *s, const lora__site_call *c, const lora__runs *runs, lora__pair *pair)
+{
+	int quant = lora__site_is_quant(s), plain = (s->dtype == LORA_BF16 || s->dtype == LORA_F16) && !(s->flags & LORA_SITE_TRANSPOSED) && c->ctx->backend_host_memory;
+	for (size_t i = 0; c->n == 1 && !c->train && !c->saved && (quant || (plain && c->decode)) && i < s->n_chain; i++) {
+		lora__slot *slot = s->chain[i];
+		if (!acts_on_all(slot, runs) || !slot->ops->factors || !slot->ops->factors(slot, c->decode, pair) || !lora__few_takes(s, c, pair)) continue;
+		pair->f *= slot->attach_scale;
+		return (int64_t)i;
+	}
+	return -1;
+}
+
 /* The base product, together with that of the first slot that acts on all rows and can wait for it. *done: number of this slot, or -1. */
 static lora_status base_and_pair(lora__site *s, const lora__site_call *c, lora__runs runs, int which, int64_t *done)
 {
 	lora__pair pair = { .f = 0 };
 	lora_status st = LORA_OK;
-	*done = -1;
-	int first = s->n_chain && !s->chain[0]->merged && !s->chain[0]->idle && s->chain[0]->ops->pair && (!runs.n || (runs.n == 1 && (runs.run[0].all || runs.run[0].adapter == s->chain[0]->adapter)));
-	if (lora__site_is_quant(s)) { /* its tiles lie where the pair of more rows would */
-		int whole = first && !which && !c->train && !c->saved && s->chain[0]->ops->factors && s->chain[0]->ops->factors(s->chain[0], &pair) && lora__site_quant_takes(s, c, &pair);
-		if (!whole) return base_product(s, c, which, &pair);
-		pair.f *= s->chain[0]->attach_scale;
-		*done = 0;
-		return lora__site_quant_product(s, c, 0, &pair);
-	}
-	if (first) {
+	*done = which ? -1 : few_slot(s, c, &runs, &pair);
+	if (*done >= 0) return lora__few(s, c, &pair), LORA_OK;
+	pair = (lora__pair){ .f = 0 };
+	/* weights in blocks: their tiles lie where the pair of more rows would */
+	if (s->n_chain && acts_on_all(s->chain[0], &runs) && s->chain[0]->ops->pair && !lora__site_is_quant(s)) {
 		lora__site_call d = narrow(c, c->saved, s->chain[0]->ops->saved_bytes(s->chain[0], c->real, 1), 0, c->n);
 		st = s->chain[0]->ops->pair(s->chain[0], &d, which, &pair);
 		if (pair.a.data) {

@@ -23,6 +23,7 @@ typedef struct lora__site_call {
 	int64_t       saved_rows; /* rows that saved was laid out for */
 	char         *scratch;    /* lora__site_scratch_bytes() */
 	int           train;      /* dropout is on */
+	int           decode;     /* a step of generation: adapters may be taken in half precision where the weight is no better */
 	uint64_t      key;        /* dropout key of this step */
 	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
 	const int32_t *ids;       /* embeddings: the table's row for each row of y; there is no x */
@@ -59,8 +60,9 @@ typedef struct lora__slot_ops {
 	lora_status (*pair)(lora__slot *s, const lora__site_call *c, int back, lora__pair *out);
 	lora_status (*gradients)(lora__slot *s, const lora__site_call *c); /* after a pair of backward, whose scratch is still there: gradients += ... */
 	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
-	/* The whole delta as f a b with b's rows dense, for one pass over a weight; 0 = it is not such a product. NULL = never. */
-	int (*factors)(const lora__slot *s, lora__pair *out);
+	/* The whole delta as f a b with b's rows dense, for one pass over a weight; 0 = it is not such a product. NULL = never.
+	 * half: in F16 rather than F32, where there is memory for that. */
+	int (*factors)(const lora__slot *s, int half, lora__pair *out);
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);
 } lora__slot_ops;
@@ -155,9 +157,8 @@ lora_view lora__site_weight(const lora__site *s); /* [out,in], strides say how i
 int         lora__site_is_quant(const lora__site *s);
 void        lora__site_rows(const lora__site *s, const void *data, int64_t first, int64_t n, lora_dtype want, void *to);
 size_t      lora__site_quant_scratch(const lora__site *s, lora_dtype real, int64_t n); /* 0 for other sites */
-/* which 0: y = x W^T, with pair (one that is taken) also + f a (b x). which 1: dx = dx_beta dx + dy W. */
-lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which, const lora__pair *pair);
-int         lora__site_quant_takes(const lora__site *s, const lora__site_call *c, const lora__pair *pair);
+/* which 0: y = x W^T. which 1: dx = dx_beta dx + dy W. */
+lora_status lora__site_quant_product(const lora__site *s, const lora__site_call *c, int which);
 
 /* The gradient of a slot's matrix: grad += f left^T right; or the tap gets the three instead. */
 lora_status lora__site_gradient(lora__slot *slot, const lora__site_call *c, int role, double f, lora_view left, lora_view right, lora_view grad);

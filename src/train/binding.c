@@ -46,5 +46,6 @@ lora_status lora__optimizer_step(lora_optimizer *o, double lr_scale)
 	lora_status st = lora__opt_sumsq(o->ctx, a->grads, lora__wide(a->sites->real), a->n_params, &sum);
 	if (st) return st;
 	if (!isfinite(sum)) return lora__fail(o->ctx, LORA_E_NUMERIC, "optimizer", "a gradient is not finite; nothing was changed");
+	lora__adapter_changed(a);
 	return lora__opt_step(o->opt, a->params, a->grads, lora__wide(a->sites->real), lr_scale, 1.0);
 }

@@ -92,6 +92,7 @@ static void take(lora_trainer *t, const lora__tensors *file, const lora__stateli
 {
 	lora__adapter_clear_grads(t->a);
 	lora__state_take(file, live);
+	lora__adapter_changed(t->a);
 	t->o->opt->t = s->optimizer_step;
 	t->step = s->step, t->micro = s->micro, t->micro_total = s->micro_total;
 	t->skipped = s->skipped, t->skipped_in_row = s->skipped_in_row;

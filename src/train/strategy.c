@@ -94,8 +94,9 @@ static int64_t turn_of(const lora__strat *s, const lora__opt *o, const lora__pte
 
 lora_status lora__strat_update(lora__strat *s, lora__opt *o, double lr_scale, double grad_factor)
 {
-	const lora_adapter *a = s->a;
+	lora_adapter *a = s->a;
 	lora_dtype real = lora__wide(a->sites->real);
+	lora__adapter_changed(a);
 	if (!s->kind->choose) return lora__opt_step(o, a->params, a->grads, real, lr_scale, grad_factor);
 	lora_status st = LORA_OK;
 	for (size_t i = 0, next; i < a->n_tensors && st == LORA_OK; i = next) {

@@ -23,7 +23,7 @@ void case_view(test_case *t, int i, lora_dtype type, int64_t rows, int64_t cols,
 	if (layout == LAYOUT_STRIDED) rs = 2 * cols + 1, cs = 2;
 	int64_t n = rows && cols ? (rows - 1) * rs + (cols - 1) * cs + 1 : 0;
 	a->bytes = (size_t)(n * es) + 2 * GUARD;
-	a->mem = malloc(a->bytes), a->init = malloc(a->bytes), a->mask = calloc(a->bytes, 1);
+	a->mem = aligned_alloc(64, (a->bytes + 63) / 64 * 64), a->init = malloc(a->bytes), a->mask = calloc(a->bytes, 1);
 	a->is_out = is_out;
 	memset(a->init, 0xC3, a->bytes);
 	t->call.v[i] = (lora_view){ a->mem + GUARD, type, cols == 1 && layout == LAYOUT_ROWS ? 1 : 2, { rows, cols, 1, 1 }, { rs, cs, 0, 0 } };

@@ -173,22 +173,35 @@ AMX void lora__amx_add_block(const strip *t)
 	_tile_dpbf16ps(3, 5, 7);
 }
 
-/* 16 rows only (low), or 16 columns only. */
-AMX static inline void add_part(const strip *t, int low)
+/* 16 rows only (low). */
+AMX static inline void add_low(const strip *t)
 {
-	const char *a = t->a, *a2 = a + 16 * t->stride;
+	const char *a = t->a;
 	const uint16_t *b = t->b;
-	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+	for (int64_t k = 0; k < t->steps; k++, a += 64, b += 2 * TILE) {
 		_tile_loadd(4, a, t->stride);
 		_tile_loadd(6, b, 64);
 		_tile_dpbf16ps(0, 4, 6);
-		if (low) {
-			_tile_loadd(7, b + TILE, 64);
-			_tile_dpbf16ps(1, 4, 7);
-		} else {
-			_tile_loadd(5, a2, t->stride);
-			_tile_dpbf16ps(2, 5, 6);
-		}
+		_tile_loadd(7, b + TILE, 64);
+		_tile_dpbf16ps(1, 4, 7);
+	}
+}
+
+/* 16 columns only: A is read for nothing else, so it is fetched from memory, AHEAD steps before it is wanted or those of the next strip. */
+AMX static inline void add_left(const strip *t)
+{
+	enum { AHEAD = 4 };
+	const char *a = t->a, *a2 = a + 16 * t->stride;
+	const uint16_t *b = t->b;
+	for (int64_t k = 0; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+		const char *next = k + AHEAD < t->steps ? a + 64 * AHEAD : a + 32 * t->stride - 64 * (t->steps - AHEAD);
+		_tile_loadd(4, a, t->stride);
+		_tile_loadd(6, b, 64);
+		for (int y = 0; y < 16; y++, next += t->stride) _mm_prefetch(next, _MM_HINT_T0);
+		_tile_dpbf16ps(0, 4, 6);
+		_tile_loadd(5, a2, t->stride);
+		for (int y = 0; y < 16; y++, next += t->stride) _mm_prefetch(next, _MM_HINT_T0);
+		_tile_dpbf16ps(2, 5, 6);
 	}
 }
 
@@ -199,17 +212,19 @@ AMX static void multiply(float *s, const strip *t, int n, int first, int64_t row
 	else load_sums(s, SIDE);
 	for (int i = 0; i < n; i++) {
 		if (rows > 16 && cols > 16) lora__amx_add_block(&t[i]);
-		else add_part(&t[i], rows <= 16);
+		else if (rows <= 16) add_low(&t[i]);
+		else add_left(&t[i]);
 	}
 	store_sums(s, SIDE);
 }
 
 AMX static inline __m512 widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
 
-/* A whole block of C in BF16, whose rows lie step bytes apart. */
-AMX static void store_block(char *row, int64_t step, const float *s, __m512 alpha, __m512 beta, int add)
+/* A whole block of C in BF16, whose rows lie step bytes apart; the lines of the next block, ahead bytes further, are asked for. */
+AMX static void store_block(char *row, int64_t step, const float *s, __m512 alpha, __m512 beta, int add, int64_t ahead)
 {
 	for (int y = 0; y < SIDE; y++, s += SIDE, row += step) {
+		__builtin_prefetch(row + ahead, 1, 3);
 		__m512 low = _mm512_mul_ps(alpha, _mm512_load_ps(s)), high = _mm512_mul_ps(alpha, _mm512_load_ps(s + 16));
 		if (add) {
 			__m512i c = _mm512_loadu_si512(row);
@@ -220,8 +235,8 @@ AMX static void store_block(char *row, int64_t step, const float *s, __m512 alph
 	}
 }
 
-/* C = alpha s + beta C for rows x cols at (m0, n0). */
-AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols)
+/* C = alpha s + beta C for rows x cols at (m0, n0); the next block is right of it, or 32 rows below at next_n0. */
+AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols, int64_t next_n0)
 {
 	const __m512 alpha = _mm512_set1_ps(j->alpha), beta = _mm512_set1_ps(j->beta);
 	int half = j->c.dtype == LORA_BF16;
@@ -236,7 +251,8 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 		return;
 	}
 	if (half && rows == SIDE && cols == SIDE) {
-		store_block(lora__at(&j->c, m0, n0), j->c.stride[0] * 2, s, alpha, beta, j->beta != 0);
+		int64_t step = j->c.stride[0] * 2, ahead = (next_n0 - n0) * 2 + (next_n0 > n0 ? 0 : SIDE * step);
+		store_block(lora__at(&j->c, m0, n0), step, s, alpha, beta, j->beta != 0, ahead);
 		return;
 	}
 	for (int64_t y = 0; y < rows; y++, s += SIDE) {
@@ -274,7 +290,7 @@ AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, u
 			int64_t n0 = p->n0 + x * SIDE, cols = least(SIDE, p->n1 - n0);
 			float *s = p->first && p->last ? sums : sums + ((row - p->m0) / SIDE * panels + x) * BLOCK;
 			multiply(s, t, 1 + two, p->first, rows, cols);
-			if (p->last) store(j, s, row, n0, rows, cols);
+			if (p->last) store(j, s, row, n0, rows, cols, x + 1 < panels ? n0 + SIDE : p->n0);
 			t[0].b += p->steps * 2 * TILE, t[1].b += j->steps2 * 2 * TILE;
 		}
 	}
@@ -333,7 +349,7 @@ int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 		j.c = lora__view_t(*cv), j.a = lora__view_t(*bv), j.b = lora__view_t(*av); /* C^T = B^T A^T: turn the smaller one */
 	}
 	j.m = j.c.size[0], j.n = j.c.size[1], j.k = j.a.size[1];
-	int64_t packings = (j.k + DEPTH - 1) / DEPTH;
+	int64_t deep = j.m > SIDE ? DEPTH : least(DEPTH, up(GROUP_BYTES / 2 / j.n, SIDE)), packings = (j.k + deep - 1) / deep;
 	j.kc = up((j.k + packings - 1) / packings, SIDE);
 	j.group = least(up(j.n, SIDE), up(GROUP_BYTES / 2 / j.kc, SIDE));
 	j.direct = j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;

@@ -18,7 +18,7 @@
 #define NV 2
 #include "backend/naive/naive_vec.inc"
 
-enum { KEYS = 192 /* keys of a block, a multiple of 32: scores of a strip stay in the first-level cache; part of the order of sums */ };
+enum { KEYS = 96 /* keys of a block, a multiple of 32: scores of a strip stay in the first-level cache; part of the order of sums */ };
 
 /* A thread's scratch. */
 typedef struct work {
@@ -124,50 +124,55 @@ AMX static void weigh(const attn_job *j, float *o, const uint16_t *p, const uint
 	}
 }
 
-/* Scale, cap and mask one row of scores; dcap (may be NULL) gets the cap's derivative. What query i (of the segment) does not see becomes -infinity. */
+/* Scale, cap and mask one row of scores that is not just cut off at its end; dcap (may be NULL) gets the cap's derivative. What query i (of the
+ * segment) does not see becomes -infinity. */
 AMX static void finish_row(const attn_job *j, const attn_seg *g, int64_t i, int64_t k0, int64_t n, float *s, float *dcap)
 {
-	const __m512 scale = _mm512_set1_ps((float)j->scale);
-	int64_t all = up(n), seen = j->causal ? least(n, g->keys - g->queries + i - k0 + 1) : n;
-	for (int64_t x = 0; x < all; x += 16) _mm512_store_ps(s + x, _mm512_mul_ps(scale, _mm512_load_ps(s + x)));
+	for (int64_t x = 0; x < n; x++) s[x] *= (float)j->scale;
 	if (j->cap > 0) {
 		float cap = (float)j->cap, inv = 1 / cap;
-		for (int64_t x = 0; x < all; x++) {
+		for (int64_t x = 0; x < n; x++) {
 			float t = F(tanhr)(s[x] * inv);
 			s[x] = cap * t;
 			if (dcap) dcap[x] = 1 - t * t;
 		}
 	}
-	if (j->window)
-		for (int64_t x = 0; x < seen; x++)
-			if (!attn_sees(j, g, i, k0 + x)) s[x] = -INFINITY;
-	for (int64_t x = seen < 0 ? 0 : seen; x < all; x++) s[x] = -INFINITY;
+	for (int64_t x = 0; x < n && j->window; x++)
+		if (!attn_sees(j, g, i, k0 + x)) s[x] = -INFINITY;
 }
 
-/* p = exp(s - from) as BF16; the sum of the unrounded. */
-AMX static float exponentials(const float *s, float from, uint16_t *p, int64_t n)
+/* A row of scores: the first n of query i count, times scale (what finish_row() has not done). */
+typedef struct scored { float *s; int64_t n; float scale; } scored;
+
+AMX static inline scored score_row(const attn_job *j, const attn_seg *g, int64_t i, int64_t k0, int64_t n, float *s, float *dcap)
 {
-	float e[SIDE];
-	__m512 sum = _mm512_setzero_ps();
-	for (int64_t x = 0; x < n; x += SIDE) {
-		for (int i = 0; i < SIDE; i++) e[i] = F(expr)(s[x + i] - from);
-		for (int i = 0; i < SIDE; i += 16) {
-			__m512 v = _mm512_loadu_ps(e + i);
-			sum = _mm512_add_ps(sum, v);
-			_mm256_storeu_si256((__m256i *)(void *)(p + x + i), (__m256i)_mm512_cvtneps_pbh(v));
-		}
+	int64_t seen = j->causal ? least(n, g->keys - g->queries + i - k0 + 1) : n;
+	scored r = { s, seen < 0 ? 0 : seen, (float)j->scale };
+	if (j->cap > 0 || j->window) finish_row(j, g, i, k0, r.n, s, dcap), r.scale = 1;
+	return r;
+}
+
+AMX static inline __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+AMX static inline void narrow16(uint16_t *to, __m512 v) { _mm256_storeu_si256((__m256i *)(void *)to, (__m256i)_mm512_cvtneps_pbh(v)); }
+
+/* Online softmax of one row, p = exp(s - top) as BF16 up to all; the factor that what was summed so far must be multiplied with. */
+AMX static float softmax_row(work *t, int64_t r, scored c, int64_t all)
+{
+	const __m512 none = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(c.scale);
+	__m512 most = none, sum = _mm512_setzero_ps();
+	uint16_t *p = t->p + r * KEYS;
+	for (int64_t x = 0; x < c.n; x += 16) most = _mm512_mask_max_ps(most, first(c.n - x), most, _mm512_mul_ps(scale, _mm512_load_ps(c.s + x)));
+	float old = t->top[r], here = _mm512_reduce_max_ps(most), top = here > old ? here : old;
+	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top);
+	int64_t x = 0;
+	for (; x < c.n; x += 16) {
+		__m512 v = _mm512_maskz_mov_ps(first(c.n - x), lora__amx_exp(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), from)));
+		sum = _mm512_add_ps(sum, v);
+		narrow16(p + x, v);
 	}
-	return _mm512_reduce_add_ps(sum);
-}
-
-/* Online softmax of one row; the factor that what was summed so far must be multiplied with. */
-AMX static float softmax_row(work *t, int64_t r, int64_t n)
-{
-	const float *s = t->s + r * KEYS;
-	__m512 most = _mm512_set1_ps(t->top[r]);
-	for (int64_t x = 0; x < n; x += 16) most = _mm512_max_ps(most, _mm512_load_ps(s + x));
-	float top = _mm512_reduce_max_ps(most), from = top == -INFINITY ? 0 : top, factor = t->top[r] == top ? 1 : F(expr)(t->top[r] - from);
-	t->sum[r] = t->sum[r] * factor + exponentials(s, from, t->p + r * KEYS, n);
+	for (; x < all; x += 16) _mm256_storeu_si256((__m256i *)(void *)(p + x), _mm256_setzero_si256());
+	float factor = old == top ? 1 : old == -INFINITY ? 0 : F(expr)(old - top);
+	t->sum[r] = t->sum[r] * factor + _mm512_reduce_add_ps(sum);
 	t->top[r] = top;
 	return factor;
 }
@@ -194,8 +199,7 @@ AMX static void strip_forward(const attn_job *j, const attn_seg *g, int64_t head
 		if (n <= 0 || !attn_block_seen(j, g, i0, i0 + nq, k0, k0 + n)) continue;
 		scores(j, t->s, q, packing(j, 0, kv), unit, n);
 		for (int64_t r = 0; r < nq; r++) {
-			finish_row(j, g, i0 + r, k0, n, t->s + r * KEYS, NULL);
-			float factor = softmax_row(t, r, up(n));
+			float factor = softmax_row(t, r, score_row(j, g, i0 + r, k0, n, t->s + r * KEYS, NULL), up(n));
 			for (int64_t x = 0; factor != 1 && x < w; x++) o[r * w + x] *= factor;
 		}
 		weigh(j, o, t->p, packing(j, 1, kv), unit, n);
@@ -211,17 +215,22 @@ AMX static void strip_forward(const attn_job *j, const attn_seg *g, int64_t head
 /* p and ds of one row from scores and dp; lse +infinity: nothing is seen. */
 AMX static void grad_row(const attn_job *j, const attn_seg *g, work *t, int64_t i, int64_t r, int64_t k0, int64_t n)
 {
-	float dcap[KEYS], e[SIDE], *s = t->s + r * KEYS, *dp = t->dp + r * KEYS, lse = t->lse[r], delta = t->delta[r];
-	finish_row(j, g, i, k0, n, s, j->cap > 0 ? dcap : NULL);
-	for (int64_t x = 0; x < up(n); x += SIDE) {
-		for (int y = 0; y < SIDE; y++) e[y] = F(expr)(s[x + y] - lse);
-		for (int y = 0; y < SIDE; y++) dp[x + y] = e[y] * (dp[x + y] - delta);
-		if (j->cap > 0)
-			for (int y = 0; y < SIDE; y++) dp[x + y] *= dcap[x + y];
-		for (int y = 0; y < SIDE; y += 16) {
-			_mm256_storeu_si256((__m256i *)(void *)(t->p + r * KEYS + x + y), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(e + y)));
-			_mm256_storeu_si256((__m256i *)(void *)(t->ds + r * KEYS + x + y), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(dp + x + y)));
-		}
+	float dcap[KEYS], *dp = t->dp + r * KEYS;
+	uint16_t *p = t->p + r * KEYS, *ds = t->ds + r * KEYS;
+	scored c = score_row(j, g, i, k0, n, t->s + r * KEYS, j->cap > 0 ? dcap : NULL);
+	const __m512 scale = _mm512_set1_ps(c.scale), lse = _mm512_set1_ps(t->lse[r]), delta = _mm512_set1_ps(t->delta[r]);
+	int64_t x = 0;
+	for (; x < c.n; x += 16) {
+		__mmask16 in = first(c.n - x);
+		__m512 e = _mm512_maskz_mov_ps(in, lora__amx_exp(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), lse)));
+		__m512 d = _mm512_maskz_mul_ps(in, e, _mm512_sub_ps(_mm512_load_ps(dp + x), delta));
+		if (j->cap > 0) d = _mm512_maskz_mul_ps(in, d, _mm512_loadu_ps(dcap + x));
+		narrow16(p + x, e);
+		narrow16(ds + x, d);
+	}
+	for (; x < up(n); x += 16) {
+		_mm256_storeu_si256((__m256i *)(void *)(p + x), _mm256_setzero_si256());
+		_mm256_storeu_si256((__m256i *)(void *)(ds + x), _mm256_setzero_si256());
 	}
 }
 

@@ -262,6 +262,45 @@ static void one_direction(lora_posterior *p, net *t, const double *logits, const
 	free(noise);
 }
 
+/* However many directions go back in a pass - all, some with one too many, one - the sequences of a batch that repeats a small one have what the small one's have. */
+START_TEST(copies)
+{
+	net t;
+	golden_context("naive", 1);
+	net_open(&t, _i, "f64");
+	lora_posterior *p = fit(&t, "");
+	int64_t c = t.classes, cells;
+	double want[64], small[256], *cov = calloc((size_t)(1200 * c * c), sizeof *cov), *prob = calloc((size_t)(1200 * c), sizeof *prob);
+	int32_t *tables[3] = { calloc(1200, sizeof(int32_t)), calloc(1200, sizeof(int32_t)), calloc(1200, sizeof(int32_t)) };
+	lora_batch b = { .struct_size = sizeof b }, many;
+	t.batch = t.n;
+	get(&t, 0, &b);
+	b.labels = NULL, cells = b.n_sequences * b.length;
+	ck_ok(lora_posterior_predict(p, &b, NULL, want, NULL, NULL, t.n * c));
+	ck_ok(lora_posterior_predict(p, &b, NULL, NULL, NULL, small, t.n * c));
+	for (int64_t target = 260; target < 1200; target += 130) {
+		const int32_t **from[3] = { &many.input_ids, &many.attention_mask, &many.token_type_ids };
+		int64_t times = target / cells;
+		many = b, many.n_sequences = times * b.n_sequences;
+		for (int k = 0; k < 3; k++) {
+			for (int64_t i = 0; *from[k] && i < times; i++) memcpy(tables[k] + i * cells, *from[k], (size_t)cells * sizeof(int32_t));
+			if (*from[k]) *from[k] = tables[k];
+		}
+		ck_ok(lora_posterior_predict(p, &many, NULL, prob, NULL, NULL, many.n_sequences * c));
+		ck_ok(lora_posterior_predict(p, &many, NULL, NULL, NULL, cov, many.n_sequences * c));
+		for (int64_t i = 0; i < times; i++) {
+			check_close(prob + i * b.n_sequences * c, want, b.n_sequences * c, 1e-10);
+			check_close(cov + i * b.n_sequences * c * c, small, b.n_sequences * c * c, 1e-10);
+		}
+	}
+	for (int k = 0; k < 3; k++) free(tables[k]);
+	free(cov), free(prob);
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
 START_TEST(predictions)
 {
 	net t;
@@ -407,6 +446,7 @@ int main(void)
 	tcase_add_loop_test(c, low_rank_factors, 0, 3);
 	tcase_add_loop_test(c, low_rank_covariances, 0, 2);
 	tcase_add_test(c, batches_and_fisher);
+	tcase_add_loop_test(c, copies, 0, CASES);
 	tcase_add_loop_test(c, predictions, 0, CASES);
 	tcase_add_test(c, bridge);
 	tcase_add_test(c, validation);

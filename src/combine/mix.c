@@ -146,7 +146,6 @@ INLINE void pass_body(const int way, sums *t, double zero, int64_t count, float 
 }
 
 LORA__TWICE(pass, (sums *t, double zero, int64_t count, float *out), t, zero, count, out)
-LORA__WIDE(pass, , (sums *t, double zero, int64_t count, float *out), t, zero, count, out)
 
 lora_status lora__mix_run(lora_context *ctx, const lora__mix *m, float **v, const double *w, const uint64_t *keys, size_t n, int64_t count, float *out)
 {
@@ -157,7 +156,7 @@ lora_status lora__mix_run(lora_context *ctx, const lora__mix *m, float **v, cons
 		else st = drop(ctx, v[k], count, m->density, keys[k]);
 	}
 	if (st) return st;
-	LORA__CALL_WIDE(pass, &t, 1, count, out);
-	if (m->type->elect && !m->peft && t.zeros && t.balance < 0) LORA__CALL_WIDE(pass, &t, -1, count, out);
+	LORA__CALL(pass, &t, 1, count, out);
+	if (m->type->elect && !m->peft && t.zeros && t.balance < 0) LORA__CALL(pass, &t, -1, count, out);
 	return LORA_OK;
 }

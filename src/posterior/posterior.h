@@ -165,7 +165,7 @@ typedef struct lora__variance {
 	double *basis;       /* [classes,dirs] */
 	int64_t n, cap;      /* examples */
 	char  **jac;         /* by matrix: [n,dirs,small,big] of the wide type */
-	double **t, **rest;  /* by matrix: [n,dirs,k_big k_small], [n,dirs,dirs] */
+	double **t, **rest;  /* by matrix: [n,dirs,k_small k_big], [n,dirs,dirs] */
 	lora__tap tap;
 } lora__variance;
 lora_status lora__variance_open(lora__variance *v, lora_posterior *p, int every);

@@ -6,7 +6,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "combine/kernels.h"
 #include "posterior/posterior.h"
+
+enum { SHORT = 1 << 15, PIECE = 64 };
 
 static int complete(const lora__matrix *w) { return w->side[0].k == w->out && w->side[1].k == w->in; }
 /* The side that is written as rows' columns in jac: an incomplete one, or the larger one. */
@@ -45,6 +48,28 @@ static lora_view rows_of(lora_view v, int64_t first, int64_t n)
 	return v;
 }
 
+/* to[small,big] = f x^T y of a few rows: a call of the backend would take longer than the work. */
+static void short_product(double f, lora_view x, lora_view y, float *to)
+{
+	typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+	int64_t small = x.size[1], big = y.size[1];
+	memset(to, 0, sizeof *to * (size_t)(small * big));
+	for (int64_t r = 0; r < x.size[0]; r++) {
+		const float *a = (const float *)x.data + r * x.stride[0], *b = (const float *)y.data + r * y.stride[0];
+		for (int64_t s = 0; s < small; s++) {
+			float c = (float)f * a[s], *row = to + s * big;
+			int64_t j = 0;
+			for (; j + 4 <= big; j += 4) *(four *)(row + j) += c * *(const four *)(b + j);
+			for (; j < big; j++) row[j] += c * b[j];
+		}
+	}
+}
+
+static int is_short(lora_view x, lora_view y)
+{
+	return x.dtype == LORA_F32 && y.dtype == LORA_F32 && x.stride[1] == 1 && y.stride[1] == 1 && x.size[0] * x.size[1] * y.size[1] <= SHORT;
+}
+
 /* J of every example that has rows in this call. */
 static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora_view left, lora_view right, int64_t first_row)
 {
@@ -63,7 +88,8 @@ static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora
 		if (first < 0 || first >= left.size[0] || pass >= v->dirs) continue;
 		lora_view l = rows_of(left, first, n), r = rows_of(inputs, first, n);
 		char *at = v->jac[w - p->list] + size * (size_t)(e * v->dirs + pass);
-		if (big_of(w)) st = lora__gemm(p->ctx, f, lora__view_t(l), r, 0.0, lora__view2(at, wide, w->out, w->in, w->in));
+		if (is_short(l, r)) short_product(f, big_of(w) ? l : r, big_of(w) ? r : l, (float *)(void *)at);
+		else if (big_of(w)) st = lora__gemm(p->ctx, f, lora__view_t(l), r, 0.0, lora__view2(at, wide, w->out, w->in, w->in));
 		else st = lora__gemm(p->ctx, f, lora__view_t(r), l, 0.0, lora__view2(at, wide, w->in, w->out, w->out));
 	}
 	lora__free(p->ctx, own);
@@ -124,30 +150,30 @@ static lora_status reserve(lora__variance *v, int64_t n)
 	return LORA_OK;
 }
 
-/* t[cells,k_big,k_small] of jac[cells,small,big]: first with the large side's basis, all at once, then with the small one's. */
+/* t[cells,k_small,k_big] of jac[cells,small,big]: rows are mixed by the small side's basis, and then all of them multiplied with the large one's. */
 static lora_status project(const lora__variance *v, size_t i, int64_t cells)
 {
 	lora_posterior *p = v->p;
 	const lora__matrix *w = &p->list[i];
 	const lora__factor *big = &w->side[big_of(w)], *small = &w->side[!big_of(w)];
 	lora_dtype wide = lora__wide(p->m->s.real);
-	size_t each = lora__dtype_size(wide), n = (size_t)(cells * small->d * big->k);
-	if (!n || !small->k) return LORA_OK;
-	char *piece = lora__calloc(p->ctx, n, each);
-	double *row = lora__calloc(p->ctx, (size_t)(small->d * big->k), sizeof *row);
-	lora_status st = piece && row ? LORA_OK : LORA_E_MEMORY;
-	if (st == LORA_OK) st = lora__gemm(p->ctx, 1.0, lora__view2(v->jac[i], wide, cells * small->d, big->d, big->d), lora__view2(big->narrow, wide, big->d, big->k, big->k), 0.0,
-		lora__view2(piece, wide, cells * small->d, big->k, big->k));
+	size_t each = lora__dtype_size(wide);
+	int64_t rows = cells * small->k;
+	if (!rows || !big->k) return LORA_OK;
+	char *mixed = lora__calloc(p->ctx, (size_t)rows, each * (size_t)(big->d + big->k)), *piece = mixed + each * (size_t)(rows * big->d);
+	lora_status st = mixed ? LORA_OK : LORA_E_MEMORY;
+	lora_view q = lora__view_t(lora__view2(small->narrow, wide, small->d, small->k, small->k));
 	for (int64_t c = 0; c < cells && st == LORA_OK; c++) {
-		double *t = v->t[i] + c * big->k * small->k;
-		lora__convert(row, LORA_F64, piece + each * (size_t)(c * small->d * big->k), wide, (size_t)(small->d * big->k));
-		memset(t, 0, sizeof *t * (size_t)(big->k * small->k));
-		for (int64_t s = 0; s < small->d; s++)
-			for (int64_t a = 0; a < big->k; a++)
-				for (int64_t b = 0; b < small->k; b++) t[a * small->k + b] += row[s * big->k + a] * small->basis[s * small->k + b];
+		const char *from = v->jac[i] + each * (size_t)(c * small->d * big->d);
+		char *to = mixed + each * (size_t)(c * small->k * big->d);
+		lora_view j = lora__view2(from, wide, small->d, big->d, big->d), by = lora__view_t(q);
+		if (is_short(by, j)) short_product(1, by, j, (float *)(void *)to);
+		else st = lora__gemm(p->ctx, 1.0, q, j, 0.0, lora__view2(to, wide, small->k, big->d, big->d));
 	}
-	lora__free(p->ctx, piece);
-	lora__free(p->ctx, row);
+	if (st == LORA_OK) st = lora__gemm(p->ctx, 1.0, lora__view2(mixed, wide, rows, big->d, big->d), lora__view2(big->narrow, wide, big->d, big->k, big->k), 0.0,
+		lora__view2(piece, wide, rows, big->k, big->k));
+	if (st == LORA_OK) lora__convert(v->t[i], LORA_F64, piece, wide, (size_t)(rows * big->k));
+	lora__free(p->ctx, mixed);
 	return st;
 }
 
@@ -205,11 +231,20 @@ void lora__variance_at(const lora__variance *v, int64_t example, const double *p
 		double lam = prior ? *prior : w->prior, rows = w->seen > 0 ? (double)w->seen : 1;
 		int64_t k = big->k * small->k;
 		const double *t = v->t[i] + example * dirs * k, *rest = v->rest[i] + example * dirs * dirs;
-		for (int64_t x = 0; x < k; x++) {
-			double f = 1 / (big->values[x / small->k] * small->values[x % small->k] / rows + lam);
-			for (int64_t a = 0; a < dirs; a++)
-				for (int64_t b = 0; b <= a; b++) cov[a * dirs + b] += f * t[a * k + x] * t[b * k + x];
-		}
+		for (int64_t s = 0; s < small->k; s++) /* a piece of the sum at a time */
+			for (int64_t at = 0; at < big->k; at += PIECE) {
+				double f[PIECE], x[PIECE], dots[PIECE];
+				int64_t n = big->k - at < PIECE ? big->k - at : PIECE;
+				const double *u = t + s * big->k + at;
+				for (int64_t j = 0; j < n; j++) f[j] = 1 / (big->values[at + j] * small->values[s] / rows + lam);
+				for (int64_t a = 0; a < dirs; a++)
+					for (int64_t b = 0; b <= a; b += PIECE) {
+						int64_t m = a + 1 - b < PIECE ? a + 1 - b : PIECE;
+						for (int64_t j = 0; j < n; j++) x[j] = f[j] * u[a * k + j];
+						lora__rows_dot(u + b * k, k, m, x, n, dots);
+						for (int64_t j = 0; j < m; j++) cov[a * dirs + b + j] += dots[j];
+					}
+			}
 		for (int64_t a = 0; a < dirs; a++)
 			for (int64_t b = 0; b <= a; b++) cov[a * dirs + b] += rest[a * dirs + b] / lam;
 	}

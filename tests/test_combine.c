@@ -271,6 +271,27 @@ START_TEST(best_rank)
 }
 END_TEST
 
+/* A rule's delta is cut to the sum of the ranks where that saves something, and left whole elsewhere. */
+START_TEST(uncut)
+{
+	static const double ones[MOST] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+	golden_context("naive", 2);
+	world w = make_world(MOST);
+	int64_t n;
+	for (int many = 0; many < 2; many++) {
+		lora_adapter *got, *whole;
+		ck_ok(combine(w.a, ones, many ? MOST : 2, "ties", "{\"density\": 0.5}", &got));
+		ck_ok(combine(w.a, ones, many ? MOST : 2, "ties", "{\"density\": 0.5, \"svd_rank\": 4096}", &whole));
+		float *x = deltas(w.m, got, &n), *y = deltas(w.m, whole, &n);
+		ck_assert_int_eq(memcmp(x, y, (size_t)n * sizeof *x) == 0, many);
+		free(x), free(y);
+		lora_adapter_destroy(got), lora_adapter_destroy(whole);
+	}
+	free_world(&w);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
 START_TEST(order)
 {
 	static const char *const types[] = { "linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune_svd" };
@@ -433,6 +454,7 @@ int main(void)
 	tcase_add_loop_test(t, peft_results, 0, N_GOLDENS);
 	tcase_add_loop_test(t, exact_sums, 0, 7);
 	tcase_add_test(t, best_rank);
+	tcase_add_test(t, uncut);
 	tcase_add_loop_test(t, order, 0, 6);
 	tcase_add_test(t, cross_terms);
 	tcase_add_loop_test(t, extract, 0, 3);

@@ -1,10 +1,12 @@
 /* lora combine --type greedy_soup: the average of those adapters that go well together. Adapters are taken in the order of their own loss; one stays in the soup when the
- * loss of the average with it is not above that without (Wortsman et al. 2022, arXiv:2203.05482, recipe 1). The average is that of the deltas. */
+ * loss of the average with it is not above that without, but for the rounding of its sums (Wortsman et al. 2022, arXiv:2203.05482, recipe 1). The average is that of the deltas. */
 #include "cli/commands.h"
 #include "cli/measure.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#define ROUNDING 1e-6 /* of a loss: what the order of sums in F32 may change */
 
 typedef struct soup {
 	session s;
@@ -73,7 +75,7 @@ static int cook(soup *p, const args *a)
 		size_t next = p->order[at];
 		double loss;
 		status = taste(p, a, next, &loss);
-		if (status || loss > p->best) continue;
+		if (status || loss > p->best * (1 + ROUNDING)) continue;
 		memmove(p->order + p->kept + 1, p->order + p->kept, (at - p->kept) * sizeof *p->order);
 		p->order[p->kept++] = next, p->best = loss;
 	}

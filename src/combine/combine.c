@@ -195,7 +195,8 @@ static lora_status choose_rank(job *j, const lora__site *s, char *chosen)
 		chosen[s->index] = LORA__CHOSEN, one = p->rank, sum += one;
 	}
 	if (!one) return LORA_OK;
-	int64_t cut = j->wanted ? j->wanted : j->mix.type->low || j->peft ? j->largest : sum;
+	int64_t whole = j->form == DENSE && 2 * sum > side ? side : sum; /* little is saved by a cut, and without one the delta is exact */
+	int64_t cut = j->wanted ? j->wanted : j->mix.type->low || j->peft ? j->largest : whole;
 	int64_t *r = &j->ranks[s->index];
 	if (j->form == FACTORS || j->form == SUMS) *r = one;
 	else if (j->form == SIDE_BY_SIDE) *r = j->peft ? j->summed : sum;

@@ -18,7 +18,7 @@
 #define NV 2
 #include "backend/naive/naive_vec.inc"
 
-enum { KEYS = 96 /* keys of a block, a multiple of 32: scores of a strip stay in the first-level cache; part of the order of sums */ };
+enum { KEYS = 256 /* keys of a block, a multiple of 32: a strip works in the nearer caches; part of the order of sums */ };
 
 /* A thread's scratch. */
 typedef struct work {

@@ -65,9 +65,10 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 lora_status lora__product(lora_context *ctx, int64_t m, int64_t n, int64_t depth, double alpha, const double *a, int64_t ar, int64_t ac, const double *b, int64_t br, int64_t bc,
                           int add, double *c, int64_t cr, int64_t cc)
 {
-	double *pa = lora__alloc(ctx, (SOME_ROWS + SOME_COLS) * DEPTH * sizeof *pa), *pb = pa + SOME_ROWS * DEPTH, t[ROWS * COLS];
+	double *pa = lora__alloc(ctx, (SOME_ROWS + SOME_COLS) * DEPTH * sizeof *pa), *pb, t[ROWS * COLS];
 	int64_t rows, cols, deep;
 	if (!pa) return LORA_E_MEMORY;
+	pb = pa + SOME_ROWS * DEPTH;
 	for (int64_t i = 0; i < m && !add; i++)
 		for (int64_t j = 0; j < n; j++) c[i * cr + j * cc] = 0;
 	for (int64_t j = 0; j < n; j += cols) {

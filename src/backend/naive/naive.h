@@ -3,7 +3,8 @@
  * A primitive is one function lora__naive_<group>() over a checked call. Its loops are a template (*.inc) that naive_each.h includes for
  * real = double, and for real = float and for BF16 activations once per instruction set; PICK() takes the one for this processor. The
  * order of sums does not depend on the vector length. Matrix products (GEMM, attention) and exp fuse a multiply with an add where the
- * instruction set can, so there the copies differ by at most the roundings that are left out; elsewhere all copies give the same bits.
+ * instruction set can, so there the copies differ by at most the roundings that are left out; XENT and SiLU in BF16 have
+ * forms of their own on AVX-512 (other order of sums, an approximate reciprocal refined to 2^-27); elsewhere all copies give the same bits.
  * BF16: loaded as F32, computed in F32, rounded once when stored; on AMX tiles (isa 3: naive_amx.c, naive_attention_amx.c) the second operand of
  * a product is rounded to BF16 as well, as lora/backend.h allows. Loops are parallel over outputs, never over a sum: the bits are the
  * same for any number of threads. */

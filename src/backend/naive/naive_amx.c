@@ -45,9 +45,8 @@ int lora__amx_ready(void)
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* The first n of 32 (16) elements. */
+/* The first n of 32 elements. */
 static uint32_t first32(int64_t n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
-static uint16_t first16(int64_t n) { return (uint16_t)first32(least(n, 16)); }
 
 /* n elements of BF16; zeros up to count, a multiple of 32. */
 AMX static inline void copy_row(uint16_t *to, const uint16_t *from, int64_t n, int64_t count)
@@ -62,7 +61,7 @@ AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t 
 	if (type == LORA_F32 && stride == 1) { /* adapters */
 		const __m512 factor = _mm512_set1_ps(scale);
 		for (int64_t i = 0; i < count; i += 16)
-			_mm256_storeu_si256((__m256i *)(void *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(factor, _mm512_maskz_loadu_ps(first16(n - i), s + 4 * i))));
+			_mm256_storeu_si256((__m256i *)(void *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(factor, _mm512_maskz_loadu_ps(lora__first16(n - i), s + 4 * i))));
 		return;
 	}
 	int64_t step = stride * (int64_t)lora__dtype_size(type);
@@ -272,7 +271,7 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 	for (int64_t y = 0; y < rows; y++, s += SIDE) {
 		char *row = lora__at(&j->c, m0 + y, n0);
 		for (int64_t x = 0; x < cols; x += 16) {
-			__mmask16 in = first16(cols - x);
+			__mmask16 in = lora__first16(cols - x);
 			__m512 v = _mm512_mul_ps(alpha, _mm512_load_ps(s + x));
 			if (half) {
 				if (j->beta != 0) v = _mm512_fmadd_ps(beta, widen(_mm256_maskz_loadu_epi16(in, row + 2 * x)), v);

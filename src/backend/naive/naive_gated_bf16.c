@@ -1,4 +1,4 @@
-/* GATED in BF16 with SiLU on AVX-512: naive_gated.inc's formulas on 32 elements at a time, without the passes over blocks that the template
+/* GATED in BF16 with SiLU on AVX-512: naive_gated.inc's formulas on 16 elements at a time, without the passes over blocks that the template
  * needs for every activation and type; this one waits for memory. 1 / (1 + e) by an approximate reciprocal and one step of Newton, relative error 2^-27. */
 #include "backend/naive/naive_gated.h"
 #include "backend/naive/naive_x86.h"

@@ -71,8 +71,8 @@ enum {
 	LORA_PRIM_GATED = 11,
 	/* v0 dgate, v1 dup (overwritten; dup data NULL when plain); v2 gate, v3 up, v4 dh; i0 activation; dgate may be in place over dh */
 	LORA_PRIM_GATED_BWD = 12,
-	/* v0 logits[n,V] real (F32 also when other activations are BF16), overwritten by f0 * (softmax - onehot) when i0 = 1; v1 labels[n] I32 (< 0: row's loss and gradient are 0);
-	 * v2 loss[n] F64 (written); f1 soft cap (0 = none); i1 1 = F32 logits, gradient stored as BF16, each row in the first half of its row */
+	/* v0 logits[n,V] real, in BF16 widened before anything is computed; overwritten by f0 * (softmax - onehot) when i0 = 1; v1 labels[n] I32 (< 0: row's loss and gradient are 0);
+	 * v2 loss[n] F64 (written); f1 soft cap (0 = none) */
 	LORA_PRIM_XENT = 13,
 	/* v0 out[n,d] = v1 x * mask / (1 - f0); in place allowed; f1: out = f1 * out + ... Element (row, col) has index e = (row + i1) * d + col; its
 	 * word is word e % 4 of Philox4x32-10 with key i0 and counter e / 4; it is kept when (word >> 8) * 2^-24 >= f0. So the mask depends on

@@ -1,20 +1,21 @@
 /* The language-model head with its loss: logits = h W^T over chunks of the rows that count, cross-entropy and its gradient in place, dh at
  * once. The rows x vocabulary matrix never exists, and rows without a label are skipped (unless their logits are wanted).
- * Logits and loss are of the wide type; dlogits is rounded to the type of activations where it is made.
+ * In training, logits and dlogits are of the type of activations (softmax and loss are F32 and wider all the same): half the memory in BF16, so twice
+ * the rows in a chunk, and each chunk reads all of the head's weight. Where logits are wanted for themselves they are of the wide type.
  * in: h[n,d]. site: the head. i[0] vocabulary, i[1] width; f[0] soft cap (0 = none). */
 #include <math.h>
 #include <string.h>
 
 #include "graph/graph.h"
 
-enum { CHUNK_ELEMENTS = 18 << 20, FEW_ELEMENTS = 1 << 22, CHUNK_MIN = 16, CHUNK_MAX = 352, PITCH = 16 };
+enum { CHUNK_BYTES = 96 << 20, FEW_BYTES = 1 << 24, CHUNK_MIN = 16, CHUNK_MAX = 352, HALF_MAX = 1024, PITCH = 32 };
 
-/* As equal as whole blocks of the product allow: each chunk reads all of the head's weight again. A base in blocks is there to save memory; its
- * products in F32 take longer than decoding it once more. */
+/* As equal as whole blocks of the product allow. A base in blocks is there to save memory; its products in F32 take longer than decoding it once more. */
 static int64_t chunk_rows(const lora__node *n, lora_dtype real, int64_t rows)
 {
-	int64_t most = (real == LORA_F32 && lora__site_is_quant(n->site) ? FEW_ELEMENTS : CHUNK_ELEMENTS) / n->i[0];
-	most = most < CHUNK_MIN ? CHUNK_MIN : most > CHUNK_MAX ? CHUNK_MAX : most > 32 ? most - most % 32 : most;
+	int64_t each_bytes = n->i[0] * (int64_t)lora__dtype_size(real), limit = real == LORA_BF16 ? HALF_MAX : CHUNK_MAX;
+	int64_t most = (real == LORA_F32 && lora__site_is_quant(n->site) ? FEW_BYTES : CHUNK_BYTES) / each_bytes;
+	most = most < CHUNK_MIN ? CHUNK_MIN : most > limit ? limit : most > 32 ? most - most % 32 : most;
 	int64_t chunks = (rows + most - 1) / most, each = chunks < 2 ? rows : (rows + chunks - 1) / chunks;
 	each = chunks > 1 && each > 32 ? (each + 31) / 32 * 32 : each;
 	return each < 1 ? 1 : each < most ? each : most;
@@ -22,6 +23,9 @@ static int64_t chunk_rows(const lora__node *n, lora_dtype real, int64_t rows)
 
 /* Elements between rows of logits: a power of two would put all rows on the same cache sets. */
 static int64_t pitch(const lora__node *n) { return (n->i[0] + PITCH - 1) / PITCH * PITCH + PITCH; }
+
+/* One of the wide type takes the place of so many. */
+static int64_t wide_factor(lora_dtype real) { return (int64_t)(lora__dtype_size(lora__wide(real)) / lora__dtype_size(real)); }
 
 static size_t padded(size_t n) { return (n + 63) & ~(size_t)63; }
 
@@ -34,7 +38,7 @@ static pieces layout(const lora__node *n, lora_dtype real, int64_t rows, char *b
 	size_t each = lora__dtype_size(real), at = 0;
 	p.h = base + at, at += padded(each * (size_t)(p.chunk * n->i[1]));
 	p.dh = base + at, at += padded(each * (size_t)(p.chunk * n->i[1]));
-	p.logits = base + at, at += padded(lora__dtype_size(lora__wide(real)) * (size_t)(p.chunk * pitch(n)));
+	p.logits = base + at, at += padded(each * (size_t)((p.chunk < 2 ? wide_factor(real) : p.chunk) * pitch(n)));
 	p.saved = base + at, at += padded(lora__site_saved_bytes(n->site, real, p.chunk));
 	p.site = base + at, at += padded(lora__site_scratch_bytes(n->site, real, p.chunk));
 	p.labels = (int32_t *)(void *)(base + at), at += padded(sizeof(int32_t) * (size_t)p.chunk);
@@ -91,14 +95,20 @@ static void narrow_rows(lora_view v, lora_dtype to)
 	}
 }
 
+/* The type of the logits of this pass. */
+static lora_dtype logits_type(const lora__exec *e, int backward)
+{
+	return backward && !e->rows->own && !e->rows->logits ? e->real : lora__wide(e->real);
+}
+
 static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t n, int backward)
 {
 	const lora__rowinfo *r = e->rows;
 	const lora__node *node = e->node;
 	const int32_t *list = r->head_rows + at;
-	lora_dtype sums = lora__wide(e->real);
+	lora_dtype sums = logits_type(e, backward);
 	size_t each = lora__dtype_size(sums), wide = lora__dtype_size(e->real) * (size_t)node->i[1];
-	lora__stretch cut[CHUNK_MAX];
+	lora__stretch cut[HALF_MAX];
 	lora__runs runs = { cut, r->runs && ((const lora__runs *)r->runs)->n ? cut_runs(e, list, n, cut) : 0 };
 	for (int64_t j = 0; j < n; j++) {
 		memcpy(p->h + wide * (size_t)j, (const char *)e->in[0].data + wide * (size_t)list[j], wide);
@@ -111,19 +121,17 @@ static lora_status run_chunk(lora__exec *e, const pieces *p, int64_t at, int64_t
 	if (st) return st;
 	for (int64_t j = 0; r->logits && j < n; j++) give_logits(e, p->logits + each * (size_t)(j * pitch(node)), list[j]);
 	if (!r->labels && !r->own) return LORA_OK;
-	int narrow = e->real != sums; /* dlogits in the type of activations */
 	if (r->own) {
 		if ((st = r->own->turn(r->own, at, c.y, node->f[0]))) return st;
-		if (narrow) narrow_rows(c.y, e->real);
 	} else {
 		lora_call x = lora__prim(LORA_PRIM_XENT, 3);
 		x.v[0] = c.y, x.v[1] = lora__view1(p->labels, LORA_I32, n), x.v[2] = lora__view1(r->loss + at, LORA_F64, n);
-		x.i[0] = backward, x.i[1] = backward && narrow, x.f[0] = r->grad_scale, x.f[1] = node->f[0];
+		x.i[0] = backward, x.f[0] = r->grad_scale, x.f[1] = node->f[0];
 		st = lora__run(e->ctx, &x);
 	}
 	if (st || !backward) return st;
 	c.dy = c.y;
-	if (narrow) c.dy.dtype = e->real, c.dy.stride[0] *= (int64_t)(lora__dtype_size(sums) / lora__dtype_size(e->real));
+	if (sums != e->real) narrow_rows(c.y, e->real), c.dy.dtype = e->real, c.dy.stride[0] *= wide_factor(e->real);
 	if (e->din[0].data) c.dx = lora__view2(p->dh, e->real, n, node->i[1], node->i[1]);
 	if ((st = lora__site_backward(node->site, &c, runs, 1))) return st;
 	for (int64_t j = 0; e->din[0].data && j < n; j++) {
@@ -141,9 +149,10 @@ static lora_status run(lora__exec *e, int backward)
 	lora_status st = LORA_OK;
 	if (backward && e->din[0].data && e->din_beta[0] == 0)
 		memset(e->din[0].data, 0, lora__dtype_size(e->real) * (size_t)(e->rows->n * e->node->i[1]));
-	for (int64_t at = 0; at < e->rows->n_head_rows && st == LORA_OK; at += p.chunk) {
+	int64_t each = logits_type(e, backward) == e->real || p.chunk < 2 ? p.chunk : p.chunk / wide_factor(e->real);
+	for (int64_t at = 0; at < e->rows->n_head_rows && st == LORA_OK; at += each) {
 		int64_t left = e->rows->n_head_rows - at;
-		st = run_chunk(e, &p, at, left < p.chunk ? left : p.chunk, backward);
+		st = run_chunk(e, &p, at, left < each ? left : each, backward);
 	}
 	return st;
 }

@@ -1,6 +1,6 @@
 /* XENT: loss_i = log sum_j exp(z_j) - z_label with the row's maximum taken out first, and the gradient f0 * (softmax - onehot) in place.
  * Rows with a negative label count nothing. With a soft cap z = cap * tanh(logits / cap) (Gemma 2, arXiv:2408.00118, section 2).
- * Logits in BF16 are widened row by row: the head makes its logits in F32, so they are rare and not worth loops of their own. */
+ * Logits in BF16 are widened row by row into memory of the thread's own. */
 #include "backend/naive/naive_loss.h"
 
 #define NAIVE_NO_BF16
@@ -8,11 +8,9 @@
 #define NAIVE_TEMPLATE "backend/naive/naive_loss.inc"
 #include "backend/naive/naive_each.h"
 
-typedef struct half_job { const lora_call *c; char *rows; size_t row; lora_task_fn fn; } half_job;
-
 static void half_row(void *arg, int64_t task, int32_t thread)
 {
-	const half_job *j = arg;
+	const lora__xent_job *j = arg;
 	const lora_view *v = &j->c->v[0];
 	char *mine = j->rows + j->row * (size_t)thread;
 	lora_call c = *j->c;
@@ -24,14 +22,13 @@ static void half_row(void *arg, int64_t task, int32_t thread)
 
 lora_status lora__naive_xent(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	if (c->i[1] && real != LORA_F32) return lora__naive_fail(self, LORA_E_DTYPE, "primitive xent: only F32 logits have a gradient in BF16");
 	lora_status st = lora__naive_check_ids(self, &c->v[1], c->v[0].size[1], 1, "label");
 	if (st) return st;
-	half_job j = { c, NULL, ((size_t)c->v[0].size[1] * sizeof(float) + 63) & ~(size_t)63, PICK_WIDE_AVX2(self, lora__wide(real), xent) };
-	int half = real == LORA_BF16;
-	if (self->isa >= 2 && lora__wide(real) == LORA_F32 && !(c->f[1] > 0)) j.fn = lora__xent_avx512;
+	lora__xent_job j = { c, NULL, ((size_t)c->v[0].size[1] * sizeof(float) + 63) & ~(size_t)63, PICK_WIDE_AVX2(self, lora__wide(real), xent) };
+	int half = real == LORA_BF16, vector = self->isa >= 2 && lora__wide(real) == LORA_F32 && !(c->f[1] > 0);
 	if (half && !(j.rows = lora__naive_scratch(self, j.row * (size_t)self->host.threads))) return LORA_E_MEMORY;
-	lora__naive_parallel(self, c->v[0].size[0], 8.0 * (double)c->v[0].size[0] * (double)c->v[0].size[1], half ? half_row : j.fn, half ? (void *)&j : (void *)(uintptr_t)c);
+	lora__naive_parallel(self, c->v[0].size[0], 8.0 * (double)c->v[0].size[0] * (double)c->v[0].size[1], vector ? lora__xent_avx512 : half ? half_row : j.fn,
+	                     vector || half ? (void *)&j : (void *)(uintptr_t)c);
 	lora__naive_release(self, j.rows);
 	return LORA_OK;
 }

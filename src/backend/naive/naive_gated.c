@@ -16,7 +16,7 @@ static lora_status run(lora__naive *self, gated_job *j, lora_task_fn fn)
 
 static const lora_view *given(const lora_call *c, int i) { return c->n_views > i && c->v[i].data ? &c->v[i] : NULL; }
 
-static int silu_bf16(const lora__naive *self, const lora_call *c, lora_dtype real) { return self->isa >= 2 && real == LORA_BF16 && c->i[0] == LORA_ACT_SILU; }
+static int silu_bf16(const lora__naive *self, const lora_call *c, lora_dtype real) { return self->isa >= 3 && real == LORA_BF16 && c->i[0] == LORA_ACT_SILU; }
 
 lora_status lora__naive_gated(lora__naive *self, const lora_call *c, lora_dtype real)
 {

@@ -1,4 +1,4 @@
-/* GATED in BF16 with SiLU on AVX-512: naive_gated.inc's formulas on 16 elements at a time, without the passes over blocks that the template
+/* GATED in BF16 with SiLU on AVX-512 with conversions to BF16: naive_gated.inc's formulas on 16 elements at a time, without the passes over blocks that the template
  * needs for every activation and type; this one waits for memory. 1 / (1 + e) by an approximate reciprocal and one step of Newton, relative error 2^-27. */
 #include "backend/naive/naive_gated.h"
 #include "backend/naive/naive_x86.h"
@@ -6,7 +6,7 @@
 #ifdef NAIVE_X86
 
 /* sigmoid(x); exp(80) instead of what would become infinity. */
-AVX512 static inline __m512 sigmoid(__m512 x)
+AVX512_BF16 static inline __m512 sigmoid(__m512 x)
 {
 	const __m512 two = _mm512_set1_ps(2.0f), most = _mm512_set1_ps(80.0f);
 	__m512 d = _mm512_add_ps(_mm512_set1_ps(1.0f), lora__exp16(_mm512_min_ps(most, _mm512_sub_ps(_mm512_setzero_ps(), x))));
@@ -14,7 +14,7 @@ AVX512 static inline __m512 sigmoid(__m512 x)
 	return _mm512_mul_ps(q, _mm512_fnmadd_ps(d, q, two));
 }
 
-AVX512 void lora__gated_silu_bf16(void *arg, int64_t task, int32_t thread)
+AVX512_BF16 void lora__gated_silu_bf16(void *arg, int64_t task, int32_t thread)
 {
 	const gated_job *j = arg;
 	int64_t r0, r1, c0, c1;
@@ -26,12 +26,12 @@ AVX512 void lora__gated_silu_bf16(void *arg, int64_t task, int32_t thread)
 		for (int64_t i = 0; i < c1 - c0; i += 16) {
 			__mmask16 in = lora__first16(c1 - c0 - i);
 			__m512 x = lora__load16(gate + i, in), y = _mm512_mul_ps(x, sigmoid(x));
-			lora__store16(out + i, in, up ? _mm512_mul_ps(y, lora__load16(up + i, in)) : y);
+			lora__narrow16(out + i, in, up ? _mm512_mul_ps(y, lora__load16(up + i, in)) : y);
 		}
 	}
 }
 
-AVX512 void lora__gated_silu_bwd_bf16(void *arg, int64_t task, int32_t thread)
+AVX512_BF16 void lora__gated_silu_bwd_bf16(void *arg, int64_t task, int32_t thread)
 {
 	const gated_job *j = arg;
 	const __m512 one = _mm512_set1_ps(1.0f);
@@ -45,8 +45,8 @@ AVX512 void lora__gated_silu_bwd_bf16(void *arg, int64_t task, int32_t thread)
 			__mmask16 in = lora__first16(c1 - c0 - i);
 			__m512 x = lora__load16(gate + i, in), dy = lora__load16(dout + i, in), u = up ? lora__load16(up + i, in) : one;
 			__m512 s = sigmoid(x), h = _mm512_mul_ps(x, s), grad = _mm512_fmadd_ps(h, _mm512_sub_ps(one, s), s);
-			if (dup) lora__store16(dup + i, in, _mm512_mul_ps(dy, h));
-			lora__store16(dgate + i, in, _mm512_mul_ps(_mm512_mul_ps(dy, u), grad));
+			if (dup) lora__narrow16(dup + i, in, _mm512_mul_ps(dy, h));
+			lora__narrow16(dgate + i, in, _mm512_mul_ps(_mm512_mul_ps(dy, u), grad));
 		}
 	}
 }

@@ -1,8 +1,6 @@
 /* RMSNORM: y = x / sqrt(mean(x^2) + eps) * (offset + w), and its gradient with w frozen. Zhang and Sennrich 2019, arXiv:1910.07467,
  * equation 4; eps inside the root as in LLaMA; offset 1 is Gemma's form. Sums run over 16 lanes in the type of arithmetic. */
-#include "backend/naive/naive.h"
-
-typedef struct norm_job { const lora_call *c; lora__naive_grid g; const void *w; } norm_job;
+#include "backend/naive/naive_norm.h"
 
 #define NAIVE_AVX2
 #define NAIVE_TEMPLATE "backend/naive/naive_norm.inc"
@@ -23,10 +21,10 @@ static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, d
 
 lora_status lora__naive_rmsnorm(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	return run(self, c, real, c->f[1], PICK_AVX2(self, real, rmsnorm));
+	return run(self, c, real, c->f[1], self->isa >= 3 && real == LORA_BF16 ? lora__rmsnorm_bf16 : PICK_AVX2(self, real, rmsnorm));
 }
 
 lora_status lora__naive_rmsnorm_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
 {
-	return run(self, c, real, c->f[0], PICK_AVX2(self, real, rmsnorm_bwd));
+	return run(self, c, real, c->f[0], self->isa >= 3 && real == LORA_BF16 ? lora__rmsnorm_bwd_bf16 : PICK_AVX2(self, real, rmsnorm_bwd));
 }

@@ -19,11 +19,15 @@ static const struct {
 	{ 2, 1, 70, 1, 0, 0, 0, 1, { { 0, 140, 0, 140 } }, 140, 140, 0 },
 	{ 1, 1, 6, 0, 0, 0, 0, 1, { { 0, 5, 0, 0 } }, 5, 3, 0 },                          /* no keys: output 0 */
 	{ 2, 2, 9, 0, 0, 0, 1, 2, { { 0, 70, 0, 70 }, { 70, 5, 70, 5 } }, 75, 75, 6 },    /* bias, columns with gaps */
+	{ 6, 2, 40, 1, 0, 0, 0, 2, { { 0, 6, 0, 6 }, { 6, 290, 6, 310 } }, 296, 316, 0 }, /* more than the keys and strips that tiles take together */
+	{ 3, 1, 33, 1, 75, 0, 0, 1, { { 0, 300, 0, 300 } }, 300, 300, 0 },                /* blocks beyond, across and within the window */
+	{ 2, 2, 16, 0, 40, 0, 0, 1, { { 0, 170, 0, 200 } }, 170, 200, 0 },
 	{ 3, 1, 8, 1, 0, 0, 0, 2, { { 0, 110, 0, 120 }, { 110, 2, 120, 30 } }, 112, 150, 40 }, /* bias, causal */
 };
 enum { N = sizeof shapes / sizeof *shapes };
 
-typedef struct row { double p[200], ds[200], dp[200], sp[200], lse, smax; int seen; } row;
+enum { KEYS = 320 };
+typedef struct row { double p[KEYS], ds[KEYS], dp[KEYS], sp[KEYS], lse, smax; int seen; } row;
 
 static int sees(int v, const int32_t *g, int64_t i, int64_t key, const int32_t *columns)
 {
@@ -50,7 +54,7 @@ static double bias_of(const test_case *t, int v, const int32_t *g, int64_t i, in
 static void probabilities(const test_case *t, int v, const int32_t *g, int64_t i, int head, int q, int k, double scale, const int32_t *columns, row *r)
 {
 	int d = shapes[v].d, kvh = head / (shapes[v].heads / shapes[v].kv);
-	double top = -INFINITY, sum = 0, s[200];
+	double top = -INFINITY, sum = 0, s[KEYS];
 	r->smax = 0, r->seen = 0;
 	for (int64_t x = 0; x < g[3]; x++) {
 		double mag = 0;

@@ -80,11 +80,12 @@ static inline int64_t attn_cost(const attn_job *j, const attn_seg *g, int64_t ti
 	return j->causal ? g->keys - g->queries + end : g->keys;
 }
 
-/* naive_attention_amx.c: sizes, packing (a task per key head and unit), and tiles of ATTN_TQ queries. */
+/* naive_attention_amx.c: sizes, packing (a task per key head and unit), a tile of ATTN_TQ queries, and for the backward
+ * a part of a key head's queries. */
 void         lora__attn_amx_layout(attn_job *j, int backward);
 size_t       lora__attn_amx_bytes(const attn_job *j, int64_t units);
 lora_task_fn lora__attn_amx_pack(void);
 void         lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch);
-void         lora__attn_amx_tile_bwd(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, float *sums, char *scratch);
+void         lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch);
 
 #endif

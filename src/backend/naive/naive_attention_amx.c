@@ -1,6 +1,9 @@
-/* ATTENTION and its gradient for BF16 on AMX tiles: strips of 32 queries against blocks of keys. Keys and values are packed once per key head and call.
- * Same algorithms as naive_attention.inc, but probabilities and their gradients are rounded to BF16 before they are multiplied, as FlashAttention
- * does (Dao 2023, arXiv:2307.08691). Sums, softmax, lse and the sums of dk and dv are F32. */
+/* ATTENTION and its gradient for BF16 on AMX tiles: strips of 32 queries against units of 32 keys. Keys and values are packed once per key head and
+ * call. Same algorithms as naive_attention.inc, but probabilities and their gradients are rounded to BF16 before they are multiplied, as FlashAttention
+ * does (Dao 2023, arXiv:2307.08691). Sums, softmax, lse and the sums of dk, dv and dq are F32.
+ * The backward computes scores by key, S^T = K Q^T and dP^T = V dO^T: so P^T and dS^T come out as the tile products for dV += P^T dO and dK += dS^T Q
+ * read them, and dS^T with its rows in pairs as the one for dQ^T += K^T dS^T does. Nothing is transposed but Q, dO and dQ, once each. Several
+ * strips, of all query heads that share a key head, go through the keys together, so that the sums are loaded and stored once for all of them. */
 #include "backend/naive/naive_amx.h"
 #include "backend/naive/naive_attention.h"
 
@@ -18,25 +21,38 @@
 #define NV 2
 #include "backend/naive/naive_vec.inc"
 
-enum { KEYS = 256 /* keys of a block, a multiple of 32: a strip works in the nearer caches; part of the order of sums */ };
+/* Parts of the order of sums. */
+enum {
+	KEYS = 256,              /* forward: keys of a block, a multiple of 32; a strip works in the nearer caches */
+	STRIPS = 4,              /* backward: strips of queries that go through the keys together ... */
+	UNITS = 4,               /* ... and units of keys after which dq is added up */
+	ROW = STRIPS * SIDE      /* a row of P^T */
+};
+static const float log2e = 1.44269504f;
 
-/* A thread's scratch. */
+/* A thread's scratch: the forward's, the backward's. */
 typedef struct work {
-	_Alignas(64) float s[SIDE * KEYS], dp[SIDE * KEYS];
-	_Alignas(64) uint16_t p[SIDE * KEYS], ds[SIDE * KEYS], turned[2 * BLOCK];
-	float top[SIDE], sum[SIDE], lse[SIDE], delta[SIDE];
+	_Alignas(64) float s[SIDE * KEYS];
+	_Alignas(64) uint16_t p[SIDE * KEYS];
+	float top[SIDE], sum[SIDE];
 } work;
+typedef struct grads {
+	_Alignas(64) float s[BLOCK], dp[BLOCK], lse[ROW], delta[ROW];
+	_Alignas(64) uint16_t p[SIDE * ROW], ds[SIDE * ROW], pairs[STRIPS * UNITS * BLOCK], rows[BLOCK];
+} grads;
 
 static int64_t up(int64_t n) { return (n + SIDE - 1) / SIDE * SIDE; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static size_t line(size_t n) { return (n + 63) & ~(size_t)63; }
+static size_t work_bytes(void) { return line(sizeof(work) > sizeof(grads) ? sizeof(work) : sizeof(grads)); }
 
-/* Behind the work area: q, dout [32][w], their packed forms, and a strip of sums [32][w]. */
+/* Behind the work area. Forward: q [32][w] and a strip of sums [32][w]. Backward: Q and dO of all strips as second operands, along the head's
+ * elements [strip][w/32][2 tiles] and along the queries [w/32][strip][2 tiles], and dQ^T [strip][w][32]. */
 enum { PART_Q, PART_DOUT, PART_QN, PART_DOUTN, PART_O, PARTS };
-static size_t part_bytes(int64_t w, int which) { return line((size_t)(SIDE * w) * (which == PART_O ? 4 : 2)); }
+static size_t part_bytes(int64_t w, int which) { return line((size_t)(STRIPS * SIDE * w) * (which == PART_O ? 4 : 2)); }
 static void *part(const attn_job *j, char *scratch, int which)
 {
-	size_t at = line(sizeof(work));
+	size_t at = work_bytes();
 	for (int i = 0; i < which; i++) at += part_bytes(j->dp, i);
 	return scratch + at;
 }
@@ -44,7 +60,7 @@ static void *part(const attn_job *j, char *scratch, int which)
 void lora__attn_amx_layout(attn_job *j, int backward)
 {
 	j->dp = up(j->d);
-	j->per_thread = line(sizeof(work)) + 4096;
+	j->per_thread = work_bytes() + 4096;
 	for (int i = 0; i < PARTS; i++) j->per_thread += part_bytes(j->dp, i);
 	j->packings = backward ? 3 : 2;
 	static const int of_few[] = { AT_O, AT_QT, AT_K, AT_V }; /* attn_few() works in the same scratch, its scores at 0 */
@@ -55,18 +71,16 @@ void lora__attn_amx_layout(attn_job *j, int backward)
 
 size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (size_t)(j->packings * j->kv * units * SIDE * j->dp) * 2; }
 
-/* Rows first .. first+n of one head, [32][w], zeros beyond. */
-AMX static void load_rows(uint16_t *to, const lora_view *v, int64_t row, int64_t col, int64_t n, int64_t d, int64_t w)
+/* 32 elements of n <= 32 rows of one head from element x on, step apart; zeros beyond the head and the rows. */
+AMX static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d, int64_t x)
 {
-	for (int64_t r = 0; r < n; r++, to += w) {
-		memcpy(to, lora__at(v, row + r, col), (size_t)d * 2);
-		memset(to + d, 0, (size_t)(w - d) * 2);
-	}
-	memset(to, 0, (size_t)((SIDE - n) * w) * 2);
+	const __mmask32 in = d - x >= SIDE ? ~0u : (1u << (d - x)) - 1;
+	for (int64_t r = 0; r < SIDE; r++, to += step)
+		_mm512_storeu_si512(to, r < n ? _mm512_maskz_loadu_epi16(in, lora__at(v, row + r, head * d + x)) : _mm512_setzero_si512());
 }
 
-/* Packed form which of a key head: 0 keys and 1 values for products over d, [unit][d/32][2 tiles]; 2 what is multiplied over keys (values in the
- * forward, keys in the backward), [d/32][unit][2 tiles]. */
+/* Packed form which of a key head, of each unit of 32 keys. Forward: 0 keys [unit][d/32][2 tiles] and 1 values [d/32][unit][2 tiles].
+ * Backward: rows of 0 keys and 1 values [unit][32][w], 2 keys transposed [unit][w][32]. */
 static uint16_t *packing(const attn_job *j, int which, int64_t kv)
 {
 	return (uint16_t *)(void *)j->packed + (which * j->kv + kv) * j->units * SIDE * j->dp;
@@ -84,49 +98,56 @@ AMX static void pack(void *arg, int64_t task, int32_t thread)
 		else hi = mid;
 	}
 	const attn_seg *g = &j->seg[lo];
-	int64_t first = (unit - g->unit0) * SIDE, n = least(SIDE, g->keys - first);
-	int backward = j->packings == 3;
-	_Alignas(64) uint16_t rows[SIDE * SIDE];
+	int64_t first = (unit - g->unit0) * SIDE, n = least(SIDE, g->keys - first), at = unit * SIDE * w;
+	_Alignas(64) uint16_t rows[BLOCK];
 	if (n <= 0) return;
 	for (int64_t s = 0; s < steps; s++) {
-		int64_t d = least(SIDE, j->d - s * SIDE);
-		load_rows(rows, &j->k, g->k0 + first, kv * j->d + s * SIDE, n, d, SIDE);
-		turn_step(packing(j, 0, kv) + (unit * steps + s) * 2 * TILE, rows, SIDE, 0);
-		if (backward) interleave_step(packing(j, 2, kv) + (s * j->units + unit) * 2 * TILE, 0, rows, SIDE, 1, 0);
-		load_rows(rows, &j->v, g->k0 + first, kv * j->d + s * SIDE, n, d, SIDE);
-		if (backward) turn_step(packing(j, 1, kv) + (unit * steps + s) * 2 * TILE, rows, SIDE, 0);
-		else interleave_step(packing(j, 1, kv) + (s * j->units + unit) * 2 * TILE, 0, rows, SIDE, 1, 0);
+		if (j->packings == 3) {
+			uint16_t *k = packing(j, 0, kv) + at + s * SIDE;
+			load_rows(k, w, &j->k, g->k0 + first, n, kv, j->d, s * SIDE);
+			load_rows(packing(j, 1, kv) + at + s * SIDE, w, &j->v, g->k0 + first, n, kv, j->d, s * SIDE);
+			transpose_block(packing(j, 2, kv) + at + s * BLOCK, SIDE, k, w);
+		} else {
+			load_rows(rows, SIDE, &j->k, g->k0 + first, n, kv, j->d, s * SIDE);
+			turn_step(packing(j, 0, kv) + at + s * BLOCK, rows, SIDE, 0);
+			load_rows(rows, SIDE, &j->v, g->k0 + first, n, kv, j->d, s * SIDE);
+			interleave_step(packing(j, 1, kv) + (s * j->units + unit) * BLOCK, 0, rows, SIDE, 1, 0);
+		}
 	}
 }
 
 lora_task_fn lora__attn_amx_pack(void) { return pack; }
 
-/* s[32][KEYS] = rows[32][w] times the packed keys (or values) of n keys from unit on. */
-AMX static void scores(const attn_job *j, float *s, const uint16_t *rows, const uint16_t *keys, int64_t unit, int64_t n)
+/* Tiles 0 to 3 += the products of steps of a, a_step apart with rows stride apart, and of b. Everything lies in the nearest caches. */
+AMX static inline void products(const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps)
 {
-	int64_t steps = j->dp / SIDE;
-	for (int64_t x = 0; x < n; x += SIDE) {
-		strip t = { (const char *)rows, j->dp * 2, keys + (unit + x / SIDE) * steps * 2 * TILE, steps };
-		zero_sums();
-		lora__amx_add_block(&t);
-		store_sums(s + x, KEYS);
+	for (int64_t i = 0; i < steps; i++, a += a_step, b += BLOCK) {
+		_tile_loadd(4, a, stride * 2);
+		_tile_loadd(6, b, 64);
+		_tile_loadd(7, b + TILE, 64);
+		_tile_dpbf16ps(0, 4, 6);
+		_tile_loadd(5, a + 16 * stride, stride * 2);
+		_tile_dpbf16ps(1, 4, 7);
+		_tile_dpbf16ps(2, 5, 6);
+		_tile_dpbf16ps(3, 5, 7);
 	}
 }
 
-/* o[32][w] += p[32][KEYS] times the packed rows of n keys from unit on. */
-AMX static void weigh(const attn_job *j, float *o, const uint16_t *p, const uint16_t *rows, int64_t unit, int64_t n)
+/* 2^x to 2^-22, 0 from -126 down and where in is not set; NaN stays NaN. The polynomial is a minimax fit of (2^r - 1) / r, |r| <= 1/2. */
+AMX static inline __m512 exp2_16(__mmask16 in, __m512 x)
 {
-	for (int64_t x = 0; x < j->dp; x += SIDE) {
-		strip t = { (const char *)p, KEYS * 2, rows + (x / SIDE * j->units + unit) * 2 * TILE, up(n) / SIDE };
-		load_sums(o + x, j->dp);
-		lora__amx_add_block(&t);
-		store_sums(o + x, j->dp);
-	}
+	__m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);
+	__m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.3264727e-3f), r, _mm512_set1_ps(9.671513e-3f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5507336e-2f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022242e-1f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931470e-1f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+	return _mm512_maskz_scalef_ps(_mm512_mask_cmp_ps_mask(in, x, _mm512_set1_ps(-126.0f), _CMP_NLE_UQ), p, n);
 }
 
-/* Scale, cap and mask one row of scores that is not just cut off at its end; dcap (may be NULL) gets the cap's derivative. What query i (of the
- * segment) does not see becomes -infinity. */
-AMX static void finish_row(const attn_job *j, const attn_seg *g, int64_t i, int64_t k0, int64_t n, float *s, float *dcap)
+/* Scale, cap and mask n scores of query i (of the segment) against keys from k0 on, or of queries from i on against key k0: dq, dk are the steps
+ * of both. dcap (may be NULL) gets the cap's derivative; what is not seen becomes -infinity. */
+AMX static void finish_row(const attn_job *j, const attn_seg *g, int64_t i, int64_t di, int64_t k0, int64_t dk, int64_t n, float *s, float *dcap)
 {
 	for (int64_t x = 0; x < n; x++) s[x] *= (float)j->scale;
 	if (j->cap > 0) {
@@ -138,34 +159,55 @@ AMX static void finish_row(const attn_job *j, const attn_seg *g, int64_t i, int6
 		}
 	}
 	for (int64_t x = 0; x < n && j->window; x++)
-		if (!attn_sees(j, g, i, k0 + x)) s[x] = -INFINITY;
+		if (!attn_sees(j, g, i + x * di, k0 + x * dk)) s[x] = -INFINITY;
 }
 
-/* A row of scores: the first n of query i count, times scale (what finish_row() has not done). */
-typedef struct scored { float *s; int64_t n; float scale; } scored;
-
-AMX static inline scored score_row(const attn_job *j, const attn_seg *g, int64_t i, int64_t k0, int64_t n, float *s, float *dcap)
+/* 1 when finish_row() must see to scores of queries i .. i+ni-1 against keys k .. k+nk-1: not only scaled and cut off where causal. */
+static int special(const attn_job *j, const attn_seg *g, int64_t i, int64_t ni, int64_t k, int64_t nk)
 {
-	int64_t seen = j->causal ? least(n, g->keys - g->queries + i - k0 + 1) : n;
-	scored r = { s, seen < 0 ? 0 : seen, (float)j->scale };
-	if (j->cap > 0 || j->window) finish_row(j, g, i, k0, r.n, s, dcap), r.scale = 1;
-	return r;
+	int64_t self = g->keys - g->queries + i;
+	if (j->cap > 0 || !(j->scale > 0)) return 1;
+	return j->window && (j->columns || self + ni - 1 - k >= j->window || (!j->causal && k + nk - 1 - self >= j->window));
+}
+
+/* ---- Forward ---- */
+
+/* s[32][KEYS] = q[32][w] times the packed keys of n keys from unit on. */
+AMX static void scores(const attn_job *j, float *s, const uint16_t *q, const uint16_t *keys, int64_t unit, int64_t n)
+{
+	for (int64_t x = 0; x < n; x += SIDE) {
+		zero_sums();
+		products(q, j->dp, SIDE, keys + (unit * SIDE + x) * j->dp, j->dp / SIDE);
+		store_sums(s + x, KEYS);
+	}
+}
+
+/* o[32][w] += p[32][KEYS] times the packed rows of n keys from unit on. */
+AMX static void weigh(const attn_job *j, float *o, const uint16_t *p, const uint16_t *rows, int64_t unit, int64_t n)
+{
+	for (int64_t x = 0; x < j->dp; x += SIDE) {
+		load_sums(o + x, j->dp);
+		products(p, KEYS, SIDE, rows + (x / SIDE * j->units + unit) * BLOCK, up(n) / SIDE);
+		store_sums(o + x, j->dp);
+	}
 }
 
 AMX static inline void narrow16(uint16_t *to, __m512 v) { _mm256_storeu_si256((__m256i *)(void *)to, (__m256i)_mm512_cvtneps_pbh(v)); }
 
-/* Online softmax of one row, p = exp(s - top) as BF16 up to all; the factor that what was summed so far must be multiplied with. */
-AMX static float softmax_row(work *t, int64_t r, scored c, int64_t all)
+/* Online softmax of one row of n scores yet to be multiplied with scale, p = exp(scale s - top) as BF16 up to all; what was summed so far is
+ * multiplied with the factor that the new maximum asks for. */
+AMX static void softmax_row(work *t, int64_t r, int64_t n, int64_t all, float scale, float *o, int64_t w)
 {
-	const __m512 none = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(c.scale);
+	const __m512 none = _mm512_set1_ps(-INFINITY), by = _mm512_set1_ps(scale * log2e);
 	__m512 most = none, sum = _mm512_setzero_ps();
+	const float *s = t->s + r * KEYS;
 	uint16_t *p = t->p + r * KEYS;
-	for (int64_t x = 0; x < c.n; x += 16) most = _mm512_mask_max_ps(most, lora__first16(c.n - x), most, _mm512_mul_ps(scale, _mm512_load_ps(c.s + x)));
-	float old = t->top[r], here = _mm512_reduce_max_ps(most), top = here > old ? here : old;
-	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top);
+	for (int64_t x = 0; x < n; x += 16) most = _mm512_mask_max_ps(most, lora__first16(n - x), most, _mm512_load_ps(s + x));
+	float old = t->top[r], here = _mm512_reduce_max_ps(most) * scale, top = here > old ? here : old;
+	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top * log2e);
 	int64_t x = 0;
-	for (; x < c.n; x += 16) {
-		__m512 v = _mm512_maskz_mov_ps(lora__first16(c.n - x), lora__exp16(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), from)));
+	for (; x < n; x += 16) {
+		__m512 v = exp2_16(lora__first16(n - x), _mm512_fmsub_ps(by, _mm512_load_ps(s + x), from));
 		sum = _mm512_add_ps(sum, v);
 		narrow16(p + x, v);
 	}
@@ -173,13 +215,13 @@ AMX static float softmax_row(work *t, int64_t r, scored c, int64_t all)
 	float factor = old == top ? 1 : old == -INFINITY ? 0 : F(expr)(old - top);
 	t->sum[r] = t->sum[r] * factor + _mm512_reduce_add_ps(sum);
 	t->top[r] = top;
-	return factor;
+	for (x = 0; factor != 1 && x < w; x += 16) _mm512_store_ps(o + x, _mm512_mul_ps(_mm512_load_ps(o + x), _mm512_set1_ps(factor)));
 }
 
 /* Keys of the block from k0 that some query i0 .. i0+n-1 sees. */
-static int64_t depth(const attn_job *j, const attn_seg *g, int64_t i0, int64_t n, int64_t k0)
+static int64_t depth(const attn_job *j, const attn_seg *g, int64_t i0, int64_t n, int64_t k0, int64_t most)
 {
-	int64_t all = least(KEYS, g->keys - k0), seen = g->keys - g->queries + i0 + n - k0;
+	int64_t all = least(most, g->keys - k0), seen = g->keys - g->queries + i0 + n - k0;
 	return j->causal && seen < all ? seen : all;
 }
 
@@ -189,112 +231,26 @@ AMX static void strip_forward(const attn_job *j, const attn_seg *g, int64_t head
 	uint16_t *q = part(j, scratch, PART_Q);
 	float *o = part(j, scratch, PART_O);
 	int64_t w = j->dp, d = j->d, kv = head / (j->heads / j->kv);
-	load_rows(q, &j->q, g->q0 + i0, head * d, nq, d, w);
+	for (int64_t x = 0; x < w; x += SIDE) load_rows(q + x, w, &j->q, g->q0 + i0, nq, head, d, x);
 	memset(o, 0, sizeof *o * (size_t)(SIDE * w));
-	memset(t->p, 0, sizeof t->p);
 	for (int r = 0; r < SIDE; r++) t->top[r] = -INFINITY, t->sum[r] = 0;
 	for (int64_t k0 = 0; k0 < g->keys; k0 += KEYS) {
-		int64_t n = depth(j, g, i0, nq, k0), unit = g->unit0 + k0 / SIDE;
+		int64_t n = depth(j, g, i0, nq, k0, KEYS), unit = g->unit0 + k0 / SIDE;
 		if (n <= 0 || !attn_block_seen(j, g, i0, i0 + nq, k0, k0 + n)) continue;
 		scores(j, t->s, q, packing(j, 0, kv), unit, n);
+		int hard = special(j, g, i0, nq, k0, n);
 		for (int64_t r = 0; r < nq; r++) {
-			float factor = softmax_row(t, r, score_row(j, g, i0 + r, k0, n, t->s + r * KEYS, NULL), up(n));
-			for (int64_t x = 0; factor != 1 && x < w; x++) o[r * w + x] *= factor;
+			int64_t seen = depth(j, g, i0 + r, 1, k0, n);
+			if (hard) finish_row(j, g, i0 + r, 0, k0, 1, seen, t->s + r * KEYS, NULL);
+			softmax_row(t, r, seen, up(n), hard ? 1 : (float)j->scale, o + r * w, w);
 		}
 		weigh(j, o, t->p, packing(j, 1, kv), unit, n);
 	}
 	for (int64_t r = 0; r < nq; r++) {
 		uint16_t *y = lora__at(&j->out, g->q0 + i0 + r, head * d);
-		float inv = t->sum[r] == 0 ? 0 : 1 / t->sum[r];
-		for (int64_t x = 0; x < d; x++) y[x] = F(narrow)(o[r * w + x] * inv);
+		const __m512 inv = _mm512_set1_ps(t->sum[r] == 0 ? 0 : 1 / t->sum[r]);
+		for (int64_t x = 0; x < d; x += 16) lora__store16(y + x, lora__first16(d - x), _mm512_mul_ps(_mm512_load_ps(o + r * w + x), inv));
 		*(float *)lora__at(&j->lse, g->q0 + i0 + r, head) = t->sum[r] == 0 ? -INFINITY : t->top[r] + (float)log((double)t->sum[r]);
-	}
-}
-
-/* p and ds of one row from scores and dp; lse +infinity: nothing is seen. */
-AMX static void grad_row(const attn_job *j, const attn_seg *g, work *t, int64_t i, int64_t r, int64_t k0, int64_t n)
-{
-	float dcap[KEYS], *dp = t->dp + r * KEYS;
-	uint16_t *p = t->p + r * KEYS, *ds = t->ds + r * KEYS;
-	scored c = score_row(j, g, i, k0, n, t->s + r * KEYS, j->cap > 0 ? dcap : NULL);
-	const __m512 scale = _mm512_set1_ps(c.scale), lse = _mm512_set1_ps(t->lse[r]), delta = _mm512_set1_ps(t->delta[r]);
-	int64_t x = 0;
-	for (; x < c.n; x += 16) {
-		__mmask16 in = lora__first16(c.n - x);
-		__m512 e = _mm512_maskz_mov_ps(in, lora__exp16(_mm512_fmsub_ps(scale, _mm512_load_ps(c.s + x), lse)));
-		__m512 d = _mm512_maskz_mul_ps(in, e, _mm512_sub_ps(_mm512_load_ps(dp + x), delta));
-		if (j->cap > 0) d = _mm512_maskz_mul_ps(in, d, _mm512_loadu_ps(dcap + x));
-		narrow16(p + x, e);
-		narrow16(ds + x, d);
-	}
-	for (; x < up(n); x += 16) {
-		_mm256_storeu_si256((__m256i *)(void *)(p + x), _mm256_setzero_si256());
-		_mm256_storeu_si256((__m256i *)(void *)(ds + x), _mm256_setzero_si256());
-	}
-}
-
-/* sums[32][step] += one step of a by b; rows < 32: only these may be touched, the next ones are another segment's. */
-AMX static void add_rows(float *sums, int64_t step, const uint16_t *a, const uint16_t *b, int64_t rows)
-{
-	strip t = { (const char *)a, SIDE * 2, b, 1 };
-	_Alignas(64) float block[BLOCK];
-	if (rows >= SIDE) {
-		load_sums(sums, step);
-		lora__amx_add_block(&t);
-		store_sums(sums, step);
-		return;
-	}
-	zero_sums();
-	lora__amx_add_block(&t);
-	store_sums(block, SIDE);
-	for (int64_t r = 0; r < rows; r++)
-		for (int64_t x = 0; x < SIDE; x++) sums[r * step + x] += block[r * SIDE + x];
-}
-
-/* sums of dk and dv, rows [dk w][dv w] from the first key of the block on; keys: how many the segment has from there on. */
-AMX static void gather(const attn_job *j, work *t, const uint16_t *qn, const uint16_t *doutn, int64_t n, int64_t keys, float *sums)
-{
-	int64_t w = j->dp;
-	for (int64_t x = 0; x < n; x += SIDE, sums += SIDE * 2 * w) {
-		transpose_block(t->turned, SIDE, t->ds + x, KEYS);
-		transpose_block(t->turned + BLOCK, SIDE, t->p + x, KEYS);
-		for (int64_t y = 0; y < w; y += SIDE) {
-			add_rows(sums + y, 2 * w, t->turned, qn + y / SIDE * 2 * TILE, keys - x);
-			add_rows(sums + w + y, 2 * w, t->turned + BLOCK, doutn + y / SIDE * 2 * TILE, keys - x);
-		}
-	}
-}
-
-AMX static void strip_backward(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, int64_t nq, float *sums, char *scratch)
-{
-	work *t = (work *)(void *)scratch;
-	uint16_t *q = part(j, scratch, PART_Q), *dout = part(j, scratch, PART_DOUT), *qn = part(j, scratch, PART_QN), *doutn = part(j, scratch, PART_DOUTN);
-	float *dq = part(j, scratch, PART_O);
-	int64_t w = j->dp, d = j->d, kv = head / (j->heads / j->kv);
-	load_rows(q, &j->q, g->q0 + i0, head * d, nq, d, w);
-	load_rows(dout, &j->dout, g->q0 + i0, head * d, nq, d, w);
-	interleave_step(qn, 2 * TILE, q, w, w / SIDE, 0);
-	interleave_step(doutn, 2 * TILE, dout, w, w / SIDE, 0);
-	memset(dq, 0, sizeof *dq * (size_t)(SIDE * w));
-	memset(t->p, 0, sizeof t->p);
-	memset(t->ds, 0, sizeof t->ds);
-	for (int64_t r = 0; r < nq; r++) {
-		float l = *(const float *)lora__at(&j->lse, g->q0 + i0 + r, head);
-		t->lse[r] = l == -INFINITY ? INFINITY : l;
-		t->delta[r] = F(dot)(lora__at(&j->dout, g->q0 + i0 + r, head * d), lora__at(&j->out, g->q0 + i0 + r, head * d), d);
-	}
-	for (int64_t k0 = 0; k0 < g->keys; k0 += KEYS) {
-		int64_t n = depth(j, g, i0, nq, k0), unit = g->unit0 + k0 / SIDE;
-		if (n <= 0 || !attn_block_seen(j, g, i0, i0 + nq, k0, k0 + n)) continue;
-		scores(j, t->s, q, packing(j, 0, kv), unit, n);
-		scores(j, t->dp, dout, packing(j, 1, kv), unit, n);
-		for (int64_t r = 0; r < nq; r++) grad_row(j, g, t, i0 + r, r, k0, n);
-		gather(j, t, qn, doutn, n, g->keys - k0, sums + k0 * 2 * w);
-		weigh(j, dq, t->ds, packing(j, 2, kv), unit, n);
-	}
-	for (int64_t r = 0; r < nq; r++) {
-		uint16_t *y = lora__at(&j->dq, g->q0 + i0 + r, head * d);
-		for (int64_t x = 0; x < d; x++) y[x] = F(narrow)(dq[r * w + x] * (float)j->scale);
 	}
 }
 
@@ -306,11 +262,148 @@ AMX void lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head,
 	_tile_release();
 }
 
-AMX void lora__attn_amx_tile_bwd(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, float *sums, char *scratch)
+/* ---- Backward ---- */
+
+/* A strip of queries: 32 of one head, from i on; keys: how many some of them sees. */
+typedef struct queries { int64_t head, i, n, keys; } queries;
+
+/* Q and dO of strip number at as second operands; lse (in powers of two; +infinity: nothing is seen) and delta. */
+AMX static void load_strip(const attn_job *j, const attn_seg *g, const queries *q, int64_t at, char *scratch)
 {
+	grads *t = (grads *)(void *)scratch;
+	int64_t w = j->dp, d = j->d, row = g->q0 + q->i;
+	for (int which = 0; which < 2; which++)
+		for (int64_t x = 0; x < w; x += SIDE) {
+			load_rows(t->rows, SIDE, which ? &j->dout : &j->q, row, q->n, q->head, d, x);
+			turn_step((uint16_t *)part(j, scratch, which ? PART_DOUT : PART_Q) + at * SIDE * w + x * SIDE, t->rows, SIDE, 0);
+			interleave_step((uint16_t *)part(j, scratch, which ? PART_DOUTN : PART_QN) + (x * STRIPS + at * SIDE) * SIDE, 0, t->rows, SIDE, 1, 0);
+		}
+	memset((float *)part(j, scratch, PART_O) + at * SIDE * w, 0, sizeof(float) * (size_t)(SIDE * w));
+	for (int64_t r = 0; r < SIDE; r++) {
+		float l = r < q->n ? *(const float *)lora__at(&j->lse, row + r, q->head) : -INFINITY;
+		__m512 sum = _mm512_setzero_ps();
+		for (int64_t x = 0; x < d && r < q->n; x += 16) {
+			__mmask16 in = lora__first16(d - x);
+			sum = _mm512_fmadd_ps(lora__load16(lora__at(&j->dout, row + r, q->head * d + x), in), lora__load16(lora__at(&j->out, row + r, q->head * d + x), in), sum);
+		}
+		t->lse[at * SIDE + r] = l == -INFINITY ? INFINITY : l * log2e;
+		t->delta[at * SIDE + r] = _mm512_reduce_add_ps(sum);
+	}
+}
+
+/* P^T and dS^T of keys k0 .. k0+31 and strip number at, from S^T and dP^T; dS^T also in pairs of rows. */
+AMX static void grad_block(const attn_job *j, const attn_seg *g, grads *t, const queries *q, int64_t at, int64_t k0, uint16_t *pairs)
+{
+	const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+	int64_t n = least(SIDE, g->keys - k0), behind = j->causal ? k0 - (g->keys - g->queries + q->i) : -SIDE;
+	int hard = special(j, g, q->i, q->n, k0, n);
+	const __m512 by = _mm512_set1_ps(log2e * (hard ? 1 : (float)j->scale));
+	float dcap[SIDE];
+	for (int64_t k = 0; k < n && hard; k++) {
+		finish_row(j, g, q->i, 1, k0 + k, 0, q->n, t->s + k * SIDE, dcap);
+		for (int64_t r = 0; r < q->n && j->cap > 0; r++) t->dp[k * SIDE + r] = (t->dp[k * SIDE + r] - t->delta[at * SIDE + r]) * dcap[r];
+	}
+	for (int h = 0; h < 2; h++) {
+		const __m512 lse = _mm512_load_ps(t->lse + at * SIDE + h * 16), delta = _mm512_maskz_load_ps(j->cap > 0 ? 0 : 0xffff, t->delta + at * SIDE + h * 16);
+		uint16_t *p = t->p + at * SIDE + h * 16, *ds = t->ds + at * SIDE + h * 16;
+		for (int64_t k = 0; k < SIDE; k += 2, p += 2 * ROW, ds += 2 * ROW) {
+			__m512 e[2], f[2];
+			for (int x = 0; x < 2; x++) {
+				int64_t from = behind + k + x - h * 16; /* the first lane that sees the key */
+				__mmask16 in = k + x >= n || from >= 16 ? 0 : from <= 0 ? 0xffff : (__mmask16)(0xffffu << from);
+				e[x] = exp2_16(in, _mm512_fmsub_ps(by, _mm512_load_ps(t->s + (k + x) * SIDE + h * 16), lse));
+				f[x] = _mm512_maskz_mul_ps(in, e[x], _mm512_sub_ps(_mm512_load_ps(t->dp + (k + x) * SIDE + h * 16), delta));
+			}
+			__m512i both = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]);
+			_mm256_store_si256((__m256i *)(void *)p, _mm512_castsi512_si256(both));
+			_mm256_store_si256((__m256i *)(void *)(p + ROW), _mm512_extracti64x4_epi64(both, 1));
+			both = (__m512i)_mm512_cvtne2ps_pbh(f[1], f[0]);
+			_mm256_store_si256((__m256i *)(void *)ds, _mm512_castsi512_si256(both));
+			_mm256_store_si256((__m256i *)(void *)(ds + ROW), _mm512_extracti64x4_epi64(both, 1));
+			_mm512_store_si512(pairs + h * TILE + k * 16, _mm512_permutexvar_epi16(order, both));
+		}
+	}
+}
+
+/* sums[32][2w] of rows keys += P^T dO and dS^T Q; rows < 32: only these may be touched, the next ones are another segment's. */
+AMX static void gather(const attn_job *j, grads *t, int64_t first, int64_t strips, int64_t rows, float *sums, char *scratch)
+{
+	int64_t w = j->dp;
+	for (int64_t y = 0; y < 2 * w; y += SIDE) {
+		int value = y >= w;
+		const uint16_t *b = (uint16_t *)part(j, scratch, value ? PART_DOUTN : PART_QN) + ((value ? y - w : y) * STRIPS + first * SIDE) * SIDE;
+		if (rows >= SIDE) load_sums(sums + y, 2 * w);
+		else zero_sums();
+		products((value ? t->p : t->ds) + first * SIDE, ROW, SIDE, b, strips);
+		store_sums(rows >= SIDE ? sums + y : t->s, rows >= SIDE ? 2 * w : SIDE);
+		for (int64_t i = 0; i < rows * SIDE && rows < SIDE; i++) sums[i / SIDE * 2 * w + y + i % SIDE] += t->s[i];
+	}
+}
+
+/* Strips of queries against all keys that they see. */
+AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv, const queries *q, int64_t n, float *sums, char *scratch)
+{
+	grads *t = (grads *)(void *)scratch;
+	const uint16_t *qt = part(j, scratch, PART_Q), *dout = part(j, scratch, PART_DOUT);
+	float *dq = part(j, scratch, PART_O);
+	int64_t w = j->dp, keys = 0, size = SIDE * w;
+	for (int64_t i = 0; i < n; i++) {
+		load_strip(j, g, &q[i], i, scratch);
+		if (q[i].keys > keys) keys = q[i].keys;
+	}
+	for (int64_t k0 = 0; k0 < keys; k0 += UNITS * SIDE) {
+		int64_t from[STRIPS], to[STRIPS] = { 0 };
+		for (int64_t u = 0, k = k0; u < UNITS && k < keys; u++, k += SIDE) {
+			int64_t first = n, end = 0;
+			const uint16_t *at = packing(j, 0, kv) + (g->unit0 * SIDE + k) * w, *values = packing(j, 1, kv) + (g->unit0 * SIDE + k) * w;
+			for (int64_t i = 0; i < n; i++) {
+				if (k >= q[i].keys || !attn_block_seen(j, g, q[i].i, q[i].i + q[i].n, k, least(k + SIDE, g->keys))) continue;
+				zero_sums();
+				products(at, w, SIDE, qt + i * size, w / SIDE);
+				store_sums(t->s, SIDE);
+				zero_sums();
+				products(values, w, SIDE, dout + i * size, w / SIDE);
+				store_sums(t->dp, SIDE);
+				grad_block(j, g, t, &q[i], i, k, t->pairs + (i * UNITS + u) * BLOCK);
+				if (!to[i]) from[i] = u;
+				to[i] = u + 1, end = i + 1;
+				if (first == n) first = i;
+			}
+			if (first < end) gather(j, t, first, end - first, g->keys - k, sums + k * 2 * w, scratch);
+		}
+		for (int64_t i = 0; i < n; i++)
+			for (int64_t y = 0; y < size && to[i]; y += BLOCK) {
+				load_sums(dq + i * size + y, SIDE);
+				products(packing(j, 2, kv) + (g->unit0 * SIDE + k0 + from[i] * SIDE) * w + y, SIDE, size, t->pairs + (i * UNITS + from[i]) * BLOCK, to[i] - from[i]);
+				store_sums(dq + i * size + y, SIDE);
+			}
+	}
+	const __m512 scale = _mm512_set1_ps((float)j->scale);
+	for (int64_t i = 0; i < n; i++)
+		for (int64_t x = 0; x < j->d; x += SIDE) {
+			const float *from = dq + i * size + x * SIDE;
+			for (int64_t y = 0; y < BLOCK; y += 16) lora__store16(t->rows + y, 0xffff, _mm512_mul_ps(scale, _mm512_load_ps(from + y)));
+			transpose_block(t->ds, SIDE, t->rows, SIDE);
+			for (int64_t r = 0; r < q[i].n; r++) memcpy(lora__at(&j->dq, g->q0 + q[i].i + r, q[i].head * j->d + x), t->ds + r * SIDE, (size_t)least(SIDE, j->d - x) * 2);
+		}
+}
+
+/* Part number part of a kv head's queries in a segment, all heads of one strip of queries after the other; cut where the cost so far passes an
+ * even share. */
+AMX void lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch)
+{
+	int64_t group = j->heads / j->kv, all = 0, before = 0, n = 0;
+	queries q[STRIPS];
 	_tile_loadconfig(&tiles);
-	for (int64_t i = i0; i < g->queries && i < i0 + ATTN_TQ; i += SIDE)
-		strip_backward(j, g, head, i, least(SIDE, g->queries - i), sums, scratch);
+	for (int64_t i = 0; i < g->queries; i += SIDE) all += group * depth(j, g, i, least(SIDE, g->queries - i), 0, g->keys);
+	for (int64_t i = 0; i < g->queries; i += SIDE)
+		for (int64_t h = 0; h < group; h++) {
+			q[n] = (queries){ kv * group + h, i, least(SIDE, g->queries - i), depth(j, g, i, least(SIDE, g->queries - i), 0, g->keys) };
+			int64_t mine = before * j->parts / (all ? all : 1) == number;
+			before += q[n].keys, n += mine;
+			if (n == STRIPS || (n && !mine)) strips_backward(j, g, kv, q, n, sums, scratch), n = 0;
+		}
+	if (n) strips_backward(j, g, kv, q, n, sums, scratch);
 	_tile_release();
 }
 
@@ -320,8 +413,8 @@ void   lora__attn_amx_layout(attn_job *j, int backward) { (void)j, (void)backwar
 size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (void)j, (void)units, 0; }
 lora_task_fn lora__attn_amx_pack(void) { return NULL; }
 void   lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch) { (void)j, (void)g, (void)head, (void)i0, (void)scratch; }
-void   lora__attn_amx_tile_bwd(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, float *sums, char *scratch)
+void   lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch)
 {
-	(void)j, (void)g, (void)head, (void)i0, (void)sums, (void)scratch;
+	(void)j, (void)g, (void)kv, (void)number, (void)sums, (void)scratch;
 }
 #endif

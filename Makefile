@@ -81,6 +81,7 @@ $(OBJ): CFLAGS += -fno-asynchronous-unwind-tables -ffunction-sections -fdata-sec
 cold := $(addsuffix /%,adapter api graph merge model ops optim posterior search site train) format/% base/% backend/plugin backend/naive/naive combine/combin% combine/e% combine/lowrank combine/lowrank_dense combine/shapley quant/quant_grid quant/quant_k_encode \
   $(addprefix tokenizer/,chat% norm_% dec_% tok_added sentencepiece tok_build tok_class tok_json tok_post tok_source tok_vocab)
 $(cold:%=$(B)/%.o): CFLAGS += -Os
+$(B)/adapter/halves.o: CFLAGS += -O2 -ftree-vectorize # over every parameter, before the first token
 # Relative relocations take 80 kB, or 2 where the C library reads the packed form (glibc 2.36): asked of this system by running a program.
 relr := $(shell mkdir -p build; test -f build/relr || { printf 'int main(void) { return 0; }' | $(CC) -x c - -pie -fPIE -o build/relr.out -Wl,-z,pack-relative-relocs 2>/dev/null \
   && build/relr.out && echo -Wl,-z,pack-relative-relocs; } >build/relr 2>/dev/null; cat build/relr; rm -f build/relr.out)

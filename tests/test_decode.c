@@ -104,6 +104,7 @@ static const struct { const char *weight, *real, *adapter; double bound; } cases
 	{ "BF16", "f32", "{\"r\":40,\"rank_pattern\":{\"q_proj\":1},\"alpha_pattern\":{\"v_proj\":-3}}", 8e-3 }, { "F16", "bf16", "{\"r\":300}", 8e-2 },
 	{ "BF16", "f32", "{\"r\":4,\"target_modules\":[\"q_proj\",\"lm_head\",\"embed_tokens\"]}", 8e-3 }, { "Q8_0", "f32", "{\"r\":16}", 8e-3 }, { "Q8_0", "bf16", "{\"r\":6}", 8e-2 },
 	{ "BF16", "f32", "{\"r\":4,\"modules_to_save\":[\"lm_head\"]}", 8e-3 }, { "F32", "f32", "{\"r\":16}", 1e-5 }, { "F32", "bf16", "{\"r\":16}", 8e-2 },
+	{ "Q8_0", "f32", "{\"r\":4,\"target_modules\":[\"k_proj\",\"up_proj\"]}", 8e-3 }, { "Q8_0", "bf16", "{\"r\":300,\"rank_pattern\":{\"k_proj\":9,\"gate_proj\":1}}", 8e-2 },
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 

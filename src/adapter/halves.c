@@ -2,6 +2,7 @@
  * reads are what it costs. Each tensor is first multiplied by a power of two that brings its largest value to 2^13 .. 2^14, so that nothing overflows
  * and values down to 2^-27 of the largest keep all 11 bits. */
 #include <math.h>
+#include <string.h>
 
 #include "adapter/adapter.h"
 
@@ -20,24 +21,30 @@ static void halve(void *arg, int64_t i, int32_t thread)
 	const lora__ptensor *t = &a->tensors[i];
 	const float *from = a->params + t->offset;
 	uint16_t *to = a->halves + t->offset, half[STEP];
-	int turn = t->role == 1;
-	int64_t rows = t->shape[0], width = t->shape[1];
-	float most = 0, some[STEP];
-	int e;
+	int turn = t->role == 1, e;
+	int64_t rows = t->shape[0], width = t->shape[1], row = 0, column = 0;
+	float some[STEP], most;
+	int32_t bits, most_bits = 0; /* of a magnitude: they are in order as integers, whose largest is found several at a time */
 	(void)thread;
-	for (size_t k = 0; k < t->n; k++) most = fabsf(from[k]) > most ? fabsf(from[k]) : most;
+	for (size_t k = 0; k < t->n; k++) {
+		memcpy(&bits, from + k, sizeof bits);
+		bits &= INT32_MAX;
+		most_bits = bits > most_bits ? bits : most_bits;
+	}
+	memcpy(&most, &most_bits, sizeof most);
 	frexpf(most, &e);
 	if (e < -100) e = -100;
 	float up = ldexpf(1, 14 - e);
 	a->unhalve[i] = ldexp(1, e - 14);
-	for (int64_t r = 0; r < rows; r++)
-		for (int64_t c = 0; c < width; c += STEP, from += STEP) {
-			int64_t m = width - c < STEP ? width - c : STEP;
-			for (int64_t k = 0; k < m; k++) some[k] = from[k] * up;
-			from += m - STEP;
-			lora__convert(turn ? half : to + r * width + c, LORA_F16, some, LORA_F32, (size_t)m);
-			for (int64_t k = 0; turn && k < m; k++) to[(c + k) * rows + r] = half[k];
+	for (size_t at = 0, n; at < t->n; at += n) {
+		n = t->n - at < STEP ? t->n - at : STEP;
+		for (size_t k = 0; k < n; k++) some[k] = from[at + k] * up;
+		lora__convert(turn ? half : to + at, LORA_F16, some, LORA_F32, n);
+		for (size_t k = 0; turn && k < n; k++) {
+			to[column * rows + row] = half[k];
+			if (++column == width) column = 0, row++;
 		}
+	}
 }
 
 static int make(lora_adapter *a)
@@ -45,7 +52,7 @@ static int make(lora_adapter *a)
 	if (a->halves || a->no_halves) return !a->no_halves;
 	lora_error kept = a->ctx->error;
 	a->unhalve = lora__calloc(a->ctx, a->n_tensors, sizeof *a->unhalve);
-	a->halves = a->unhalve ? lora__calloc(a->ctx, a->n_params, sizeof *a->halves) : NULL;
+	a->halves = a->unhalve ? lora__alloc(a->ctx, a->n_params * sizeof *a->halves) : NULL; /* params has twice as many bytes */
 	if (a->halves) {
 		lora__parallel(a->ctx, (int64_t)a->n_tensors, halve, a);
 		return 1;

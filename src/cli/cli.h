@@ -56,7 +56,7 @@ struct args {
 	const char *model, *input, *output, *data, *config, *init, *text, *tokens, *decode, *adapter_rows;
 	const char *posterior, *validation, *temperature_text, *backend, *dtype, *dtype_out, *chat_template, *system, *to, *type, *tuned, *by;
 	word_list prompts, stops; /* all -p and --stop; the lists are owned */
-	int64_t count, threads, seed, top_k, rank, points, mc_dropout; /* UNSET when not given */
+	int64_t count, threads, seed, top_k, rank, points, mc_dropout, max_shard; /* UNSET when not given */
 	double temperature, top_p, repetition_penalty, keep; /* NAN when not given */
 	int ensemble, json, quiet, grad, hidden, resume, force, no_special, ignore_eos, dry_run, plan, skip_bad, chat, help;
 	adapter_arg *adapters; /* owned */

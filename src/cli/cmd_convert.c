@@ -91,13 +91,14 @@ static int run(const args *a)
 	if (!path_exists(from)) return fail(FAILED, from, "no such file or directory");
 	if ((status = is_adapter(a, from, &adapter))) return status;
 	/* to the other form; a GGUF that is to become a GGUF must say so by its name */
-	gguf = path_has_suffix(to, ".gguf") || !lora_gguf_is(from);
+	gguf = path_has_suffix(to, ".gguf") || (!lora_gguf_is(from) && a->max_shard == UNSET);
 	return adapter ? convert_adapter(a, from, to, gguf) : convert_model(a, from, to, gguf);
 }
 
-const command command_convert = { "convert", "IN OUT [-m MODEL] [--dtype-out D]", "turn a model or adapter into GGUF, or back",
-	"A Hugging Face directory becomes a .gguf file and a .gguf file a directory, with the tokenizer. An adapter, a PEFT\n"
+const command command_convert = { "convert", "IN OUT [-m MODEL] [--dtype-out D] [--max-shard-size BYTES]", "turn a model or adapter into GGUF, or back",
+	"A Hugging Face directory becomes a .gguf file and a .gguf file a directory, with the tokenizer; with --max-shard-size the\n"
+	"output is a directory whatever the input, its weights in several files. An adapter, a PEFT\n"
 	"directory or a .gguf file, needs its base model (-m): names and the order of rows depend on it. Quantised weights become\n"
 	"F32 in a directory unless --dtype-out says otherwise; 'lora quantize' writes the quantised types.\n"
 	"JSON: output, kind, format.\n",
-	"model dtype-out force", 2, 2, run };
+	"model dtype-out max-shard-size force", 2, 2, run };

@@ -68,11 +68,11 @@ static int run(const args *a)
 	return status;
 }
 
-const command command_merge = { "merge", "-m MODEL -a ADAPTER[=SCALE]... -o OUT [--dtype-out D]",
+const command command_merge = { "merge", "-m MODEL -a ADAPTER[=SCALE]... -o OUT [--dtype-out D] [--max-shard-size BYTES]",
 	"write a model with adapters merged into its weights",
 	"OUT becomes a directory like the model's, with tokenizer and configuration carried over, or a .gguf file when the model is\n"
 	"one. Each weight is summed in F32 and rounded once; quantised weights are quantised again in their type. With --dtype-out the sum\n"
 	"is rounded to that type only, and an F32 copy of the base lies beside OUT meanwhile. A model of the same form at OUT is\n"
 	"replaced; anything else there, and the model that is read, is refused unless --force.\n"
 	"JSON: output, adapters, parameters, seconds.\n",
-	"model adapter output dtype-out force", 0, 0, run };
+	"model adapter output dtype-out max-shard-size force", 0, 0, run };

@@ -70,10 +70,12 @@ int save_model(session *s, const args *a, int gguf, const char *weight_dtype)
 	char *beside = NULL;
 	int status = OK, foreign = path_exists(a->output) && !same_form(a->output, gguf);
 
+	if (gguf && a->max_shard != UNSET) return fail(USAGE, "--max-shard-size", "is for directories: a GGUF model is written as one file");
 	if (!gguf && path_is_empty_dir(a->output) && rmdir(a->output)) return fail_system(a->output, "cannot replace the empty directory");
 	if (foreign && !(beside = new_format("%s.new-%ld", a->output, (long)getpid()))) return FAILED;
 	if (lora_settings_create(s->ctx, &settings) || lora_settings_set_string(settings, "weight_dtype", weight_dtype) ||
 		lora_settings_set_string(settings, "format", gguf ? "gguf" : "hf") || lora_settings_set_int(settings, "force", 1) ||
+		lora_settings_set_int(settings, "max_shard_bytes", a->max_shard == UNSET ? 0 : a->max_shard) ||
 		lora_model_save(s->model, beside ? beside : a->output, settings))
 		status = fail_library(s->ctx, a->output);
 	if (!status && beside) {

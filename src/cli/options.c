@@ -54,6 +54,7 @@ static const option options[] = {
 	{ "hidden", 0, FLAG, AT(hidden), NULL, "also write hidden states" },
 	{ "grad", 0, FLAG, AT(grad), NULL, "also compute gradients of the adapters' tensors" },
 	{ "dtype-out", 0, TEXT, AT(dtype_out), "D", "type of the written weights: keep (default), f32, f16, bf16" },
+	{ "max-shard-size", 0, INTEGER, AT(max_shard), "BYTES", "weights of a directory in several files of at most so many bytes; 0 (default) = one file" },
 	{ "type", 0, TEXT, AT(type), "T", "how to combine; default linear" },
 	{ "tuned", 't', TEXT, AT(tuned), "TUNED", "the model after training" },
 	{ "rank", 'r', INTEGER, AT(rank), "RANK", "rank of the new adapter; default 8" },
@@ -306,6 +307,7 @@ static int check_ranges(const args *a)
 	if (a->threads != UNSET && (a->threads < 0 || a->threads > 4096))
 		return fail(USAGE, "--threads", "must be 0 (all cores) to 4096");
 	if (a->count != UNSET && a->count < 0) return fail(USAGE, "-n", "must not be negative");
+	if (a->max_shard != UNSET && a->max_shard < 0) return fail(USAGE, "--max-shard-size", "must not be negative");
 	if (a->rank != UNSET && a->rank < 1) return fail(USAGE, "-r", "must be at least 1");
 	if (a->top_k != UNSET && a->top_k < 0) return fail(USAGE, "--top-k", "must not be negative");
 	if (!isnan(a->temperature) && a->temperature < 0) return fail(USAGE, "--temperature", "must not be negative");
@@ -323,7 +325,7 @@ int options_parse(const command *cmd, int argc, char **argv, args *out)
 
 	memset(out, 0, sizeof *out);
 	out->cmd = cmd;
-	out->count = out->threads = out->seed = out->top_k = out->rank = out->points = out->mc_dropout = UNSET;
+	out->count = out->threads = out->seed = out->top_k = out->rank = out->points = out->mc_dropout = out->max_shard = UNSET;
 	out->temperature = out->top_p = out->repetition_penalty = out->keep = NAN;
 	out->positional = new_array((size_t)argc + 1, sizeof *out->positional);
 	if (!out->positional) return FAILED;

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "graph/graph.h"
+#include "site/few.h"
 
 static const lora__rowinfo *space_of(const lora__rowinfo *rows, int32_t space) { return space ? rows->source : rows; }
 
@@ -12,12 +13,21 @@ static lora_view view(const lora__plan *p, int32_t b, lora_dtype real, const lor
 	return lora__view2(arena + p->buffers[b].offset, real, r ? r->n : 0, p->buffers[b].cols, p->buffers[b].cols);
 }
 
-static lora_status run_step(const lora__graph *g, const lora__plan *p, const lora__step *s, lora_dtype real, const lora__rowinfo *rows, char *arena)
+/* The next step is a linear layer of the same input. */
+static int goes_on(const lora__graph *g, const lora__step *s, const lora__step *end)
+{
+	const lora__step *t = s + 1;
+	return t < end && t->node >= 0 && !t->backward && g->nodes[t->node].op == &lora__op_linear && t->in[0] == s->in[0];
+}
+
+static lora_status run_step(const lora__graph *g, const lora__plan *p, const lora__step *s, const lora__step *end, lora_dtype real, const lora__rowinfo *rows,
+	char *arena, lora__few_jobs *few)
 {
 	if (s->node < 0) return lora__copy(g->ctx, view(p, s->out[0], real, rows, arena), view(p, s->in[0], real, rows, arena));
 	const lora__node *n = &g->nodes[s->node];
 	lora__exec e = { .ctx = g->ctx, .real = real, .node = n, .rows = space_of(rows, n->space), .row_capacity = n->space ? p->source_rows : p->rows };
 	if (!e.rows || !e.rows->n) return LORA_OK;
+	if (n->op == &lora__op_linear && rows->cache && !s->backward) e.few = few, e.later = goes_on(g, s, end);
 	for (int i = 0; i < n->n_in; i++) {
 		e.in[i] = view(p, s->in[i], real, rows, arena);
 		e.din[i] = view(p, s->din[i], real, rows, arena);
@@ -42,8 +52,10 @@ size_t lora__plan_turn(const lora__plan *p)
 lora_status lora__plan_run_steps(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena, size_t from, size_t to)
 {
 	if (rows->n == 0 && (!rows->source || rows->source->n == 0)) return LORA_OK;
+	lora__few_jobs few;
+	few.n = 0;
 	for (size_t i = from; i < to; i++) {
-		lora_status st = run_step(g, p, &p->steps[i], real, rows, arena);
+		lora_status st = run_step(g, p, &p->steps[i], p->steps + to, real, rows, arena, &few);
 		if (st) return st;
 	}
 	return LORA_OK;

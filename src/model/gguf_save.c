@@ -197,7 +197,7 @@ lora_status lora__model_save_gguf(lora_model *m, const char *path, lora_dtype wa
 	saver s = { .m = m, .ctx = m->s.ctx, .want = want };
 	lora__gguf_out o;
 	const lora__quant *q = lora__quant_of(want);
-	if (!m->s.gguf) return lora__fail(s.ctx, LORA_E_UNSUPPORTED, "model", "models of this architecture can't be written to GGUF");
+	if (!m->s.gguf) return lora__fail(s.ctx, LORA_E_UNSUPPORTED, "model", "models of this architecture (%s) can't be written to GGUF", m->arch->m.name);
 	if (q && !q->encode) return lora__fail(s.ctx, LORA_E_UNSUPPORTED, "model", "%s can be read, not written", lora__dtype_name(want));
 	lora_status st = check_target(&s, path, force);
 	if (st) return st;

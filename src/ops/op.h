@@ -80,6 +80,8 @@ typedef struct lora__exec {
 	double    din_beta[LORA__MAX_IN];                 /* 0 overwrite, 1 add */
 	char     *saved, *scratch;
 	int64_t   row_capacity; /* rows that saved was laid out for */
+	struct lora__few_jobs *few; /* decoding: where linear layers wait for each other, and ... */
+	int       later;            /* ... the next step is one that reads the same input */
 } lora__exec;
 
 enum {

@@ -1,5 +1,6 @@
 /* A few rows at a time (decoding): every row of the weight is read once, from where it lies, and multiplied by all of them. A single row takes an
  * adapter's share y += f B (A x) along in the same loop over the threads: a loop of its own for either product would cost more than the product.
+ * For the same reason sites that read the same row (query, key and value; gate and up) wait for the last of them and go through one loop.
  * Weights in blocks, and F16 and BF16 with an adapter; other weights are the backend's. All sums in F32. */
 #include "site/few.h"
 
@@ -7,20 +8,7 @@
 
 #include "quant/quant.h"
 
-enum { CHUNK = 2048 /* elements decoded at a time, whole blocks of every type */, EACH = 32 /* rows of a task */, PIECE = 8 /* rows of A: the next four are fetched, and should be one's own */, RANK = 256 /* at most, of the adapter */ };
-
-/* t = A x is cut in pieces of some rows, which whoever comes first takes, so that no second loop over the threads is needed. */
-typedef struct few_job {
-	const lora__site       *s;
-	const lora__quant_fast *fast, *thin; /* of the weight and of the adapter */
-	const float            *x;
-	int64_t                 n, blocks;
-	size_t                  row;
-	lora_view               out;
-	const lora__pair       *pair; /* b = A[r,in], a = B[out,r], either way round; NULL = none */
-	float                  *t;
-	atomic_int              taken, made;
-} few_job;
+enum { CHUNK = 2048 /* elements decoded at a time, whole blocks of every type */, EACH = 32 /* rows of a task */, PIECE = 8 /* rows of A: the next four are fetched, and should be one's own */ };
 
 static float dot(const float *a, const float *b, int64_t n)
 {
@@ -44,11 +32,13 @@ static void dots(const lora__quant_fast *fast, const uint8_t *w, size_t row, con
 	}
 }
 
-static int pieces(const few_job *j) { return (int)((j->pair->b.size[0] + PIECE - 1) / PIECE); }
+/* t = A x is cut in pieces of some rows, which whoever comes first takes, so that no second loop over the threads is needed. None without an adapter. */
+static int pieces(const lora__few_job *j) { return j->pair.b.data ? (int)((j->pair.b.size[0] + PIECE - 1) / PIECE) : 0; }
 
-static void take_pieces(few_job *j)
+static void take_pieces(lora__few_job *j)
 {
-	const lora_view *v = &j->pair->b;
+	const lora_view *v = &j->pair.b;
+	if (atomic_load_explicit(&j->taken, memory_order_relaxed) >= pieces(j)) return;
 	for (int k; (k = atomic_fetch_add_explicit(&j->taken, 1, memory_order_relaxed)) < pieces(j);) {
 		int64_t n = v->size[0] - PIECE * k < PIECE ? v->size[0] - PIECE * k : PIECE;
 		dots(j->thin, (const uint8_t *)v->data + (size_t)(PIECE * k) * row_bytes(v), row_bytes(v), j->x, v->size[1], n, j->t + PIECE * k);
@@ -59,19 +49,19 @@ static void take_pieces(few_job *j)
 static int turned(const lora__pair *p) { return p->a.stride[0] == 1 && p->a.stride[1] != 1; }
 
 /* y[n] += f B t for rows first .. of B. Pieces that are not made yet are being made: their thread waits for nobody. */
-static void add_pair(const few_job *j, int64_t first, int64_t n, float *y)
+static void add_pair(const lora__few_job *j, int64_t first, int64_t n, float *y)
 {
-	const lora_view *v = &j->pair->a;
+	const lora_view *v = &j->pair.a;
 	const uint8_t *b = (const uint8_t *)v->data + (size_t)(first * v->stride[0]) * lora__dtype_size(v->dtype);
 	float more[EACH];
 	for (int spin = 0; atomic_load_explicit(&j->made, memory_order_acquire) < pieces(j); spin++)
 		if (spin > 1000) sched_yield();
-	if (turned(j->pair)) {
-		j->thin->add(b, (size_t)v->stride[1] * lora__dtype_size(v->dtype), j->t, j->pair->f, v->size[1], n, y);
+	if (turned(&j->pair)) {
+		j->thin->add(b, (size_t)v->stride[1] * lora__dtype_size(v->dtype), j->t, j->pair.f, v->size[1], n, y);
 		return;
 	}
 	dots(j->thin, b, row_bytes(v), j->t, v->size[1], n, more);
-	for (int64_t i = 0; i < n; i++) y[i] += (float)j->pair->f * more[i];
+	for (int64_t i = 0; i < n; i++) y[i] += (float)j->pair.f * more[i];
 }
 
 /* B's part of a task is used last: it is fetched meanwhile. */
@@ -84,7 +74,7 @@ static void fetch(const lora_view *v, int64_t first, int64_t n)
 }
 
 /* y[n rows of x][EACH] of one row of the weight. */
-static void few_row(const few_job *j, const uint8_t *w, float *y)
+static void few_row(const lora__few_job *j, const uint8_t *w, float *y)
 {
 	float chunk[CHUNK];
 	for (int64_t r = 0; r < j->n; r++) y[r * EACH] = 0;
@@ -95,20 +85,25 @@ static void few_row(const few_job *j, const uint8_t *w, float *y)
 	}
 }
 
+static int64_t tasks(const lora__few_job *j) { return (j->s->out + EACH - 1) / EACH; }
+
 static void few_task(void *arg, int64_t task, int32_t thread)
 {
-	few_job *j = arg;
+	lora__few_jobs *all = arg;
+	lora__few_job *j = all->job;
 	(void)thread;
+	for (; task >= tasks(j); j++) task -= tasks(j);
 	int64_t first = task * EACH, n = j->s->out - first < EACH ? j->s->out - first : EACH;
 	const uint8_t *w = (const uint8_t *)j->s->data + (size_t)first * j->row;
 	float y[LORA__FEW * EACH];
-	if (j->pair) fetch(&j->pair->a, first, n), take_pieces(j);
+	if (j->pair.a.data) fetch(&j->pair.a, first, n);
+	for (int i = 0; i < all->n; i++) take_pieces(&all->job[i]);
 	if (j->fast && j->n == 1 && j->fast->dots) dots(j->fast, w, j->row, j->x, j->blocks, n, y);
 	else for (int64_t i = 0; i < n; w += j->row, i++) {
 		if (j->fast && j->n == 1) y[i] = j->fast->dot(w, j->x, j->blocks);
 		else few_row(j, w, y + i);
 	}
-	if (j->pair) add_pair(j, first, n, y);
+	if (j->pair.a.data) add_pair(j, first, n, y);
 	for (int64_t r = 0; r < j->n; r++) {
 		int64_t step = j->out.stride[1], size = (int64_t)lora__dtype_size(j->out.dtype);
 		char *to = (char *)j->out.data + (r * j->out.stride[0] + first * step) * size;
@@ -116,19 +111,36 @@ static void few_task(void *arg, int64_t task, int32_t thread)
 	}
 }
 
+/* x is read where it lies, or made floats of in the scratch of the last call: what the others had may be the place of an output by now. */
+void lora__few_run(lora__few_jobs *all, const lora__site_call *c)
+{
+	const float *x = c->x.data;
+	int64_t n_tasks = 0, in = c->x.size[1];
+	if (!all->n) return;
+	if (c->x.dtype != LORA_F32 || c->n > 1) x = (const float *)(const void *)c->scratch;
+	for (int64_t r = 0; r < c->n && x != c->x.data; r++) {
+		const char *from = (const char *)c->x.data + r * c->x.stride[0] * (int64_t)lora__dtype_size(c->x.dtype);
+		lora__convert(c->scratch + (size_t)(r * in) * sizeof(float), LORA_F32, from, c->x.dtype, (size_t)in);
+	}
+	for (int i = 0; i < all->n; i++) all->job[i].x = x, n_tasks += tasks(&all->job[i]);
+	lora__parallel(c->ctx, n_tasks, few_task, all);
+	all->n = 0;
+}
+
 void lora__few(const lora__site *s, const lora__site_call *c, const lora__pair *pair)
 {
 	int64_t block = 1;
-	float t[RANK];
+	lora__few_jobs own, *all = c->few ? c->few : &own;
+	own.n = 0;
+	lora__few_job *j = &all->job[all->n++];
 	lora__dtype_block(s->dtype, &block, NULL);
-	few_job j = { .s = s, .fast = lora__quant_best(s->dtype), .thin = pair ? lora__quant_best(pair->a.dtype) : NULL, .x = (const float *)(const void *)c->scratch,
-		.n = c->n, .blocks = s->in / block, .row = lora__dtype_row(s->dtype, s->in), .out = c->y, .pair = pair, .t = t };
-	if (c->x.dtype == LORA_F32 && c->n == 1) j.x = c->x.data;
-	for (int64_t r = 0; r < c->n && j.x != c->x.data; r++) {
-		const char *from = (const char *)c->x.data + r * c->x.stride[0] * (int64_t)lora__dtype_size(c->x.dtype);
-		lora__convert(c->scratch + (size_t)(r * s->in) * sizeof(float), LORA_F32, from, c->x.dtype, (size_t)s->in);
-	}
-	lora__parallel(c->ctx, (s->out + EACH - 1) / EACH, few_task, &j);
+	j->s = s, j->n = c->n, j->blocks = s->in / block, j->row = lora__dtype_row(s->dtype, s->in), j->out = c->y;
+	j->fast = lora__quant_best(s->dtype), j->thin = pair ? lora__quant_best(pair->a.dtype) : NULL;
+	j->pair = pair ? *pair : (lora__pair){ .f = 0 };
+	atomic_store_explicit(&j->taken, 0, memory_order_relaxed);
+	atomic_store_explicit(&j->made, 0, memory_order_relaxed);
+	/* it can wait where nothing else is added to y */
+	if (!c->few || !c->later || c->n > 1 || s->bias.data || s->n_chain != (pair != NULL) || all->n == LORA__FEW_JOBS) lora__few_run(all, c);
 }
 
 size_t lora__few_scratch(const lora__site *s, int64_t n) { return sizeof(float) * (size_t)(n * s->in); }
@@ -138,6 +150,6 @@ int lora__few_is(const lora__site_call *c) { return c->n <= LORA__FEW && c->real
 int lora__few_takes(const lora__site *s, const lora__site_call *c, const lora__pair *pair)
 {
 	const lora__quant_fast *thin = lora__quant_best(pair->a.dtype);
-	return c->n == 1 && lora__few_is(c) && lora__quant_best(s->dtype) && thin && thin->dots && pair->a.dtype == pair->b.dtype && pair->b.size[0] <= RANK &&
+	return c->n == 1 && lora__few_is(c) && lora__quant_best(s->dtype) && thin && thin->dots && pair->a.dtype == pair->b.dtype && pair->b.size[0] <= LORA__FEW_RANK &&
 		(pair->a.stride[1] == 1 || (turned(pair) && thin->add)) && pair->b.stride[1] == 1;
 }

@@ -28,6 +28,8 @@ typedef struct lora__site_call {
 	int64_t       first_row;  /* number of row 0 in the batch: dropout masks do not depend on how rows are cut */
 	const int32_t *ids;       /* embeddings: the table's row for each row of y; there is no x */
 	double        factor;     /* embeddings: of the rows (Gemma) */
+	struct lora__few_jobs *few; /* where a product may wait for ... */
+	int           later;      /* ... the next call, which reads the same x; few.h */
 } lora__site_call;
 
 /* A product of low rank: f a[n,r] b[r,columns]. */

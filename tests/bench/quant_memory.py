@@ -65,6 +65,8 @@ def main():
     for name, kind, default in (("shape", str, "1.1b"), ("type", str, "q4_k"), ("batch", int, 1), ("length", int, 256), ("bound", float, 0.6), ("lora", str, "build/bin/lora"), ("folder", str, None)):
         p.add_argument(f"--{name}", type=kind, default=default)
     args = p.parse_args()
+    if args.folder:
+        os.makedirs(args.folder, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         model, data = f"{folder}/m.gguf", f"{folder}/data.safetensors"
         write(model, SHAPES[args.shape], args.type)

@@ -33,7 +33,9 @@ void        lora__graph_unweave(lora__graph *g);
 static inline lora__site *lora__node_site(const lora__node *n, int32_t i) { return n->site ? i ? NULL : n->site : i < n->n_sites ? n->sites[i] : NULL; }
 int lora__node_trains(const lora__node *n); /* one of its sites does */
 
-typedef enum { LORA__PLAN_INFER = 0, LORA__PLAN_TRAIN = 1, LORA__PLAN_CHECKPOINT = 2, LORA__PLAN_REPEAT = 3 } lora__plan_mode;
+typedef enum { LORA__PLAN_INFER = 0, LORA__PLAN_TRAIN = 1, LORA__PLAN_CHECKPOINT = 2, LORA__PLAN_REPEAT = 3, LORA__PLAN_HIDDEN = 4 } lora__plan_mode;
+
+static inline int lora__plan_infers(lora__plan_mode m) { return m == LORA__PLAN_INFER || m == LORA__PLAN_HIDDEN; }
 
 typedef struct lora__step {
 	int32_t node; /* -1: copy buffer in[0] to out[0] */
@@ -59,7 +61,7 @@ typedef struct lora__plan {
 } lora__plan;
 
 /* Plan for up to rows rows (and source_rows of space 1). TRAIN keeps what backward reads; CHECKPOINT keeps block boundaries only and runs each block's forward again;
- * REPEAT keeps it until the end, so that the backward steps may run several times. */
+ * REPEAT keeps it until the end, so that the backward steps may run several times. HIDDEN infers, with the ops that make hidden states. */
 lora_status lora__plan_make(const lora__graph *g, lora_dtype real, lora__plan_mode mode, int64_t rows, int64_t source_rows,
                             lora__plan *out);
 void        lora__plan_free(lora_context *ctx, lora__plan *p);

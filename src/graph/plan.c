@@ -94,7 +94,7 @@ static lora_status add_forward(maker *k, int32_t index)
 		if (b == -2) return LORA_E_MEMORY;
 		s->out[i] = k->value[n->out[i]] = b;
 	}
-	int keeps = n->op->saved_bytes && !(n->site && k->p->mode == LORA__PLAN_INFER); /* a site keeps for its backward alone */
+	int keeps = n->op->saved_bytes && !(n->site && lora__plan_infers(k->p->mode)); /* a site keeps for its backward alone */
 	size_t bytes = keeps ? n->op->saved_bytes(n, k->real, rows_in(k, n->space)) : 0;
 	k->saved[index] = bytes ? new_buffer(k, 0, bytes) : -1;
 	if (k->saved[index] == -2) return LORA_E_MEMORY;
@@ -249,9 +249,9 @@ static lora_status add_steps(maker *k)
 {
 	const lora__graph *g = k->g;
 	lora_status st = LORA_OK;
-	int train = k->p->mode != LORA__PLAN_INFER;
+	int train = !lora__plan_infers(k->p->mode);
 	for (size_t i = 0; i < g->n_nodes && st == LORA_OK; i++)
-		if (!train || !(g->nodes[i].op->flags & LORA__OP_LOSS)) st = add_forward(k, (int32_t)i);
+		if ((!train || !(g->nodes[i].op->flags & LORA__OP_LOSS)) && (!g->nodes[i].aside || k->p->mode == LORA__PLAN_HIDDEN)) st = add_forward(k, (int32_t)i);
 	if (!train) return st;
 	find_needs(k);
 	k->turn = k->p->n_steps;

@@ -228,6 +228,8 @@ static lora_status read_sequences(lora_model *m, const lora_batch *a)
 		b->positions[r] = b->columns[r] = 0;
 		b->n_labels += label != -100;
 		add_segment(b, r, 1);
+		int32_t *cross = b->cross + 4 * k;
+		cross[0] = (int32_t)r, cross[1] = 1, cross[2] = tokens->segments[4 * k + 2], cross[3] = tokens->segments[4 * k + 3];
 		st = add_run(m, b, a, s, r, 1);
 	}
 	return st;

@@ -14,7 +14,7 @@ static void build(lora__builder *b)
 	b->m->position_columns = 1;
 	int32_t x = lora__b_encode(b, &e);
 	if (!e.classifies) return;
-	x = lora__b_encoder_linear(b, &e, lora__b_encoder_first(b, x), "pooler.dense", e.hidden);
+	x = lora__b_encoder_linear(b, &e, x, "pooler.dense", e.hidden);
 	lora__b_classifier(b, lora__b_gated(b, x, -1, LORA_ACT_TANH), "classifier");
 }
 

@@ -5,7 +5,7 @@
 
 #include "model/encoder.h"
 
-enum { NAME_BYTES = 160 };
+enum { NAME_BYTES = 160, BLOCK_VALUES = 16 };
 
 /* Does architectures name a class that ends so? */
 static int is_class(const lora_model *m, const char *end)
@@ -101,32 +101,74 @@ static int32_t embed(lora__builder *b, const lora__encoder *e)
 	return norm(b, e, x, "embeddings.LayerNorm");
 }
 
-int32_t lora__b_encode(lora__builder *b, const lora__encoder *e)
-{
-	int64_t dim = e->heads ? e->hidden / e->heads : 1;
-	b->m->graph.space = 1;
-	int32_t x = embed(b, e);
-	for (b->layer = 0; b->layer < e->layers && b->status == LORA_OK; b->layer++) {
-		int32_t q = lora__b_encoder_linear(b, e, x, "encoder.layer.%d.attention.self.query", e->hidden);
-		int32_t k = lora__b_encoder_linear(b, e, x, "encoder.layer.%d.attention.self.key", e->hidden);
-		int32_t v = lora__b_encoder_linear(b, e, x, "encoder.layer.%d.attention.self.value", e->hidden);
-		int32_t a = lora__b_attention(b, q, k, v, e->heads, e->heads, dim, 0, 1.0 / sqrt((double)dim), 0.0);
-		if (b->status == LORA_OK) b->m->graph.nodes[b->m->graph.n_nodes - 1].i[3] = 0; /* both directions */
-		a = lora__b_encoder_linear(b, e, a, "encoder.layer.%d.attention.output.dense", e->hidden);
-		x = norm(b, e, lora__b_add(b, x, a), "encoder.layer.%d.attention.output.LayerNorm");
-		int32_t h = lora__b_gated(b, lora__b_encoder_linear(b, e, x, "encoder.layer.%d.intermediate.dense", e->inter), -1, e->act);
-		h = lora__b_encoder_linear(b, e, h, "encoder.layer.%d.output.dense", e->hidden);
-		x = norm(b, e, lora__b_add(b, x, h), "encoder.layer.%d.output.LayerNorm");
-	}
-	b->layer = -1;
-	lora__b_hidden(b, x);
-	return x;
-}
-
-int32_t lora__b_encoder_first(lora__builder *b, int32_t x)
+static int32_t first_rows(lora__builder *b, int32_t x)
 {
 	b->m->graph.space = 0;
-	if (b->m->want_labels) b->fresh = 1;
 	lora__node *n = lora__b_append(b, &lora__op_first, 1, &x, 1, b->m->hidden);
 	return n ? n->out[0] : -1;
+}
+
+/* Hidden states of all tokens where the last block is of the first ones alone: its ops from the node at from on once more, over the rows of x in
+ * place of first's. */
+static void list_aside(lora__builder *b, size_t from, int32_t first, int32_t x)
+{
+	lora__graph *g = &b->m->graph;
+	int32_t now[BLOCK_VALUES], n_now = (int32_t)g->n_values - first; /* values first .. here */
+	for (int32_t v = 0; v < n_now && v < BLOCK_VALUES; v++) now[v] = v ? first + v : x;
+	g->space = 1, b->layer = -1;
+	for (size_t i = from, end = g->n_nodes; i < end && b->status == LORA_OK; i++) {
+		lora__node old = g->nodes[i];
+		if (old.space) continue; /* keys and values are of all tokens anyway */
+		int32_t in[LORA__MAX_IN];
+		for (int32_t k = 0; k < old.n_in; k++) in[k] = old.in[k] < first ? old.in[k] : now[old.in[k] - first];
+		lora__node *n = lora__b_append(b, old.op, old.n_in, in, 1, g->values[old.out[0]].cols);
+		if (!n) return;
+		now[old.out[0] - first] = n->out[0];
+		n->site = old.site, n->aside = 1;
+		memcpy(n->w, old.w, sizeof n->w), memcpy(n->i, old.i, sizeof n->i), memcpy(n->f, old.f, sizeof n->f);
+		n->i[6] = old.op == &lora__op_attention ? 0 : n->i[6];
+		x = n->out[0];
+	}
+	lora__b_hidden(b, x);
+	if (b->status == LORA_OK) g->nodes[g->n_nodes - 1].aside = 1;
+	g->space = 0;
+}
+
+/* One block. only: what comes out is wanted of those rows alone, in space 0; -1 = of all. */
+static int32_t block(lora__builder *b, const lora__encoder *e, int32_t x, int32_t only)
+{
+	int64_t dim = e->heads ? e->hidden / e->heads : 1;
+	int32_t from = only < 0 ? x : only, space = b->m->graph.space;
+	int32_t q = lora__b_encoder_linear(b, e, from, "encoder.layer.%d.attention.self.query", e->hidden);
+	b->m->graph.space = 1;
+	int32_t k = lora__b_encoder_linear(b, e, x, "encoder.layer.%d.attention.self.key", e->hidden);
+	int32_t v = lora__b_encoder_linear(b, e, x, "encoder.layer.%d.attention.self.value", e->hidden);
+	b->m->graph.space = space;
+	int32_t a = lora__b_attention(b, q, k, v, e->heads, e->heads, dim, 0, 1.0 / sqrt((double)dim), 0.0);
+	if (b->status) return -1;
+	lora__node *n = &b->m->graph.nodes[b->m->graph.n_nodes - 1];
+	n->i[3] = 0, n->i[6] = only >= 0; /* both directions; keys in space 1 */
+	a = lora__b_encoder_linear(b, e, a, "encoder.layer.%d.attention.output.dense", e->hidden);
+	x = norm(b, e, lora__b_add(b, from, a), "encoder.layer.%d.attention.output.LayerNorm");
+	int32_t h = lora__b_gated(b, lora__b_encoder_linear(b, e, x, "encoder.layer.%d.intermediate.dense", e->inter), -1, e->act);
+	h = lora__b_encoder_linear(b, e, h, "encoder.layer.%d.output.dense", e->hidden);
+	return norm(b, e, lora__b_add(b, x, h), "encoder.layer.%d.output.LayerNorm");
+}
+
+int32_t lora__b_encode(lora__builder *b, const lora__encoder *e)
+{
+	lora__graph *g = &b->m->graph;
+	g->space = 1;
+	int32_t x = embed(b, e), last = e->classifies ? (int32_t)e->layers - 1 : -1;
+	for (b->layer = 0; b->layer < e->layers && b->status == LORA_OK; b->layer++) {
+		int32_t all = x, first = b->layer == last ? first_rows(b, x) : -1;
+		size_t from = g->n_nodes;
+		x = block(b, e, x, first);
+		if (first >= 0 && b->status == LORA_OK) list_aside(b, from, first, all);
+		if (first >= 0) break;
+	}
+	b->layer = -1;
+	if (!e->classifies) lora__b_hidden(b, x);
+	else if (b->m->want_labels) b->fresh = 1;
+	return x;
 }

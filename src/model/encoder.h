@@ -21,11 +21,9 @@ typedef struct lora__encoder { const char *prefix; int64_t hidden, heads, layers
 /* Read the config; m->n_labels is set when the model is a classifier: by its class in architectures or the setting num_labels. In a classifier's
  * files and PEFT paths the encoder is called prefix ("bert."), without a head nothing. */
 lora__encoder lora__b_encoder(lora__builder *b, const char *prefix);
-/* Embeddings and blocks, over the rows of space 1. */
+/* Embeddings and blocks, over the rows of space 1: hidden states of all tokens. Of a classifier those of first tokens, in space 0, the last block
+ * of these alone; weights from here on are fresh when the head is asked for by num_labels. */
 int32_t lora__b_encode(lora__builder *b, const lora__encoder *e);
 /* A linear layer of the encoder; name without its prefix. */
 int32_t lora__b_encoder_linear(lora__builder *b, const lora__encoder *e, int32_t x, const char *name, int64_t out);
-/* The first token of each sequence, in space 0; fresh weights from here on when the head is asked for by num_labels. */
-int32_t lora__b_encoder_first(lora__builder *b, int32_t x);
-
 #endif

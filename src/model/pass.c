@@ -45,7 +45,7 @@ lora_status lora__model_find_plan(lora_model *m, lora__plan_mode mode, int64_t r
 		}
 		/* a decoding step must not run in the far-flung buffers of a long prompt; for training one plan serves all that is smaller */
 		int fits = p->rows >= rows && p->source_rows >= source_rows;
-		if (mode == LORA__PLAN_INFER) fits &= p->rows <= 4 * rows + 64 && p->source_rows <= 4 * source_rows + 64;
+		if (lora__plan_infers(mode)) fits &= p->rows <= 4 * rows + 64 && p->source_rows <= 4 * source_rows + 64;
 		if (p->mode == mode && fits && (!best || p->rows + p->source_rows < best->rows + best->source_rows)) best = p;
 		i++;
 	}
@@ -129,7 +129,7 @@ lora_status lora__model_pass(lora_model *m, lora__pass *p)
 		behind = m->source_batch;
 	}
 	if (m->woven_is && (st = lora__virtual_prepare(&m->s, backward))) return st;
-	lora__plan_mode mode = !backward ? LORA__PLAN_INFER : p->checkpoint ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN;
+	lora__plan_mode mode = p->hidden ? LORA__PLAN_HIDDEN : !backward ? LORA__PLAN_INFER : p->checkpoint ? LORA__PLAN_CHECKPOINT : LORA__PLAN_TRAIN;
 	if ((st = lora__model_plan(m, mode, b->n_rows, behind ? behind->n_rows : 0, &plan))) return st;
 	int64_t n_head = choose_head_rows(b, p->logits != NULL);
 	lora__rowinfo rows = lora__model_rowinfo(m, b, p), source;

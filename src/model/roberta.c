@@ -16,7 +16,6 @@ static void build(lora__builder *b)
 	m->position_base = m->pad + 1;
 	int32_t x = lora__b_encode(b, &e);
 	if (!e.classifies) return;
-	x = lora__b_encoder_first(b, x);
 	int32_t h = lora__b_linear(b, x, "classifier.dense", e.hidden, 1);
 	if (b->status == LORA_OK) lora__sites_find(&m->s, "classifier.dense")->is_head = 1;
 	lora__b_classifier(b, lora__b_gated(b, h, -1, LORA_ACT_TANH), "classifier.out_proj");

@@ -23,6 +23,7 @@ typedef struct lora__node {
 	int64_t            i[8];
 	double             f[4];
 	int32_t            layer; /* block of the model, -1 outside: unit of recomputation */
+	int32_t            aside; /* 1: it runs only where hidden states are wanted */
 } lora__node;
 
 /* Keys and values of earlier tokens, [slots * capacity, width] per layer, real. source: the same for the encoder's tokens, as cross-attention

@@ -76,34 +76,31 @@ AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t 
 /* B's 32 columns from n0 (those from n on are zero) and one step of 32 along k from k0, as two tiles. */
 AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t n0, int64_t k0)
 {
-	int64_t nb = least(SIDE, b->size[1] - n0), kb = least(SIDE, b->size[0] - k0);
+	int64_t nb = least(SIDE, b->size[1] - n0), kb = least(SIDE, b->size[0] - k0), along = b->stride[0] == 1, rows = along ? nb : kb;
+	int64_t step = b->stride[along ? 1 : 0] * (int64_t)lora__dtype_size(b->dtype);
 	_Alignas(64) uint16_t t[SIDE * SIDE];
-	const uint16_t *from = lora__at(b, k0, n0);
-	if (b->stride[0] == 1) { /* along k */
-		int whole = b->dtype == LORA_BF16 && scale == 1 && nb == SIDE && kb == SIDE;
-		int64_t step = whole ? b->stride[1] : SIDE;
-		if (!whole) {
-			for (int64_t x = 0; x < nb; x++) gather(t + x * SIDE, lora__at(b, k0, n0 + x), b->dtype, 1, kb, SIDE, scale);
-			memset(t + nb * SIDE, 0, sizeof *t * (size_t)((SIDE - nb) * SIDE));
-			from = t;
-		}
-		turn_step(to, from, step, whole ? SIDE * step : 0);
-		return;
-	}
-	for (int64_t x = 0; x < kb; x++) gather(t + x * SIDE, lora__at(b, k0 + x, n0), b->dtype, b->stride[1], nb, SIDE, scale);
-	memset(t + kb * SIDE, 0, sizeof *t * (size_t)((SIDE - kb) * SIDE));
-	interleave_step(to, 0, t, SIDE, 1, 0);
+	const char *from = lora__at(b, k0, n0);
+	for (int64_t x = 0; x < rows; x++, from += step) gather(t + x * SIDE, from, b->dtype, b->stride[along ? 0 : 1], along ? kb : nb, SIDE, scale);
+	memset(t + rows * SIDE, 0, sizeof *t * (size_t)((SIDE - rows) * SIDE));
+	if (along) turn_step(to, t, SIDE, 0);
+	else interleave_step(to, 0, t, SIDE, 1, 0);
 }
 
 /* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
 AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piece *p, int64_t k0, int64_t steps)
 {
-	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE, panel = steps * 2 * TILE;
-	if (b->stride[0] == 1) {
-		for (int64_t i = 0; i < panels * steps; i++) pack_step(b, scale, to + i * 2 * TILE, p->n0 + i / steps * SIDE, k0 + i % steps * SIDE);
+	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE, panel = steps * 2 * TILE, along = b->stride[0] == 1;
+	int64_t whole = b->dtype == LORA_BF16 && scale == 1 && (along || b->stride[1] == 1) ? least(p->n1 - p->n0, b->size[1] - p->n0) / SIDE : 0;
+	if (along) {
+		for (int64_t x = 0; x < panels; x++) {
+			const uint16_t *from = lora__at(b, k0, p->n0 + x * SIDE);
+			for (int64_t s = 0; s < steps; s++, to += 2 * TILE, from += SIDE) {
+				if (x < whole && k0 + (s + 1) * SIDE <= b->size[0]) turn_step(to, from, b->stride[1], SIDE * b->stride[1]);
+				else pack_step(b, scale, to, p->n0 + x * SIDE, k0 + s * SIDE);
+			}
+		}
 		return;
 	}
-	int64_t whole = b->dtype == LORA_BF16 && scale == 1 && b->stride[1] == 1 ? least((p->n1 - p->n0) / SIDE, (b->size[1] - p->n0) / SIDE) : 0;
 	for (int64_t s = 0; s < steps; s++, to += 2 * TILE) {
 		int64_t k = k0 + s * SIDE, x = k + SIDE <= b->size[0] ? whole : 0;
 		interleave_step(to, panel, lora__at(b, k, p->n0), b->stride[0], x, SIDE * b->stride[0]);

@@ -19,9 +19,9 @@ static const struct {
 	{ 2, 1, 70, 1, 0, 0, 0, 1, { { 0, 140, 0, 140 } }, 140, 140, 0 },
 	{ 1, 1, 6, 0, 0, 0, 0, 1, { { 0, 5, 0, 0 } }, 5, 3, 0 },                          /* no keys: output 0 */
 	{ 2, 2, 9, 0, 0, 0, 1, 2, { { 0, 70, 0, 70 }, { 70, 5, 70, 5 } }, 75, 75, 6 },    /* bias, columns with gaps */
-	{ 6, 2, 40, 1, 0, 0, 0, 2, { { 0, 6, 0, 6 }, { 6, 290, 6, 310 } }, 296, 316, 0 }, /* more than the keys and strips that tiles take together */
-	{ 3, 1, 33, 1, 75, 0, 0, 1, { { 0, 300, 0, 300 } }, 300, 300, 0 },                /* blocks beyond, across and within the window */
-	{ 2, 2, 16, 0, 40, 0, 0, 1, { { 0, 170, 0, 200 } }, 170, 200, 0 },
+	{ 3, 1, 36, 1, 0, 0, 0, 2, { { 0, 6, 0, 6 }, { 6, 140, 6, 300 } }, 146, 306, 0 }, /* more than the keys and strips that tiles take together */
+	{ 2, 1, 12, 1, 75, 0, 0, 1, { { 0, 200, 0, 200 } }, 200, 200, 0 },                /* blocks beyond, across and within the window */
+	{ 1, 1, 6, 0, 40, 0, 0, 1, { { 0, 150, 0, 180 } }, 150, 180, 0 },
 	{ 3, 1, 8, 1, 0, 0, 0, 2, { { 0, 110, 0, 120 }, { 110, 2, 120, 30 } }, 112, 150, 40 }, /* bias, causal */
 };
 enum { N = sizeof shapes / sizeof *shapes };

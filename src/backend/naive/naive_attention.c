@@ -88,7 +88,7 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 		double size = 2.0 * (double)(j->kv * keys * j->dp);
 		lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_zero), j);
 		lora__naive_parallel(self, j->serial_segments ? j->kv : j->n_seg * j->kv * j->parts, pairs(j), PICK_WIDE(self, real, attention_bwd), j);
-		lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_finish), j);
+		lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, j->amx ? lora__attn_amx_finish() : PICK_WIDE(self, real, attn_finish), j);
 	} else if (st == LORA_OK && j->n_seg) {
 		const attn_seg *last = &j->seg[j->n_seg - 1];
 		int64_t tiles = last->task0 + (last->queries + ATTN_TQ - 1) / ATTN_TQ * j->heads;
@@ -107,6 +107,9 @@ lora_status lora__naive_attention(lora__naive *self, const lora_call *c, lora_dt
 lora_status lora__naive_attention_bwd(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	attn_job j = { .dq = c->v[0], .dk = c->v[1], .dv = c->v[2], .q = c->v[3], .k = c->v[4], .v = c->v[5], .out = c->v[6], .lse = c->v[7], .dout = c->v[8] };
-	for (int64_t r = 0; r < j.dq.size[0]; r++) memset(lora__at(&j.dq, r, 0), 0, (size_t)j.dq.size[1] * lora__dtype_size(real)); /* rows in no segment */
+	const int32_t *seg = c->v[9].data;
+	int64_t rows = j.dq.size[0];
+	for (int64_t i = 0; i < c->v[9].size[0]; i++) rows -= seg[i * c->v[9].stride[0] + 1];
+	for (int64_t r = 0; r < j.dq.size[0] && rows; r++) memset(lora__at(&j.dq, r, 0), 0, (size_t)j.dq.size[1] * lora__dtype_size(real)); /* those in no segment */
 	return with_scratch(self, c, real, 9, &j, 1);
 }

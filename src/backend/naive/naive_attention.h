@@ -85,6 +85,7 @@ static inline int64_t attn_cost(const attn_job *j, const attn_seg *g, int64_t ti
 void         lora__attn_amx_layout(attn_job *j, int backward);
 size_t       lora__attn_amx_bytes(const attn_job *j, int64_t units);
 lora_task_fn lora__attn_amx_pack(void);
+lora_task_fn lora__attn_amx_finish(void);
 void         lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch);
 void         lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch);
 

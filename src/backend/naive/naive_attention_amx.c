@@ -43,6 +43,7 @@ typedef struct grads {
 
 static int64_t up(int64_t n) { return (n + SIDE - 1) / SIDE * SIDE; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline uint32_t first32(int64_t n) { return n >= SIDE ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
 static size_t line(size_t n) { return (n + 63) & ~(size_t)63; }
 static size_t work_bytes(void) { return line(sizeof(work) > sizeof(grads) ? sizeof(work) : sizeof(grads)); }
 
@@ -74,9 +75,10 @@ size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (size_t)(
 /* 32 elements of n <= 32 rows of one head from element x on, step apart; zeros beyond the head and the rows. */
 AMX static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d, int64_t x)
 {
-	const __mmask32 in = d - x >= SIDE ? ~0u : (1u << (d - x)) - 1;
-	for (int64_t r = 0; r < SIDE; r++, to += step)
-		_mm512_storeu_si512(to, r < n ? _mm512_maskz_loadu_epi16(in, lora__at(v, row + r, head * d + x)) : _mm512_setzero_si512());
+	const __mmask32 in = first32(d - x);
+	const uint16_t *from = lora__at(v, row, head * d + x);
+	for (int64_t r = 0; r < n; r++, to += step, from += v->stride[0]) _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(in, from));
+	for (int64_t r = n; r < SIDE; r++, to += step) _mm512_storeu_si512(to, _mm512_setzero_si512());
 }
 
 /* Packed form which of a key head, of each unit of 32 keys. Forward: 0 keys [unit][d/32][2 tiles] and 1 values [d/32][unit][2 tiles].
@@ -163,7 +165,7 @@ AMX static void finish_row(const attn_job *j, const attn_seg *g, int64_t i, int6
 }
 
 /* 1 when finish_row() must see to scores of queries i .. i+ni-1 against keys k .. k+nk-1: not only scaled and cut off where causal. */
-static int special(const attn_job *j, const attn_seg *g, int64_t i, int64_t ni, int64_t k, int64_t nk)
+AMX static inline int special(const attn_job *j, const attn_seg *g, int64_t i, int64_t ni, int64_t k, int64_t nk)
 {
 	int64_t self = g->keys - g->queries + i;
 	if (j->cap > 0 || !(j->scale > 0)) return 1;
@@ -192,28 +194,29 @@ AMX static void weigh(const attn_job *j, float *o, const uint16_t *p, const uint
 	}
 }
 
-AMX static inline void narrow16(uint16_t *to, __m512 v) { _mm256_storeu_si256((__m256i *)(void *)to, (__m256i)_mm512_cvtneps_pbh(v)); }
-
 /* Online softmax of one row of n scores yet to be multiplied with scale, p = exp(scale s - top) as BF16 up to all; what was summed so far is
  * multiplied with the factor that the new maximum asks for. */
 AMX static void softmax_row(work *t, int64_t r, int64_t n, int64_t all, float scale, float *o, int64_t w)
 {
 	const __m512 none = _mm512_set1_ps(-INFINITY), by = _mm512_set1_ps(scale * log2e);
-	__m512 most = none, sum = _mm512_setzero_ps();
+	__m512 most = none, more = none, sum = _mm512_setzero_ps(), rest = sum;
 	const float *s = t->s + r * KEYS;
-	uint16_t *p = t->p + r * KEYS;
-	for (int64_t x = 0; x < n; x += 16) most = _mm512_mask_max_ps(most, lora__first16(n - x), most, _mm512_load_ps(s + x));
-	float old = t->top[r], here = _mm512_reduce_max_ps(most) * scale, top = here > old ? here : old;
-	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top * log2e);
-	int64_t x = 0;
-	for (; x < n; x += 16) {
-		__m512 v = exp2_16(lora__first16(n - x), _mm512_fmsub_ps(by, _mm512_load_ps(s + x), from));
-		sum = _mm512_add_ps(sum, v);
-		narrow16(p + x, v);
+	int64_t x;
+	for (x = 0; x < n; x += SIDE) {
+		uint32_t in = first32(n - x);
+		most = _mm512_mask_max_ps(most, (__mmask16)in, most, _mm512_load_ps(s + x));
+		more = _mm512_mask_max_ps(more, (__mmask16)(in >> 16), more, _mm512_load_ps(s + x + 16));
 	}
-	for (; x < all; x += 16) _mm256_storeu_si256((__m256i *)(void *)(p + x), _mm256_setzero_si256());
+	float old = t->top[r], here = _mm512_reduce_max_ps(_mm512_max_ps(most, more)) * scale, top = here > old ? here : old;
+	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top * log2e);
+	for (x = 0; x < all; x += SIDE) {
+		uint32_t in = first32(n - x);
+		__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + x), from)), f = exp2_16((__mmask16)(in >> 16), _mm512_fmsub_ps(by, _mm512_load_ps(s + x + 16), from));
+		sum = _mm512_add_ps(sum, e), rest = _mm512_add_ps(rest, f);
+		_mm512_store_si512(t->p + r * KEYS + x, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+	}
 	float factor = old == top ? 1 : old == -INFINITY ? 0 : F(expr)(old - top);
-	t->sum[r] = t->sum[r] * factor + _mm512_reduce_add_ps(sum);
+	t->sum[r] = t->sum[r] * factor + _mm512_reduce_add_ps(_mm512_add_ps(sum, rest));
 	t->top[r] = top;
 	for (x = 0; factor != 1 && x < w; x += 16) _mm512_store_ps(o + x, _mm512_mul_ps(_mm512_load_ps(o + x), _mm512_set1_ps(factor)));
 }
@@ -246,8 +249,8 @@ AMX static void strip_forward(const attn_job *j, const attn_seg *g, int64_t head
 		}
 		weigh(j, o, t->p, packing(j, 1, kv), unit, n);
 	}
-	for (int64_t r = 0; r < nq; r++) {
-		uint16_t *y = lora__at(&j->out, g->q0 + i0 + r, head * d);
+	uint16_t *y = lora__at(&j->out, g->q0 + i0, head * d);
+	for (int64_t r = 0; r < nq; r++, y += j->out.stride[0]) {
 		const __m512 inv = _mm512_set1_ps(t->sum[r] == 0 ? 0 : 1 / t->sum[r]);
 		for (int64_t x = 0; x < d; x += 16) lora__store16(y + x, lora__first16(d - x), _mm512_mul_ps(_mm512_load_ps(o + r * w + x), inv));
 		*(float *)lora__at(&j->lse, g->q0 + i0 + r, head) = t->sum[r] == 0 ? -INFINITY : t->top[r] + (float)log((double)t->sum[r]);
@@ -279,12 +282,14 @@ AMX static void load_strip(const attn_job *j, const attn_seg *g, const queries *
 			interleave_step((uint16_t *)part(j, scratch, which ? PART_DOUTN : PART_QN) + (x * STRIPS + at * SIDE) * SIDE, 0, t->rows, SIDE, 1, 0);
 		}
 	memset((float *)part(j, scratch, PART_O) + at * SIDE * w, 0, sizeof(float) * (size_t)(SIDE * w));
+	const uint16_t *dout = lora__at(&j->dout, row, q->head * d), *out = lora__at(&j->out, row, q->head * d);
+	const float *lse = lora__at(&j->lse, row, q->head);
 	for (int64_t r = 0; r < SIDE; r++) {
-		float l = r < q->n ? *(const float *)lora__at(&j->lse, row + r, q->head) : -INFINITY;
+		float l = r < q->n ? lse[r * j->lse.stride[0]] : -INFINITY;
 		__m512 sum = _mm512_setzero_ps();
 		for (int64_t x = 0; x < d && r < q->n; x += 16) {
 			__mmask16 in = lora__first16(d - x);
-			sum = _mm512_fmadd_ps(lora__load16(lora__at(&j->dout, row + r, q->head * d + x), in), lora__load16(lora__at(&j->out, row + r, q->head * d + x), in), sum);
+			sum = _mm512_fmadd_ps(lora__load16(dout + r * j->dout.stride[0] + x, in), lora__load16(out + r * j->out.stride[0] + x, in), sum);
 		}
 		t->lse[at * SIDE + r] = l == -INFINITY ? INFINITY : l * log2e;
 		t->delta[at * SIDE + r] = _mm512_reduce_add_ps(sum);
@@ -298,29 +303,28 @@ AMX static void grad_block(const attn_job *j, const attn_seg *g, grads *t, const
 	int64_t n = least(SIDE, g->keys - k0), behind = j->causal ? k0 - (g->keys - g->queries + q->i) : -SIDE;
 	int hard = special(j, g, q->i, q->n, k0, n);
 	const __m512 by = _mm512_set1_ps(log2e * (hard ? 1 : (float)j->scale));
-	float dcap[SIDE];
+	float *s = t->s, *dp = t->dp, *delta = t->delta + at * SIDE, dcap[SIDE];
+	uint16_t *p = t->p + at * SIDE, *ds = t->ds + at * SIDE;
 	for (int64_t k = 0; k < n && hard; k++) {
-		finish_row(j, g, q->i, 1, k0 + k, 0, q->n, t->s + k * SIDE, dcap);
-		for (int64_t r = 0; r < q->n && j->cap > 0; r++) t->dp[k * SIDE + r] = (t->dp[k * SIDE + r] - t->delta[at * SIDE + r]) * dcap[r];
+		finish_row(j, g, q->i, 1, k0 + k, 0, q->n, s + k * SIDE, dcap);
+		for (int64_t r = 0; r < q->n && j->cap > 0; r++) dp[k * SIDE + r] = (dp[k * SIDE + r] - delta[r]) * dcap[r];
 	}
-	for (int h = 0; h < 2; h++) {
-		const __m512 lse = _mm512_load_ps(t->lse + at * SIDE + h * 16), delta = _mm512_maskz_load_ps(j->cap > 0 ? 0 : 0xffff, t->delta + at * SIDE + h * 16);
-		uint16_t *p = t->p + at * SIDE + h * 16, *ds = t->ds + at * SIDE + h * 16;
-		for (int64_t k = 0; k < SIDE; k += 2, p += 2 * ROW, ds += 2 * ROW) {
-			__m512 e[2], f[2];
-			for (int x = 0; x < 2; x++) {
-				int64_t from = behind + k + x - h * 16; /* the first lane that sees the key */
-				__mmask16 in = k + x >= n || from >= 16 ? 0 : from <= 0 ? 0xffff : (__mmask16)(0xffffu << from);
-				e[x] = exp2_16(in, _mm512_fmsub_ps(by, _mm512_load_ps(t->s + (k + x) * SIDE + h * 16), lse));
-				f[x] = _mm512_maskz_mul_ps(in, e[x], _mm512_sub_ps(_mm512_load_ps(t->dp + (k + x) * SIDE + h * 16), delta));
-			}
-			__m512i both = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]);
-			_mm256_store_si256((__m256i *)(void *)p, _mm512_castsi512_si256(both));
-			_mm256_store_si256((__m256i *)(void *)(p + ROW), _mm512_extracti64x4_epi64(both, 1));
-			both = (__m512i)_mm512_cvtne2ps_pbh(f[1], f[0]);
-			_mm256_store_si256((__m256i *)(void *)ds, _mm512_castsi512_si256(both));
-			_mm256_store_si256((__m256i *)(void *)(ds + ROW), _mm512_extracti64x4_epi64(both, 1));
-			_mm512_store_si512(pairs + h * TILE + k * 16, _mm512_permutexvar_epi16(order, both));
+	const __mmask16 less = hard && j->cap > 0 ? 0 : 0xffff;
+	for (int64_t k = 0; k < SIDE; k += 2, s += 2 * SIDE, dp += 2 * SIDE, p += 2 * ROW, ds += 2 * ROW, pairs += 32) {
+		int64_t from = behind + k; /* the first query that sees the key */
+		uint32_t in = k >= n || from >= SIDE ? 0 : from <= 0 ? ~0u : ~0u << from, in2 = k + 1 >= n || from + 1 >= SIDE ? 0 : from < 0 ? ~0u : ~0u << (from + 1);
+		for (int h = 0; h < SIDE; h += 16, in >>= 16, in2 >>= 16) {
+			const __m512 lse = _mm512_load_ps(t->lse + at * SIDE + h), d = _mm512_maskz_load_ps(less, delta + h);
+			__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + h), lse)), e2 = exp2_16((__mmask16)in2, _mm512_fmsub_ps(by, _mm512_load_ps(s + SIDE + h), lse));
+			__m512i both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
+			_mm256_store_si256((__m256i *)(void *)(p + h), _mm512_castsi512_si256(both));
+			_mm256_store_si256((__m256i *)(void *)(p + ROW + h), _mm512_extracti64x4_epi64(both, 1));
+			e = _mm512_maskz_mul_ps((__mmask16)in, e, _mm512_sub_ps(_mm512_load_ps(dp + h), d));
+			e2 = _mm512_maskz_mul_ps((__mmask16)in2, e2, _mm512_sub_ps(_mm512_load_ps(dp + SIDE + h), d));
+			both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
+			_mm256_store_si256((__m256i *)(void *)(ds + h), _mm512_castsi512_si256(both));
+			_mm256_store_si256((__m256i *)(void *)(ds + ROW + h), _mm512_extracti64x4_epi64(both, 1));
+			_mm512_store_si512(pairs + h / 16 * TILE, _mm512_permutexvar_epi16(order, both));
 		}
 	}
 }
@@ -382,9 +386,10 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 	for (int64_t i = 0; i < n; i++)
 		for (int64_t x = 0; x < j->d; x += SIDE) {
 			const float *from = dq + i * size + x * SIDE;
-			for (int64_t y = 0; y < BLOCK; y += 16) lora__store16(t->rows + y, 0xffff, _mm512_mul_ps(scale, _mm512_load_ps(from + y)));
+			uint16_t *y = lora__at(&j->dq, g->q0 + q[i].i, q[i].head * j->d + x);
+			for (int64_t r = 0; r < BLOCK; r += 16) lora__store16(t->rows + r, 0xffff, _mm512_mul_ps(scale, _mm512_load_ps(from + r)));
 			transpose_block(t->ds, SIDE, t->rows, SIDE);
-			for (int64_t r = 0; r < q[i].n; r++) memcpy(lora__at(&j->dq, g->q0 + q[i].i + r, q[i].head * j->d + x), t->ds + r * SIDE, (size_t)least(SIDE, j->d - x) * 2);
+			for (int64_t r = 0; r < q[i].n; r++, y += j->dq.stride[0]) _mm512_mask_storeu_epi16(y, first32(j->d - x), _mm512_load_si512(t->ds + r * SIDE));
 		}
 }
 
@@ -407,8 +412,30 @@ AMX void lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, i
 	_tile_release();
 }
 
+/* Task: (key head, ATTN_ROWS key rows): dk and dv from the parts' sums. */
+AMX static void finish(void *arg, int64_t task, int32_t thread)
+{
+	const attn_job *j = arg;
+	int64_t keys = j->k.size[0], blocks = (keys + ATTN_ROWS - 1) / ATTN_ROWS, r0 = task % blocks * ATTN_ROWS, kv = task / blocks, w = j->dp;
+	(void)thread;
+	for (int64_t r = r0; r < least(r0 + ATTN_ROWS, keys); r++)
+		for (int value = 0; value < 2; value++) {
+			const float *from = (const float *)(const void *)j->sums + (kv * j->parts * keys + r) * 2 * w + value * w;
+			uint16_t *to = lora__at(value ? &j->dv : &j->dk, r, kv * j->d);
+			const __m512 scale = _mm512_set1_ps(value ? 1 : (float)j->scale);
+			for (int64_t x = 0; x < j->d; x += 16) {
+				__m512 sum = _mm512_load_ps(from + x);
+				for (int64_t p = 1; p < j->parts; p++) sum = _mm512_add_ps(sum, _mm512_load_ps(from + p * keys * 2 * w + x));
+				lora__store16(to + x, lora__first16(j->d - x), _mm512_mul_ps(sum, scale));
+			}
+		}
+}
+
+lora_task_fn lora__attn_amx_finish(void) { return finish; }
+
 #else
 
+lora_task_fn lora__attn_amx_finish(void) { return NULL; }
 void   lora__attn_amx_layout(attn_job *j, int backward) { (void)j, (void)backward; }
 size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (void)j, (void)units, 0; }
 lora_task_fn lora__attn_amx_pack(void) { return NULL; }

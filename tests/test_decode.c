@@ -28,7 +28,7 @@ static char *stored(lora_dtype d, float *like, size_t n)
 	return p;
 }
 
-enum { ROWS, HALF_ROWS, HALF_TURNED, NO_PAIR, WAYS };
+enum { ROWS, HALF_ROWS, HALF_TILES, NO_PAIR, WAYS };
 
 static void one_product(lora_dtype d, int64_t out, int64_t in, int64_t rank, int way, lora_dtype real, int64_t step)
 {
@@ -37,13 +37,16 @@ static void one_product(lora_dtype d, int64_t out, int64_t in, int64_t rank, int
 	fill(w, wide, 1), fill(a, (size_t)(rank * in), 2), fill(b, (size_t)(out * rank), 3), fill(x, (size_t)in, 4);
 	lora_dtype thin = way == ROWS ? LORA_F32 : LORA_F16;
 	char *weight = stored(d, w, wide), *at = stored(thin, a, (size_t)(rank * in)), *bt = stored(thin, b, (size_t)(out * rank)), *xt = stored(real, x, (size_t)in);
-	for (int64_t i = 0; i < out; i++)
-		for (int64_t k = 0; k < rank; k++) turn[k * out + i] = b[i * rank + k];
+	for (int64_t i = 0; i < out; i++) {
+		int64_t tile = i - i % LORA__FEW_ROWS, high = out - tile < LORA__FEW_ROWS ? out - tile : LORA__FEW_ROWS;
+		for (int64_t k = 0; k < rank; k++) turn[tile * rank + k * high + i - tile] = b[i * rank + k];
+	}
 	char *tt = stored(thin, turn, (size_t)(out * rank)), *y = calloc((size_t)(out * step) + 8, 8), *room = malloc((size_t)in * 4);
 	lora__sites all = { .ctx = golden_ctx };
 	lora__site s = { .name = "w", .out = out, .in = in, .dtype = d, .base = weight, .data = weight, .all = &all };
 	lora__pair pair = { .b = lora__view2(at, thin, rank, in, in), .f = -0.75 };
-	pair.a = way == HALF_TURNED ? lora__view_t(lora__view2(tt, thin, rank, out, out)) : lora__view2(bt, thin, out, rank, rank);
+	pair.a = way == HALF_TILES ? lora__view2(tt, thin, out, rank, 1) : lora__view2(bt, thin, out, rank, rank);
+	if (way == HALF_TILES) pair.a.stride[1] = LORA__FEW_ROWS;
 	lora__site_call c = { .ctx = golden_ctx, .real = real, .n = 1, .x = lora__view2(xt, real, 1, in, in), .y = lora__view2(y, real, 1, out, out * step), .scratch = room };
 	c.y.stride[1] = step;
 	if (way == NO_PAIR || lora__few_takes(&s, &c, &pair)) {

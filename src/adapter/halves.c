@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "adapter/adapter.h"
+#include "site/few.h"
 
 void lora__adapter_changed(lora_adapter *a)
 {
@@ -13,7 +14,8 @@ void lora__adapter_changed(lora_adapter *a)
 	a->halves = NULL, a->unhalve = NULL, a->no_halves = 0;
 }
 
-/* Rows of B are turned into columns: y += B t then is whole vectors of y, without sums over lanes. */
+/* B is cut in tiles of LORA__FEW_ROWS rows (or what is left), a tile's columns one after another: y += B t then is whole vectors of y, without sums
+ * over lanes, and reads memory in order. */
 static void halve(void *arg, int64_t i, int32_t thread)
 {
 	enum { STEP = 256 };
@@ -22,7 +24,7 @@ static void halve(void *arg, int64_t i, int32_t thread)
 	const float *from = a->params + t->offset;
 	uint16_t *to = a->halves + t->offset, half[STEP];
 	int turn = t->role == 1, e;
-	int64_t rows = t->shape[0], width = t->shape[1], row = 0, column = 0;
+	int64_t rows = t->shape[0], width = t->shape[1], row = 0, column = 0, tile = 0, high = 0;
 	float some[STEP], most;
 	int32_t bits, most_bits = 0; /* of a magnitude: they are in order as integers, whose largest is found several at a time */
 	(void)thread;
@@ -41,7 +43,8 @@ static void halve(void *arg, int64_t i, int32_t thread)
 		for (size_t k = 0; k < n; k++) some[k] = from[at + k] * up;
 		lora__convert(turn ? half : to + at, LORA_F16, some, LORA_F32, n);
 		for (size_t k = 0; turn && k < n; k++) {
-			to[column * rows + row] = half[k];
+			if (!column) tile = row - row % LORA__FEW_ROWS, high = rows - tile < LORA__FEW_ROWS ? rows - tile : LORA__FEW_ROWS;
+			to[tile * width + column * high + row - tile] = half[k];
 			if (++column == width) column = 0, row++;
 		}
 	}
@@ -68,7 +71,8 @@ void lora__adapter_halves(lora__part *p, lora__pair *pair)
 	lora_adapter *a = p->slot.adapter;
 	if (p->how != LORA__CHOSEN || !make(a)) return; /* parts of a parameter share its tensors */
 	const lora__ptensor *left = &a->tensors[p->tensor[1]], *right = &a->tensors[p->tensor[0]];
-	pair->a = lora__view_t(lora__view2(a->halves + left->offset, LORA_F16, left->shape[1], left->shape[0], left->shape[0]));
+	pair->a = lora__view2(a->halves + left->offset, LORA_F16, left->shape[0], left->shape[1], 1);
+	pair->a.stride[1] = LORA__FEW_ROWS;
 	pair->b = lora__view2(a->halves + right->offset, LORA_F16, right->shape[0], right->shape[1], right->shape[1]);
 	pair->f *= a->unhalve[p->tensor[0]] * a->unhalve[p->tensor[1]];
 }

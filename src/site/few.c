@@ -8,7 +8,7 @@
 
 #include "quant/quant.h"
 
-enum { CHUNK = 2048 /* elements decoded at a time, whole blocks of every type */, EACH = 32 /* rows of a task */, PIECE = 8 /* rows of A: the next four are fetched, and should be one's own */ };
+enum { CHUNK = 2048 /* elements decoded at a time, whole blocks of every type */, EACH = LORA__FEW_ROWS /* rows of a task */, PIECE = 8 /* rows of A: the next four are fetched, and should be one's own */ };
 
 static float dot(const float *a, const float *b, int64_t n)
 {
@@ -46,18 +46,24 @@ static void take_pieces(lora__few_job *j)
 	}
 }
 
-static int turned(const lora__pair *p) { return p->a.stride[0] == 1 && p->a.stride[1] != 1; }
+static int tiled(const lora__pair *p) { return p->a.stride[1] != 1; }
+
+/* B's rows from first on: those of a task begin a tile, where there are tiles. */
+static const char *rows_from(const lora__pair *p, int64_t first)
+{
+	return (const char *)p->a.data + first * (tiled(p) ? p->a.size[1] : p->a.stride[0]) * (int64_t)lora__dtype_size(p->a.dtype);
+}
 
 /* y[n] += f B t for rows first .. of B. Pieces that are not made yet are being made: their thread waits for nobody. */
 static void add_pair(const lora__few_job *j, int64_t first, int64_t n, float *y)
 {
 	const lora_view *v = &j->pair.a;
-	const uint8_t *b = (const uint8_t *)v->data + (size_t)(first * v->stride[0]) * lora__dtype_size(v->dtype);
+	const uint8_t *b = (const uint8_t *)rows_from(&j->pair, first);
 	float more[EACH];
 	for (int spin = 0; atomic_load_explicit(&j->made, memory_order_acquire) < pieces(j); spin++)
 		if (spin > 1000) sched_yield();
-	if (turned(&j->pair)) {
-		j->thin->add(b, (size_t)v->stride[1] * lora__dtype_size(v->dtype), j->t, j->pair.f, v->size[1], n, y);
+	if (tiled(&j->pair)) {
+		j->thin->add(b, (size_t)n * lora__dtype_size(v->dtype), j->t, j->pair.f, v->size[1], n, y);
 		return;
 	}
 	dots(j->thin, b, row_bytes(v), j->t, v->size[1], n, more);
@@ -65,12 +71,10 @@ static void add_pair(const lora__few_job *j, int64_t first, int64_t n, float *y)
 }
 
 /* B's part of a task is used last: it is fetched meanwhile. */
-static void fetch(const lora_view *v, int64_t first, int64_t n)
+static void fetch(const lora__pair *p, int64_t first, int64_t n)
 {
-	int64_t size = (int64_t)lora__dtype_size(v->dtype), down = v->stride[0] == 1;
-	const char *at = (const char *)v->data + first * v->stride[0] * size;
-	for (int64_t k = 0; k < (down ? v->size[1] : n); k++, at += v->stride[down] * size)
-		for (int64_t b = 0; b < (down ? n : v->size[1]) * size; b += 64) __builtin_prefetch(at + b);
+	const char *at = rows_from(p, first), *end = at + n * p->a.size[1] * (int64_t)lora__dtype_size(p->a.dtype);
+	for (; at < end; at += 64) __builtin_prefetch(at);
 }
 
 /* y[n rows of x][EACH] of one row of the weight. */
@@ -96,7 +100,7 @@ static void few_task(void *arg, int64_t task, int32_t thread)
 	int64_t first = task * EACH, n = j->s->out - first < EACH ? j->s->out - first : EACH;
 	const uint8_t *w = (const uint8_t *)j->s->data + (size_t)first * j->row;
 	float y[LORA__FEW * EACH];
-	if (j->pair.a.data) fetch(&j->pair.a, first, n);
+	if (j->pair.a.data) fetch(&j->pair, first, n);
 	for (int i = 0; i < all->n; i++) take_pieces(&all->job[i]);
 	if (j->fast && j->n == 1 && j->fast->dots) dots(j->fast, w, j->row, j->x, j->blocks, n, y);
 	else for (int64_t i = 0; i < n; w += j->row, i++) {
@@ -151,5 +155,5 @@ int lora__few_takes(const lora__site *s, const lora__site_call *c, const lora__p
 {
 	const lora__quant_fast *thin = lora__quant_best(pair->a.dtype);
 	return c->n == 1 && lora__few_is(c) && lora__quant_best(s->dtype) && thin && thin->dots && pair->a.dtype == pair->b.dtype && pair->b.size[0] <= LORA__FEW_RANK &&
-		(pair->a.stride[1] == 1 || (turned(pair) && thin->add)) && pair->b.stride[1] == 1;
+		(!tiled(pair) || thin->add) && pair->b.stride[1] == 1;
 }

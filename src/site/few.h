@@ -6,7 +6,7 @@
 
 #include <stdatomic.h>
 
-enum { LORA__FEW = 4, LORA__FEW_JOBS = 3 /* in one loop */, LORA__FEW_RANK = 256 /* at most, of an adapter */ };
+enum { LORA__FEW = 4, LORA__FEW_ROWS = 32 /* of a task, and of the tiles that an adapter's B in F16 is in: lora__pair.a has their strides */, LORA__FEW_JOBS = 3 /* in one loop */, LORA__FEW_RANK = 256 /* at most, of an adapter */ };
 
 struct lora__quant_fast;
 typedef struct lora__few_job {
@@ -16,7 +16,7 @@ typedef struct lora__few_job {
 	int64_t                        n, blocks;
 	size_t                         row;
 	lora_view                      out;
-	lora__pair                     pair; /* b = A[r,in], a = B[out,r], either way round; no data = none */
+	lora__pair                     pair; /* b = A[r,in], a = B[out,r], in rows or in tiles; no data = none */
 	float                          t[LORA__FEW_RANK]; /* A x */
 	atomic_int                     taken, made;
 } lora__few_job;

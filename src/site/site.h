@@ -63,7 +63,7 @@ typedef struct lora__slot_ops {
 	lora_status (*gradients)(lora__slot *s, const lora__site_call *c); /* after a pair of backward, whose scratch is still there: gradients += ... */
 	/* a slot that stands for the base overwrites y, and dx as dx_beta says */
 	/* The whole delta as f a b with b's rows dense, for one pass over a weight; 0 = it is not such a product. NULL = never.
-	 * half: in F16 rather than F32, where there is memory for that. */
+	 * half: in F16 rather than F32, a's rows in tiles (few.h), where there is memory for that. */
 	int (*factors)(const lora__slot *s, int half, lora__pair *out);
 	/* D[out,in] (F32 rows first .. first+n of it) += scale * own delta */
 	lora_status (*delta)(const lora__slot *s, lora_context *ctx, double scale, int64_t first, int64_t n, float *d);

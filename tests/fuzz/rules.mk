@@ -18,11 +18,12 @@ $(fuzz_regress): $(B)/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/driver.c $(L)/liblo
 	$(call step,LD)
 	$(Q)$(cc) $(LDFLAGS) -MF $@.d $< $(fuzz_with_$*) tests/fuzz/driver.c $(L)/liblora.a $(libs) -o $@
 
+# jsonl: the program's readers print a line for each input that is refused; the mask keeps these off the terminal, and libFuzzer's own lines on it.
 # The whole library is built once more with coverage; a target then runs for FUZZ_SECONDS, and what it finds is left in build/fuzz/.
 fuzz:                                                    ## libFuzzer over every target, FUZZ_SECONDS each
 	+$(Q)$(MAKE) --no-print-directory FLAVOR=fuzz CC=$(FUZZ_CC) $(FUZZ:%=build/fuzz/fuzz_%)
 	$(Q)for t in $(FUZZ); do mkdir -p build/fuzz/corpus/$$t; \
-	  build/fuzz/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) $(FUZZ_FLAGS) $$(ls tests/fuzz/$$t.dict 2>/dev/null | sed 's/^/-dict=/') \
+	  build/fuzz/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) $(FUZZ_FLAGS) $$(ls tests/fuzz/$$t.dict 2>/dev/null | sed 's/^/-dict=/') $$([ $$t != jsonl ] || echo -close_fd_mask=2) \
 	    -artifact_prefix=build/fuzz/$$t- build/fuzz/corpus/$$t tests/fuzz/corpus/$$t || exit 1; done
 build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c build/fuzz/lib/liblora.a
 	@mkdir -p $(@D)

@@ -150,7 +150,7 @@ static lora_status reserve(lora__variance *v, int64_t n)
 	return LORA_OK;
 }
 
-/* t[cells,k_small,k_big] of jac[cells,small,big]: rows are mixed by the small side's basis, and then all of them multiplied with the large one's. */
+/* t[cells,k_small,k_big] of jac[cells,small,big]: all rows at once are multiplied with the large side's basis, what is left of each cell with the small one's. */
 static lora_status project(const lora__variance *v, size_t i, int64_t cells)
 {
 	lora_posterior *p = v->p;
@@ -158,22 +158,20 @@ static lora_status project(const lora__variance *v, size_t i, int64_t cells)
 	const lora__factor *big = &w->side[big_of(w)], *small = &w->side[!big_of(w)];
 	lora_dtype wide = lora__wide(p->m->s.real);
 	size_t each = lora__dtype_size(wide);
-	int64_t rows = cells * small->k;
-	if (!rows || !big->k) return LORA_OK;
-	char *mixed = lora__calloc(p->ctx, (size_t)rows, each * (size_t)(big->d + big->k)), *piece = mixed + each * (size_t)(rows * big->d);
-	lora_status st = mixed ? LORA_OK : LORA_E_MEMORY;
-	lora_view q = lora__view_t(lora__view2(small->narrow, wide, small->d, small->k, small->k));
+	int64_t rows = cells * small->d, out = cells * small->k;
+	if (!out || !big->k) return LORA_OK;
+	char *half = lora__calloc(p->ctx, (size_t)(rows + out), each * (size_t)big->k), *piece = half + each * (size_t)(rows * big->k);
+	lora_status st = half ? lora__gemm(p->ctx, 1.0, lora__view2(v->jac[i], wide, rows, big->d, big->d), lora__view2(big->narrow, wide, big->d, big->k, big->k), 0.0,
+		lora__view2(half, wide, rows, big->k, big->k)) : LORA_E_MEMORY;
+	lora_view q = lora__view2(small->narrow, wide, small->d, small->k, small->k);
 	for (int64_t c = 0; c < cells && st == LORA_OK; c++) {
-		const char *from = v->jac[i] + each * (size_t)(c * small->d * big->d);
-		char *to = mixed + each * (size_t)(c * small->k * big->d);
-		lora_view j = lora__view2(from, wide, small->d, big->d, big->d), by = lora__view_t(q);
-		if (is_short(by, j)) short_product(1, by, j, (float *)(void *)to);
-		else st = lora__gemm(p->ctx, 1.0, q, j, 0.0, lora__view2(to, wide, small->k, big->d, big->d));
+		lora_view y = lora__view2(half + each * (size_t)(c * small->d * big->k), wide, small->d, big->k, big->k);
+		char *to = piece + each * (size_t)(c * small->k * big->k);
+		if (is_short(q, y)) short_product(1, q, y, (float *)(void *)to);
+		else st = lora__gemm(p->ctx, 1.0, lora__view_t(q), y, 0.0, lora__view2(to, wide, small->k, big->k, big->k));
 	}
-	if (st == LORA_OK) st = lora__gemm(p->ctx, 1.0, lora__view2(mixed, wide, rows, big->d, big->d), lora__view2(big->narrow, wide, big->d, big->k, big->k), 0.0,
-		lora__view2(piece, wide, rows, big->k, big->k));
-	if (st == LORA_OK) lora__convert(v->t[i], LORA_F64, piece, wide, (size_t)(rows * big->k));
-	lora__free(p->ctx, mixed);
+	if (st == LORA_OK) lora__convert(v->t[i], LORA_F64, piece, wide, (size_t)(out * big->k));
+	lora__free(p->ctx, half);
 	return st;
 }
 

@@ -7,6 +7,9 @@
  * Queries of different segments must not overlap; key rows may (a shared prefix), then the backward runs segments in order. */
 #include "backend/naive/naive_attention.h"
 
+/* n rows with those that whole register tiles of nr or mr rows take in; up to ATTN_TQ for so many. */
+static __attribute__((noinline)) int64_t attn_whole(int64_t n, int64_t nr, int64_t mr) { return ((n + nr - 1) / nr * nr + mr - 1) / mr * mr; }
+
 #define NAIVE_NO_BF16
 #define NAIVE_TEMPLATE "backend/naive/naive_attention.inc"
 #include "backend/naive/naive_each.h"

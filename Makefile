@@ -78,7 +78,7 @@ $(rowwise): CFLAGS += $(if $(findstring clang,$(CC)),,--param vect-epilogues-nom
 # What runs once per call, not once per element, is made small: the library is to stay under 1 MB.
 ifeq ($(FLAVOR),release)
 $(OBJ): CFLAGS += -fno-asynchronous-unwind-tables -ffunction-sections -fdata-sections # 90 kB; debuggers read .debug_frame, and nothing is thrown through C callbacks
-cold := $(addsuffix /%,adapter api graph merge model ops optim posterior search site train) format/% base/% backend/plugin backend/naive/naive combine/combin% combine/e% combine/lowrank combine/lowrank_dense combine/shapley quant/quant_grid quant/quant_k_encode \
+cold := $(addsuffix /%,adapter api graph merge model ops optim posterior search site train) format/% base/% backend/plugin backend/naive/naive backend/naive/naive_route combine/combin% combine/e% combine/lowrank combine/lowrank_dense combine/shapley quant/quant_grid quant/quant_k_encode \
   $(addprefix tokenizer/,chat% norm_% dec_% tok_added sentencepiece tok_build tok_class tok_json tok_post tok_source tok_vocab)
 $(cold:%=$(B)/%.o): CFLAGS += -Os
 $(B)/adapter/halves.o: CFLAGS += -O2 -ftree-vectorize # over every parameter, before the first token

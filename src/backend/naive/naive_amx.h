@@ -39,7 +39,7 @@ AMX static inline void turn(const __m512i *row, uint16_t *to)
 }
 
 /* One step of B that lies along k: 32 rows of 32 elements, step apart, as two tiles. ahead: distance of what is fetched meanwhile, 0 = nothing. */
-AMX static inline void turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead)
+AMX __attribute__((noinline)) static void turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead)
 {
 	for (int h = 0; h < 2; h++) {
 		__m512i row[16];

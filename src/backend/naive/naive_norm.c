@@ -6,13 +6,21 @@
 #define NAIVE_TEMPLATE "backend/naive/naive_norm.inc"
 #include "backend/naive/naive_each.h"
 
+static void add_offset(void *w, lora_dtype wide, int64_t n, double offset)
+{
+	for (int64_t i = 0; i < n; i++)
+		if (wide == LORA_F64) ((double *)w)[i] += offset;
+		else ((float *)w)[i] += (float)offset;
+}
+
 static lora_status run(lora__naive *self, const lora_call *c, lora_dtype real, double offset, lora_task_fn fn)
 {
 	norm_job j = { c, lora__naive_split(c, 0, 0, 0), NULL };
 	if (!j.g.n || !j.g.d) return LORA_OK;
 	void *w = lora__naive_scratch(self, (size_t)j.g.d * lora__dtype_size(lora__wide(real)));
 	if (!w) return LORA_E_MEMORY;
-	PICK_AVX2(self, real, norm_weights)(w, &c->v[2], offset);
+	lora__convert(w, lora__wide(real), c->v[2].data, c->v[2].dtype, (size_t)c->v[2].size[0]);
+	if (offset != 0) add_offset(w, lora__wide(real), c->v[2].size[0], offset);
 	j.w = w;
 	lora__naive_parallel(self, j.g.row_blocks * j.g.col_blocks, (double)j.g.n * (double)j.g.d, fn, &j);
 	lora__naive_release(self, w);

@@ -24,7 +24,7 @@
 /* Parts of the order of sums. */
 enum {
 	KEYS = 256,              /* forward: keys of a block, a multiple of 32; a strip works in the nearer caches */
-	STRIPS = 4,              /* backward: strips of queries that go through the keys together ... */
+	STRIPS = 6,              /* backward: strips of queries that go through the keys together ... */
 	UNITS = 4,               /* ... and units of keys after which dq is added up */
 	ROW = STRIPS * SIDE      /* a row of P^T */
 };
@@ -94,7 +94,7 @@ static uint16_t *packing(const attn_job *j, int which, int64_t kv)
 	return (uint16_t *)(void *)j->packed + (which * j->kv + kv) * j->units * SIDE * j->dp;
 }
 
-/* Task: (key head, unit of 32 keys of a segment). */
+/* Task: (key head, unit of 32 keys of a segment). The sums of these keys may start here too. */
 AMX static void pack(void *arg, int64_t task, int32_t thread)
 {
 	const attn_job *j = arg;
@@ -109,6 +109,8 @@ AMX static void pack(void *arg, int64_t task, int32_t thread)
 	int64_t first = (unit - g->unit0) * SIDE, n = least(SIDE, g->keys - first), at = unit * SIDE * w;
 	_Alignas(64) uint16_t rows[BLOCK];
 	if (n <= 0) return;
+	for (int64_t p = 0; p < j->parts && j->clear; p++)
+		memset((float *)(void *)j->sums + ((kv * j->parts + p) * j->k.size[0] + g->k0 + first) * 2 * w, 0, sizeof(float) * (size_t)(n * 2 * w));
 	for (int64_t s = 0; s < steps; s++) {
 		if (j->packings == 3) {
 			uint16_t *k = packing(j, 0, kv) + at + s * SIDE;

@@ -17,7 +17,7 @@ static __attribute__((noinline)) int64_t attn_whole(int64_t n, int64_t nr, int64
 /* Check the integers of the call; note whether segments share keys. */
 static lora_status prepare(lora__naive *self, const lora_call *c, const lora_view *segments, attn_job *j)
 {
-	int64_t keys_end = 0, most = 0;
+	int64_t keys_end = 0, most = 0, rest = j->k.size[0];
 	j->heads = c->i[0], j->kv = c->i[1], j->d = c->i[2], j->causal = c->i[3] != 0, j->window = c->i[4], j->scale = c->f[0], j->cap = c->f[1];
 	if (j->heads < 1 || j->kv < 1 || j->d < 1 || j->window < 0 || j->heads % j->kv || j->d > 65536 || j->heads > 65536 ||
 	    j->heads * j->d != j->q.size[1] || j->kv * j->d != j->k.size[1] || j->lse.size[1] != j->heads)
@@ -27,9 +27,11 @@ static lora_status prepare(lora__naive *self, const lora_call *c, const lora_vie
 		const int32_t *s = (const int32_t *)segments->data + i * segments->stride[0];
 		if (s[3] > 0) j->units += ((int64_t)s[3] + 31) / 32;
 		if (s[1] > most) most = s[1];
+		rest -= s[3];
 		if (s[3] && s[2] < keys_end) j->serial_segments = 1;
 		if (s[3] && s[2] + (int64_t)s[3] > keys_end) keys_end = s[2] + (int64_t)s[3];
 	}
+	j->clear = !rest && !j->serial_segments;
 	j->amx = self->isa >= 3 && j->q.dtype == LORA_BF16 && most > ATTN_FEW && j->units < 1 << 24;
 	return LORA_OK;
 }
@@ -70,7 +72,7 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	lora_status st = prepare(self, c, sv, j);
 	if (st) return st;
 	const lora_view *bias = c->n_views > segments + 2 && c->v[segments + 2].data ? &c->v[segments + 2] : NULL;
-	j->amx = j->amx && !bias;
+	j->amx = j->amx && !bias, j->clear &= j->amx && backward;
 	if (j->amx) lora__attn_amx_layout(j, backward);
 	else PICK_WIDE(self, real, attn_layout)(j, backward);
 	size_t packed = j->amx ? (lora__attn_amx_bytes(j, j->units) + 63) & ~(size_t)63 : 0;
@@ -84,12 +86,12 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	if (!scratch) return LORA_E_MEMORY;
 	st = read_segments(self, sv, j, (attn_seg *)(void *)scratch);
 	j->packed = scratch + seg_bytes;
-	if (st == LORA_OK && j->amx) lora__naive_parallel(self, j->kv * j->units, 64.0 * (double)(j->kv * j->units * j->dp), lora__attn_amx_pack(), j);
 	j->scratch = j->packed + packed, j->sums = j->scratch + j->per_thread * (size_t)self->host.threads;
+	if (st == LORA_OK && j->amx) lora__naive_parallel(self, j->kv * j->units, 64.0 * (double)(j->kv * j->units * j->dp), lora__attn_amx_pack(), j);
 	if (st == LORA_OK && backward) {
 		int64_t blocks = (keys + ATTN_ROWS - 1) / ATTN_ROWS;
 		double size = 2.0 * (double)(j->kv * keys * j->dp);
-		lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_zero), j);
+		if (!j->clear) lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_zero), j);
 		lora__naive_parallel(self, j->serial_segments ? j->kv : j->n_seg * j->kv * j->parts, pairs(j), PICK_WIDE(self, real, attention_bwd), j);
 		lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, j->amx ? lora__attn_amx_finish() : PICK_WIDE(self, real, attn_finish), j);
 	} else if (st == LORA_OK && j->n_seg) {

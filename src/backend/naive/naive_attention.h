@@ -29,6 +29,7 @@ typedef struct attn_job {
 	char   *scratch;
 	size_t  per_thread;
 	int     amx;             /* on AMX tiles: naive_attention_amx.c */
+	int     clear;           /* packing starts the sums: each key row is in one segment */
 	int64_t packings, units; /* packed forms of a key head's keys and values, each of this many units of 32 keys */
 	char   *packed;
 	size_t  at[12];          /* arrays of a thread's scratch, in bytes, see attn_layout() */

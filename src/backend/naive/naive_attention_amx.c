@@ -24,10 +24,11 @@
 /* Parts of the order of sums. */
 enum {
 	KEYS = 256,              /* forward: keys of a block, a multiple of 32; a strip works in the nearer caches */
-	STRIPS = 4,              /* backward: strips of queries that go through the keys together ... */
+	STRIPS = 6,              /* backward: strips of queries that go through the keys together ... */
 	UNITS = 4,               /* ... and units of keys after which dq is added up */
 	ROW = STRIPS * SIDE      /* a row of P^T */
 };
+#define SMALL AMX __attribute__((noinline)) /* called from several places */
 static const float log2e = 1.44269504f;
 
 /* A thread's scratch: the forward's, the backward's. */
@@ -73,13 +74,18 @@ void lora__attn_amx_layout(attn_job *j, int backward)
 size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (size_t)(j->packings * j->kv * units * SIDE * j->dp) * 2; }
 
 /* 32 elements of n <= 32 rows of one head from element x on, step apart; zeros beyond the head and the rows. */
-AMX static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d, int64_t x)
+SMALL static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d, int64_t x)
 {
 	const __mmask32 in = first32(d - x);
 	const uint16_t *from = lora__at(v, row, head * d + x);
 	for (int64_t r = 0; r < n; r++, to += step, from += v->stride[0]) _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(in, from));
 	for (int64_t r = n; r < SIDE; r++, to += step) _mm512_storeu_si512(to, _mm512_setzero_si512());
 }
+
+/* 32 x 32 elements as two tiles of a second operand, along the rows and across them; transposed. */
+SMALL static void turned(uint16_t *to, const uint16_t *rows) { turn_step(to, rows, SIDE, 0); }
+SMALL static void paired(uint16_t *to, const uint16_t *rows) { interleave_step(to, 0, rows, SIDE, 1, 0); }
+SMALL static void transposed(uint16_t *to, const uint16_t *rows, int64_t step) { transpose_block(to, SIDE, rows, step); }
 
 /* Packed form which of a key head, of each unit of 32 keys. Forward: 0 keys [unit][d/32][2 tiles] and 1 values [d/32][unit][2 tiles].
  * Backward: rows of 0 keys and 1 values [unit][32][w], 2 keys transposed [unit][w][32]. */
@@ -88,7 +94,7 @@ static uint16_t *packing(const attn_job *j, int which, int64_t kv)
 	return (uint16_t *)(void *)j->packed + (which * j->kv + kv) * j->units * SIDE * j->dp;
 }
 
-/* Task: (key head, unit of 32 keys of a segment). */
+/* Task: (key head, unit of 32 keys of a segment). The sums of these keys may start here too. */
 AMX static void pack(void *arg, int64_t task, int32_t thread)
 {
 	const attn_job *j = arg;
@@ -103,17 +109,19 @@ AMX static void pack(void *arg, int64_t task, int32_t thread)
 	int64_t first = (unit - g->unit0) * SIDE, n = least(SIDE, g->keys - first), at = unit * SIDE * w;
 	_Alignas(64) uint16_t rows[BLOCK];
 	if (n <= 0) return;
+	for (int64_t p = 0; p < j->parts && j->clear; p++)
+		memset((float *)(void *)j->sums + ((kv * j->parts + p) * j->k.size[0] + g->k0 + first) * 2 * w, 0, sizeof(float) * (size_t)(n * 2 * w));
 	for (int64_t s = 0; s < steps; s++) {
 		if (j->packings == 3) {
 			uint16_t *k = packing(j, 0, kv) + at + s * SIDE;
 			load_rows(k, w, &j->k, g->k0 + first, n, kv, j->d, s * SIDE);
 			load_rows(packing(j, 1, kv) + at + s * SIDE, w, &j->v, g->k0 + first, n, kv, j->d, s * SIDE);
-			transpose_block(packing(j, 2, kv) + at + s * BLOCK, SIDE, k, w);
+			transposed(packing(j, 2, kv) + at + s * BLOCK, k, w);
 		} else {
 			load_rows(rows, SIDE, &j->k, g->k0 + first, n, kv, j->d, s * SIDE);
-			turn_step(packing(j, 0, kv) + at + s * BLOCK, rows, SIDE, 0);
+			turned(packing(j, 0, kv) + at + s * BLOCK, rows);
 			load_rows(rows, SIDE, &j->v, g->k0 + first, n, kv, j->d, s * SIDE);
-			interleave_step(packing(j, 1, kv) + (s * j->units + unit) * BLOCK, 0, rows, SIDE, 1, 0);
+			paired(packing(j, 1, kv) + (s * j->units + unit) * BLOCK, rows);
 		}
 	}
 }
@@ -121,7 +129,7 @@ AMX static void pack(void *arg, int64_t task, int32_t thread)
 lora_task_fn lora__attn_amx_pack(void) { return pack; }
 
 /* Tiles 0 to 3 += the products of steps of a, a_step apart with rows stride apart, and of b. Everything lies in the nearest caches. */
-AMX static inline void products(const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps)
+SMALL static void products(const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps)
 {
 	for (int64_t i = 0; i < steps; i++, a += a_step, b += BLOCK) {
 		_tile_loadd(4, a, stride * 2);
@@ -149,7 +157,7 @@ AMX static inline __m512 exp2_16(__mmask16 in, __m512 x)
 
 /* Scale, cap and mask n scores of query i (of the segment) against keys from k0 on, or of queries from i on against key k0: dq, dk are the steps
  * of both. dcap (may be NULL) gets the cap's derivative; what is not seen becomes -infinity. */
-AMX static void finish_row(const attn_job *j, const attn_seg *g, int64_t i, int64_t di, int64_t k0, int64_t dk, int64_t n, float *s, float *dcap)
+SMALL static void finish_row(const attn_job *j, const attn_seg *g, int64_t i, int64_t di, int64_t k0, int64_t dk, int64_t n, float *s, float *dcap)
 {
 	for (int64_t x = 0; x < n; x++) s[x] *= (float)j->scale;
 	if (j->cap > 0) {
@@ -278,8 +286,8 @@ AMX static void load_strip(const attn_job *j, const attn_seg *g, const queries *
 	for (int which = 0; which < 2; which++)
 		for (int64_t x = 0; x < w; x += SIDE) {
 			load_rows(t->rows, SIDE, which ? &j->dout : &j->q, row, q->n, q->head, d, x);
-			turn_step((uint16_t *)part(j, scratch, which ? PART_DOUT : PART_Q) + at * SIDE * w + x * SIDE, t->rows, SIDE, 0);
-			interleave_step((uint16_t *)part(j, scratch, which ? PART_DOUTN : PART_QN) + (x * STRIPS + at * SIDE) * SIDE, 0, t->rows, SIDE, 1, 0);
+			turned((uint16_t *)part(j, scratch, which ? PART_DOUT : PART_Q) + at * SIDE * w + x * SIDE, t->rows);
+			paired((uint16_t *)part(j, scratch, which ? PART_DOUTN : PART_QN) + (x * STRIPS + at * SIDE) * SIDE, t->rows);
 		}
 	memset((float *)part(j, scratch, PART_O) + at * SIDE * w, 0, sizeof(float) * (size_t)(SIDE * w));
 	const uint16_t *dout = lora__at(&j->dout, row, q->head * d), *out = lora__at(&j->out, row, q->head * d);
@@ -388,7 +396,7 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 			const float *from = dq + i * size + x * SIDE;
 			uint16_t *y = lora__at(&j->dq, g->q0 + q[i].i, q[i].head * j->d + x);
 			for (int64_t r = 0; r < BLOCK; r += 16) lora__store16(t->rows + r, 0xffff, _mm512_mul_ps(scale, _mm512_load_ps(from + r)));
-			transpose_block(t->ds, SIDE, t->rows, SIDE);
+			transposed(t->ds, t->rows, SIDE);
 			for (int64_t r = 0; r < q[i].n; r++, y += j->dq.stride[0]) _mm512_mask_storeu_epi16(y, first32(j->d - x), _mm512_load_si512(t->ds + r * SIDE));
 		}
 }

@@ -312,6 +312,10 @@ END_TEST
 START_TEST(rope_refusals)
 {
 	golden_context("naive", 1);
+	if (!_i) { /* the message says that it is the value */
+		refused(&rows[0], "hidden_act", json_string("swo\nosh"), "hidden_act: \"swo\\x0aosh\" is not supported", LORA_E_UNSUPPORTED);
+		refused(&rows[0], "rope_parameters", json_loads("{\"rope_type\":\"magic\"}", 0, NULL), "\"magic\" is not supported", LORA_E_UNSUPPORTED);
+	}
 	refused(&rows[0], "rope_parameters", json_loads(wrong_rope[_i].scaling, 0, NULL), wrong_rope[_i].key, LORA_E_UNSUPPORTED);
 	lora_context_destroy(golden_ctx);
 }

@@ -10,6 +10,7 @@ static const uint64_t row4[1] = { 4 };
 static void g01_empty(image *m) { (void)m; }
 static void g01_short(image *m) { im_bytes(m, "GGU", 3); }
 static void g01_magic(image *m) { im_bytes(m, "FUGG", 4), im_u(m, 3, 4), im_u(m, 0, 8), im_u(m, 0, 8); }
+static void g01_lfs(image *m) { im_bytes(m, "version https://git-lfs.github.com/spec/v1\noid sha256:00\n", 57); }
 static void version(image *m, uint32_t v) { im_bytes(m, "GGUF", 4), im_u(m, v, 4), im_u(m, 0, 8), im_u(m, 0, 8); }
 static void g02_zero(image *m) { version(m, 0); }
 static void g02_one(image *m) { version(m, 1); }
@@ -80,6 +81,7 @@ static const struct row { const char *id; void (*make)(image *m); lora_status st
 	{ "G01 empty", g01_empty, LORA_E_FORMAT, "not a GGUF" },
 	{ "G01 3 bytes", g01_short, LORA_E_FORMAT, "magic" },
 	{ "G01 FUGG", g01_magic, LORA_E_FORMAT, "magic" },
+	{ "S40 for GGUF", g01_lfs, LORA_E_FORMAT, "git-lfs pointer" },
 	{ "G02 0", g02_zero, LORA_E_UNSUPPORTED, "version 0" },
 	{ "G02 1", g02_one, LORA_E_UNSUPPORTED, "version 1" },
 	{ "G02 99", g02_99, LORA_E_UNSUPPORTED, "version 99" },

@@ -300,8 +300,11 @@ static lora_status read_version(cursor *c)
 {
 	lora__gguf *g = c->g;
 	uint64_t v;
+	static const char pointer[] = "version https://git-lfs";
 	if (g->n < 4 || memcmp(g->p, "GGUF", 4))
-		return lora__fail_at(g->ctx, LORA_E_FORMAT, "gguf", NULL, 0, "%s: %s", g->what, g->n ? "not a GGUF file (the magic is missing)" : "empty: not a GGUF file");
+		return lora__fail_at(g->ctx, LORA_E_FORMAT, "gguf", NULL, 0, "%s: %s", g->what, !g->n ? "empty: not a GGUF file" :
+			g->n >= sizeof pointer - 1 && !memcmp(g->p, pointer, sizeof pointer - 1) ?
+			"looks like a git-lfs pointer, not the file itself; fetch it with 'git lfs pull' or download it again" : "not a GGUF file (the magic is missing)");
 	c->at = 4;
 	g->swap = 0;
 	lora_status st = number(c, 4, &v);

@@ -1,5 +1,6 @@
 /* Reading config.json on behalf of an architecture. A wrong type, range or an unsupported value sets the builder's status and names the key. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/model.h"
@@ -16,6 +17,13 @@ static void refuse(lora__builder *b, lora_status st, const char *key, const char
 }
 
 void lora__cfg_unsupported(lora__builder *b, const char *key, const char *why) { refuse(b, LORA_E_UNSUPPORTED, key, why); }
+
+void lora__cfg_unknown(lora__builder *b, const char *key, const char *value)
+{
+	char why[sizeof(lora__quoted) + 32];
+	snprintf(why, sizeof why, "\"%s\" is not supported", lora__quote(value).text);
+	lora__cfg_unsupported(b, key, why);
+}
 
 int64_t lora__cfg_int(lora__builder *b, const char *key, int64_t def, int64_t min, int64_t max)
 {
@@ -103,7 +111,7 @@ int lora__key_sliding(lora__builder *b, int64_t n, int def)
 	const char *s = json_string_value(json_array_get(list, (size_t)n));
 	if (!json_is_array(list) || !s) return refuse(b, LORA_E_FORMAT, "layer_types", "a list with a string for each block is expected"), def;
 	if (strcmp(s, "sliding_attention") == 0) return 1;
-	if (strcmp(s, "full_attention") != 0) lora__cfg_unsupported(b, "layer_types", lora__quote(s).text);
+	if (strcmp(s, "full_attention") != 0) lora__cfg_unknown(b, "layer_types", s);
 	return 0;
 }
 
@@ -115,6 +123,6 @@ int64_t lora__cfg_activation(lora__builder *b, const char *key)
 	const char *s = lora__cfg_string(b, key, p && p->def ? p->def : "silu");
 	for (size_t i = 0; i < sizeof table / sizeof *table; i++)
 		if (strcmp(s, table[i].name) == 0) return table[i].act;
-	lora__cfg_unsupported(b, key, lora__quote(s).text);
+	lora__cfg_unknown(b, key, s);
 	return LORA_ACT_SILU;
 }

@@ -43,7 +43,7 @@ static void read_classes(lora__builder *b, lora__encoder *e)
 	e->classifies = m->want_labels > 0 || b->fresh || is_class(m, "ForSequenceClassification");
 	if (!e->classifies) return;
 	const char *problem = lora__cfg_string(b, "problem_type", "single_label_classification");
-	if (strcmp(problem, "single_label_classification")) lora__cfg_unsupported(b, "problem_type", lora__quote(problem).text);
+	if (strcmp(problem, "single_label_classification")) lora__cfg_unknown(b, "problem_type", problem);
 	m->n_labels = json_is_object(names) && json_object_size(names) ? (int64_t)json_object_size(names) : lora__key_int_or(b, "num_labels", 2);
 	if (m->want_labels && m->want_labels != m->n_labels && is_class(m, "ForSequenceClassification"))
 		lora__cfg_unsupported(b, "id2label", "the model is a classifier of another number of classes than num_labels asks for");
@@ -57,7 +57,7 @@ lora__encoder lora__b_encoder(lora__builder *b, const char *prefix)
 	lora__encoder e = { .hidden = lora__key_int(b, "hidden_size"), .heads = lora__key_int(b, "num_attention_heads"), .layers = lora__key_int(b, "num_hidden_layers"),
 		.inter = lora__key_int(b, "intermediate_size"), .act = lora__cfg_activation(b, "hidden_act"), .eps = lora__key_float(b, "layer_norm_eps") };
 	const char *kind = lora__cfg_string(b, "position_embedding_type", "absolute");
-	if (strcmp(kind, "absolute")) lora__cfg_unsupported(b, "position_embedding_type", lora__quote(kind).text);
+	if (strcmp(kind, "absolute")) lora__cfg_unknown(b, "position_embedding_type", kind);
 	lora__key_only(b, "is_decoder", 0);
 	if (e.heads && e.hidden % e.heads) lora__cfg_unsupported(b, "num_attention_heads", "it must divide hidden_size");
 	m->form = LORA__FORM_ENCODER;

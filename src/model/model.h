@@ -113,6 +113,7 @@ double      lora__cfg_float(lora__builder *b, const char *key, double def, doubl
 int         lora__cfg_bool(lora__builder *b, const char *key, int def);
 const char *lora__cfg_string(lora__builder *b, const char *key, const char *def);
 void        lora__cfg_unsupported(lora__builder *b, const char *key, const char *why);
+void        lora__cfg_unknown(lora__builder *b, const char *key, const char *value); /* of a key that names one of several things */
 int64_t     lora__cfg_activation(lora__builder *b, const char *key);
 /* The same with default and range from the row of the architecture's schema. */
 int64_t     lora__key_int(lora__builder *b, const char *key);

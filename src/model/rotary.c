@@ -154,7 +154,7 @@ void lora__b_rotary_as(lora__builder *b, int64_t head_dim, const lora__rope_keys
 	else if (strcmp(type, "llama3") == 0) llama3(&r, t);
 	else if (strcmp(type, "longrope") == 0 || strcmp(type, "su") == 0 || (keys->yarn_is_long && strcmp(type, "yarn") == 0)) longrope(&r, t);
 	else if (strcmp(type, "yarn") == 0) yarn(&r, t, theta);
-	else lora__cfg_unsupported(b, "rope_type", lora__quote(type).text);
+	else lora__cfg_unknown(b, "rope_type", type);
 }
 
 void lora__b_rotary(lora__builder *b, int64_t head_dim)

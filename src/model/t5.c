@@ -116,7 +116,7 @@ static t5 read_config(lora__builder *b)
 	const char *kind = lora__cfg_string(b, "feed_forward_proj", "relu");
 	size_t i = 0, n = sizeof kinds / sizeof *kinds;
 	while (i < n && strcmp(kinds[i].name, kind)) i++;
-	if (i == n) lora__cfg_unsupported(b, "feed_forward_proj", lora__quote(kind).text);
+	if (i == n) lora__cfg_unknown(b, "feed_forward_proj", kind);
 	else c.act = kinds[i].act, c.gated = kinds[i].gated;
 	lora__key_only(b, "is_decoder", 0);
 	m->form = LORA__FORM_SEQ2SEQ;

@@ -231,6 +231,9 @@ static int run(const args *a)
 	double start = seconds_now(), *weights = NULL;
 	int status = a->n_adapters ? adapter_output(a) : fail(USAGE, "-a", "at least one adapter is needed; usage: lora combine %s", a->cmd->usage);
 	if (!status && a->type && !strcmp(a->type, "greedy_soup")) return combine_soup(a);
+	for (size_t i = 0; i < a->n_adapters && uniform && !status; i++)
+		if (a->adapters[i].scale != 1) status = fail(USAGE, "-a", "the weights of uniform_soup are equal: give the adapters without weights, or --type linear");
+	if (!status && uniform && a->data) status = fail(USAGE, "-d", "is not for uniform_soup, whose weights are equal; greedy_soup tastes");
 	if (!status && a->data && !a->model) status = fail(USAGE, "-m", "is needed with -d: the weights are searched by the model's loss");
 	if (status) return status;
 	const char **names = new_array(a->n_adapters, sizeof *names);

@@ -134,7 +134,7 @@ static int default_name(json_t *row, const char *path)
 	return OK;
 }
 
-static int show_row(const hub *h, const args *a, json_t *row, int wide);
+static int show_row(const hub *h, const args *a, json_t *row, const int *wide);
 
 static int commit_add(hub *h, json_t *row, const char *temp)
 {
@@ -173,7 +173,7 @@ static int add(const args *a)
 	if (!status) status = hub_lock(&h, 0);
 	if (!status) status = hub_stage(&h, from, row, &temp);
 	if (!status) status = commit_add(&h, row, temp);
-	if (!status) status = show_row(&h, a, row, 0);
+	if (!status) status = show_row(&h, a, row, NULL);
 	if (temp && path_exists(temp)) remove_tree(temp); /* it is in place when all went well */
 	free(temp);
 	json_decref(row);
@@ -184,13 +184,27 @@ static int add(const args *a)
 
 /* ---- list, search ---- */
 
+/* Columns of the table, and how wide its texts make them, up to WIDEST. */
+enum { COLUMNS = 5, WIDEST = 60 };
+static const char *const column_keys[COLUMNS] = { "name", "method", "base", "task", "license" };
+
 static const char *text_of(json_t *row, const char *key)
 {
 	const char *text = json_string_value(json_object_get(row, key));
 	return text ? text : "-";
 }
 
-/* A cell of the table: what would break the line or the terminal is shown as '?'. */
+static void widen(int *wide, json_t *row)
+{
+	for (int k = 0; k < COLUMNS; k++) {
+		const char *text = text_of(row, column_keys[k]);
+		int n = 0;
+		for (size_t i = 0; text[i] && n <= WIDEST; i++) n += ((unsigned char)text[i] & 0xC0) != 0x80;
+		if (n > wide[k] && n <= WIDEST) wide[k] = n;
+	}
+}
+
+/* A cell of the table, the last one with width -1: what would break the line or the terminal is shown as '?'. */
 static void cell(const char *text, int width)
 {
 	char room[TEXT_MOST + 8];
@@ -201,10 +215,11 @@ static void cell(const char *text, int width)
 		columns += (c & 0xC0) != 0x80;
 	}
 	room[n] = 0;
-	say("%s%*s", room, (int)columns < width ? width - (int)columns + 2 : 2, "");
+	say("%s%*s", room, width < 0 ? 0 : (int)columns < width ? width - (int)columns + 2 : 2, "");
 }
 
-static int show_row(const hub *h, const args *a, json_t *row, int wide)
+/* wide: of the columns; NULL = it was added just now. */
+static int show_row(const hub *h, const args *a, json_t *row, const int *wide)
 {
 	json_t *name = json_object_get(row, "name");
 	const char *text = json_string_value(name);
@@ -225,8 +240,11 @@ static int show_row(const hub *h, const args *a, json_t *row, int wide)
 			snprintf(metrics + n, sizeof metrics - n, "%s%s %.4g", n ? ", " : "", key, json_number_value(v));
 		}
 		if (json_is_integer(json_object_get(row, "rank"))) snprintf(rank, sizeof rank, "%lld", (long long)json_integer_value(json_object_get(row, "rank")));
-		cell(text ? text : "-", wide), cell(text_of(row, "method"), 6), cell(rank, 4), cell(text_of(row, "base"), 16), cell(text_of(row, "task"), 16), cell(text_of(row, "license"), 10);
-		cell(metrics, 0);
+		for (int k = 0; k < COLUMNS; k++) {
+			cell(text_of(row, column_keys[k]), wide[k]);
+			if (k == 1) cell(rank, 4);
+		}
+		cell(metrics[0] ? metrics : "-", -1);
 		status = say("\n");
 	}
 	free(path);
@@ -238,19 +256,16 @@ static int list(const args *a)
 	hub h;
 	json_t *rows = NULL, *row;
 	size_t i;
-	int width = 4, status = hub_open(&h, a->positional[1], 0);
+	int w[COLUMNS] = { 4, 6, 4, 4, 7 };
+	int status = hub_open(&h, a->positional[1], 0);
 	if (!status) status = hub_rows(&h, NULL, a->positional + 2, a->n_positional - 2, &rows);
-	json_array_foreach(rows, i, row)
-	{
-		int n = (int)json_string_length(json_object_get(row, "name"));
-		if (n > width && n < 60) width = n;
-	}
+	json_array_foreach(rows, i, row) widen(w, row);
 	if (!status && !a->json && json_array_size(rows)) {
-		cell("NAME", width), cell("METHOD", 6), cell("RANK", 4), cell("BASE", 16), cell("TASK", 16), cell("LICENCE", 10), cell("METRICS", 0);
-		status = say("\n");
+		cell("NAME", w[0]), cell("METHOD", w[1]), cell("RANK", 4), cell("BASE", w[2]), cell("TASK", w[3]), cell("LICENCE", w[4]);
+		status = say("METRICS\n");
 	} else if (!status) say(a->n_positional > 2 ? "nothing found\n" : "the hub is empty\n");
 	json_array_foreach(rows, i, row)
-		if (!status) status = show_row(&h, a, row, width);
+		if (!status) status = show_row(&h, a, row, w);
 	json_decref(rows);
 	hub_close(&h);
 	return status;

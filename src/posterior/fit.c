@@ -38,12 +38,14 @@ static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora
 	lora_posterior *p = (lora_posterior *)(void *)((char *)t - offsetof(lora_posterior, tap));
 	lora__matrix *w = lora__posterior_matrix(p, slot, role);
 	lora_dtype wide = lora__wide(p->m->s.real);
-	(void)first_row;
 	if (!w || !left.size[0]) return LORA_OK;
 	lora_status st = w->side[0].kind->add(p->ctx, &w->side[0], left, f * f, wide);
 	if (st || p->probe.pass) return st;
-	lora_view inputs; /* they are the same in all passes */
+	lora_view inputs; /* they are the same in all passes and copies */
 	char *own;
+	int64_t once = (w->head ? p->probe.n : p->probe.stride[w->space]) - first_row;
+	if (once <= 0) return LORA_OK;
+	if (once < right.size[0]) right.size[0] = once;
 	w->seen += right.size[0];
 	st = lora__posterior_inputs(p->ctx, w, right, &inputs, &own);
 	if (st == LORA_OK) st = w->side[1].kind->add(p->ctx, &w->side[1], inputs, 1, wide);
@@ -84,12 +86,12 @@ static lora_status accumulate(lora_posterior *p, const lora_batch *batch)
 {
 	lora__probe *q = &p->probe;
 	int exact = strcmp(lora__get_string(p->settings, lora__posterior_fit_member.params, "fisher"), "exact") == 0;
-	int64_t passes = exact ? p->classes - 1 : 1;
+	int64_t passes = exact ? p->classes - 1 : 1, cells = 0;
 	p->tap.take = take;
 	q->tap = &p->tap, q->direction = exact ? exact_direction : sampled_direction;
-	q->copies = 0;
+	q->copies = lora__mul_i64(batch->n_sequences, batch->length, &cells) ? lora__probe_copies(p->m, cells, passes) : 1;
 	lora_status st = lora__probe_forward(q, batch, 1);
-	for (int64_t k = 0; k < passes && q->n && st == LORA_OK; k++) st = lora__probe_backward(q, p->last);
+	while (q->pass < passes && q->n && st == LORA_OK) st = lora__probe_backward(q, p->last);
 	if (st) return st;
 	for (int64_t e = 0; e < q->n; e++) {
 		lora__softmax(q->logits + e * p->classes, p->classes, q->grad);
@@ -156,7 +158,7 @@ lora_status lora__posterior_estimate(lora_posterior *p, int64_t n_sequences, int
 		return lora__fail(p->ctx, LORA_E_ARGUMENT, "posterior", "a batch of %lld x %lld", (long long)n_sequences, (long long)length);
 	lora_status st = lora__posterior_usable(p);
 	if (st == LORA_OK) st = lora__factor_find(p->ctx, lora__get_string(p->settings, t, "factor"), &large);
-	int64_t copies = lora__probe_copies(p->m, cells, p->classes); /* of predictions */
+	int64_t copies = lora__probe_copies(p->m, cells, p->classes);
 	int encoder = p->m->form == LORA__FORM_ENCODER;
 	if (st == LORA_OK) st = lora__model_find_plan(p->m, LORA__PLAN_REPEAT, copies * (encoder ? n_sequences : cells), encoder ? copies * cells : 0, &plan);
 	if (st) return st;

@@ -170,6 +170,7 @@ START_TEST(soups)
 	snprintf(options, sizeof options, "-a '%s'", in_scratch("soup"));
 	ck_assert(near_to(loss_of(options), loss)); /* what was written is what was measured */
 	ck_assert_int_eq(run_lora("combine -q -a '%s' -a '%s' --type uniform_soup -o '%s'", one, two, in_scratch("even")), 0);
+	expect_error(run_lora("combine -q -a '%s=0.7' -a '%s=0.3' --type uniform_soup -o '%s'", one, two, in_scratch("uneven")), 2, "equal");
 	ck_assert_int_eq(run_lora("combine -q -a '%s=0.5' -a '%s=0.5' -o '%s'", one, two, in_scratch("half")), 0);
 	ck_assert_int_eq(run_shell("cmp '%s' '%s'", in_scratch("even/adapter_model.safetensors"), in_scratch("half/adapter_model.safetensors")), 0);
 	expect_error(run_lora("combine -a '%s' -d " DATA " --type greedy_soup -o '%s'", one, in_scratch("no")), 2, "-m");

@@ -36,18 +36,18 @@ END_TEST
 START_TEST(sharded)
 {
 	ck_assert_int_eq(run_lora("score -m " MODEL " -i " IO " -o '%s'", in_scratch("zero.safetensors")), 0);
-	ck_assert_int_eq(run_lora("convert --json " MODEL " '%s' --max-shard-size 60000", in_scratch("cut")), 0);
+	ck_assert_int_eq(run_lora("convert --json " MODEL " '%s' --max-shard-size 60000", in_scratch("shards")), 0);
 	expect_json("format", "hf");
-	ck_assert(exists(in_scratch("cut/model.safetensors.index.json")) && exists(in_scratch("cut/model-00001-of-00004.safetensors")));
-	ck_assert_int_eq(run_lora("score -m '%s' -i " IO " -o '%s'", in_scratch("cut"), in_scratch("one.safetensors")), 0);
+	ck_assert(exists(in_scratch("shards/model.safetensors.index.json")) && exists(in_scratch("shards/model-00001-of-00004.safetensors")));
+	ck_assert_int_eq(run_lora("score -m '%s' -i " IO " -o '%s'", in_scratch("shards"), in_scratch("one.safetensors")), 0);
 	ck_assert_int_eq(run_shell("cmp '%s' '%s'", in_scratch("zero.safetensors"), in_scratch("one.safetensors")), 0);
-	ck_assert_int_eq(run_lora("convert '%s' '%s'", in_scratch("cut"), in_scratch("cut.gguf")), 0);
-	ck_assert_int_eq(run_lora("convert '%s' '%s' --max-shard-size 0", in_scratch("cut.gguf"), in_scratch("whole")), 0);
+	ck_assert_int_eq(run_lora("convert '%s' '%s'", in_scratch("shards"), in_scratch("shards.gguf")), 0);
+	ck_assert_int_eq(run_lora("convert '%s' '%s' --max-shard-size 0", in_scratch("shards.gguf"), in_scratch("whole")), 0);
 	ck_assert(exists(in_scratch("whole/model.safetensors")) && !exists(in_scratch("whole/model.safetensors.index.json")));
 	ck_assert_int_eq(run_lora("merge -m " MODEL " -a " ADAPTER " -o '%s' --max-shard-size 60000", in_scratch("merged")), 0);
 	ck_assert(exists(in_scratch("merged/model.safetensors.index.json")));
-	expect_error(run_lora("convert '%s' '%s' --max-shard-size 9", in_scratch("cut"), in_scratch("no.gguf")), 2, "one file");
-	expect_error(run_lora("convert '%s' '%s' --max-shard-size -1", in_scratch("cut"), in_scratch("no")), 2, "negative");
+	expect_error(run_lora("convert '%s' '%s' --max-shard-size 9", in_scratch("shards"), in_scratch("no.gguf")), 2, "one file");
+	expect_error(run_lora("convert '%s' '%s' --max-shard-size -1", in_scratch("shards"), in_scratch("no")), 2, "negative");
 }
 END_TEST
 

@@ -1,4 +1,5 @@
-/* ROPE in BF16 on AVX-512 with conversions to BF16: naive_rotary.inc's formulas on 16 pairs at a time. */
+/* ROPE in BF16 on AVX-512 with conversions to BF16: naive_rotary.inc's formulas on 16 pairs at a time, nothing fused: the
+ * same bits but for subnormals, which are taken for zero. */
 #include "backend/naive/naive_rotary.h"
 #include "backend/naive/naive_x86.h"
 
@@ -21,8 +22,8 @@ AVX512_BF16 void lora__rope_bf16(void *arg, int64_t task, int32_t thread)
 			uint16_t *a = lora__at(&c->v[0], r, k);
 			for (int64_t h = 0; h < heads; h++, a += d) {
 				__m512 x = lora__load16(a, in), y = lora__load16(a + half, in);
-				lora__narrow16(a, in, _mm512_fnmadd_ps(y, si, _mm512_mul_ps(x, co)));
-				lora__narrow16(a + half, in, _mm512_fmadd_ps(x, si, _mm512_mul_ps(y, co)));
+				lora__narrow16(a, in, _mm512_sub_ps(_mm512_mul_ps(x, co), _mm512_mul_ps(y, si)));
+				lora__narrow16(a + half, in, _mm512_add_ps(_mm512_mul_ps(y, co), _mm512_mul_ps(x, si)));
 			}
 		}
 	}

@@ -79,6 +79,7 @@ static const struct { const char *model, *adapter; int sequences, length; } mode
 	{ TINY, "{\"r\":4,\"init_lora_weights\":false,\"target_modules\":\"all-linear\",\"lora_alpha\":4}", 6, 40 },
 	{ DEMO, "{\"r\":8,\"init_lora_weights\":false,\"target_modules\":\"all-linear\",\"lora_alpha\":4}", 8, 128 },
 	{ DEMO, "{\"r\":8,\"target_modules\":\"all-linear\"}", 8, 128 }, /* B = 0, as a training begins */
+	{ TINY, "{\"r\":4,\"init_lora_weights\":false,\"target_modules\":\"all-linear\",\"lora_alpha\":4}", 30, 40 }, /* the head in several chunks in BF16 too */
 };
 static const char *const backends[] = { "naive", "auto" };
 

@@ -1,7 +1,7 @@
 /* The language-model head with its loss: logits = h W^T over chunks of the rows that count, cross-entropy and its gradient in place, dh at
  * once. The rows x vocabulary matrix never exists, and rows without a label are skipped (unless their logits are wanted).
- * In training, logits and dlogits are of the type of activations (softmax and loss are F32 and wider all the same): half the memory in BF16, so twice
- * the rows in a chunk, and each chunk reads all of the head's weight. Where logits are wanted for themselves they are of the wide type.
+ * In training, logits and dlogits are of the type of activations (softmax and loss are F32 and wider all the same): half the memory in BF16, so more
+ * rows in a chunk, and each chunk reads all of the head's weight. Where logits are wanted for themselves they are of the wide type.
  * in: h[n,d]. site: the head. i[0] vocabulary, i[1] width; f[0] soft cap (0 = none). */
 #include <math.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* GEMM of BF16 activations on AMX tiles: C[m,n] = alpha * A[m,k] B[k,n] + beta * C with A in BF16, B rounded to BF16, sums in F32, C in BF16 or
  * F32. A tile product (TDPBF16PS, Intel SDM volume 2) adds 16 x 32 by 32 x 16 to 16 x 16; two tiles of A by two of B give a block of 32 x 32.
  * B is packed for each use, pairs along k side by side, so a frozen weight needs no second copy in memory and may lie either way round; the
- * packing is spread over all rows. A is read where it lies unless its rows fall on the same cache sets.
+ * packing is spread over the rows of a task. A is read where it lies unless its rows fall on the same cache sets.
  * A task owns rows and columns of C and sums in the order of k, so the bits do not depend on the number of threads. Like the tile product,
  * everything here takes subnormals for zero. */
 #include "backend/backend.h"
@@ -45,13 +45,10 @@ int lora__amx_ready(void)
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* The first n of 32 elements. */
-static uint32_t first32(int64_t n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
-
 /* n elements of BF16; zeros up to count, a multiple of 32. */
 AMX static inline void copy_row(uint16_t *to, const uint16_t *from, int64_t n, int64_t count)
 {
-	for (int64_t i = 0; i < count; i += SIDE) _mm512_storeu_si512(to + i, _mm512_maskz_loadu_epi16(first32(n - i), from + i));
+	for (int64_t i = 0; i < count; i += SIDE) _mm512_storeu_si512(to + i, _mm512_maskz_loadu_epi16(lora__first32(n - i), from + i));
 }
 
 /* n elements of any float type and stride as BF16, times scale; zeros up to count. */

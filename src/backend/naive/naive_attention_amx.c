@@ -44,7 +44,6 @@ typedef struct grads {
 
 static int64_t up(int64_t n) { return (n + SIDE - 1) / SIDE * SIDE; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline uint32_t first32(int64_t n) { return n >= SIDE ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
 static size_t line(size_t n) { return (n + 63) & ~(size_t)63; }
 static size_t work_bytes(void) { return line(sizeof(work) > sizeof(grads) ? sizeof(work) : sizeof(grads)); }
 
@@ -76,7 +75,7 @@ size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (size_t)(
 /* 32 elements of n <= 32 rows of one head from element x on, step apart; zeros beyond the head and the rows. */
 SMALL static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d, int64_t x)
 {
-	const __mmask32 in = first32(d - x);
+	const __mmask32 in = lora__first32(d - x);
 	const uint16_t *from = lora__at(v, row, head * d + x);
 	for (int64_t r = 0; r < n; r++, to += step, from += v->stride[0]) _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(in, from));
 	for (int64_t r = n; r < SIDE; r++, to += step) _mm512_storeu_si512(to, _mm512_setzero_si512());
@@ -211,14 +210,14 @@ AMX static void softmax_row(work *t, int64_t r, int64_t n, int64_t all, float sc
 	const float *s = t->s + r * KEYS;
 	int64_t x;
 	for (x = 0; x < n; x += SIDE) {
-		uint32_t in = first32(n - x);
+		uint32_t in = lora__first32(n - x);
 		most = _mm512_mask_max_ps(most, (__mmask16)in, most, _mm512_load_ps(s + x));
 		more = _mm512_mask_max_ps(more, (__mmask16)(in >> 16), more, _mm512_load_ps(s + x + 16));
 	}
 	float old = t->top[r], here = _mm512_reduce_max_ps(_mm512_max_ps(most, more)) * scale, top = here > old ? here : old;
 	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top * log2e);
 	for (x = 0; x < all; x += SIDE) {
-		uint32_t in = first32(n - x);
+		uint32_t in = lora__first32(n - x);
 		__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + x), from)), f = exp2_16((__mmask16)(in >> 16), _mm512_fmsub_ps(by, _mm512_load_ps(s + x + 16), from));
 		sum = _mm512_add_ps(sum, e), rest = _mm512_add_ps(rest, f);
 		_mm512_store_si512(t->p + r * KEYS + x, (__m512i)_mm512_cvtne2ps_pbh(f, e));
@@ -397,7 +396,7 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 			uint16_t *y = lora__at(&j->dq, g->q0 + q[i].i, q[i].head * j->d + x);
 			for (int64_t r = 0; r < BLOCK; r += 16) lora__store16(t->rows + r, 0xffff, _mm512_mul_ps(scale, _mm512_load_ps(from + r)));
 			transposed(t->ds, t->rows, SIDE);
-			for (int64_t r = 0; r < q[i].n; r++, y += j->dq.stride[0]) _mm512_mask_storeu_epi16(y, first32(j->d - x), _mm512_load_si512(t->ds + r * SIDE));
+			for (int64_t r = 0; r < q[i].n; r++, y += j->dq.stride[0]) _mm512_mask_storeu_epi16(y, lora__first32(j->d - x), _mm512_load_si512(t->ds + r * SIDE));
 		}
 }
 

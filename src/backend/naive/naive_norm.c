@@ -1,5 +1,5 @@
 /* RMSNORM: y = x / sqrt(mean(x^2) + eps) * (offset + w), and its gradient with w frozen. Zhang and Sennrich 2019, arXiv:1910.07467,
- * equation 4; eps inside the root as in LLaMA; offset 1 is Gemma's form. Sums run over 16 lanes in the type of arithmetic. */
+ * equation 4; eps inside the root as in LLaMA; offset 1 is Gemma's form. Sums run over 32 lanes in the type of arithmetic. */
 #include "backend/naive/naive_norm.h"
 
 #define NAIVE_AVX2

@@ -12,6 +12,9 @@
 /* The first n of 16 elements. */
 static inline __mmask16 lora__first16(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 
+/* The first n of 32. */
+static inline __mmask32 lora__first32(int64_t n) { return n >= 32 ? ~(__mmask32)0 : n <= 0 ? 0 : ((__mmask32)1 << n) - 1; }
+
 /* exp(x) as naive_vec.inc computes it, but 0 from -87 down: no subnormal results, which cost a hundred cycles each. NaN stays NaN. */
 AVX512 static inline __m512 lora__exp16(__m512 x)
 {

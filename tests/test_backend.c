@@ -201,6 +201,56 @@ START_TEST(xent_halves)
 }
 END_TEST
 
+static void put(void *to, lora_dtype type, int64_t i, float v) { lora__convert((char *)to + i * (int64_t)lora__dtype_size(type), type, &v, LORA_F32, 1); }
+
+/* F32 by a weight of F32 or BF16: a product with a permutation gives back every bit, either way round, added to what is there or not, with the edges of
+ * blocks; and the error of a product of random numbers is that of plain F32 sums. */
+START_TEST(f32_products)
+{
+	enum { M = 77, N = 90, K = 1700 };
+	lora_dtype type = _i % 2 ? LORA_BF16 : LORA_F32;
+	int turned = _i / 2;
+	lora_context *ctx = context("naive", 2);
+	lora__naive *self = ctx->naive_self;
+	float *a = malloc(sizeof *a * M * K), *b = calloc(K * N, sizeof *b), *c = malloc(sizeof *c * M * N), *lora_a = malloc(sizeof *a * M * 16), *lora_b = malloc(sizeof *a * 16 * N);
+	uint64_t seed = 11;
+	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .f = { 1 } };
+	call.v[0] = lora__view2(c, LORA_F32, M, N, N), call.v[1] = lora__view2(a, LORA_F32, M, K, K);
+	call.v[2] = turned ? lora__view_t(lora__view2(b, type, N, K, K)) : lora__view2(b, type, K, N, N);
+	for (int i = 0; i < M * K; i++) a[i] = ldexpf((float)(check_random(&seed) >> 40) * 0x1p-23f - 1, (int)(check_random(&seed) % 150) - 60);
+	for (int j = 0; j < N; j++) put(b, type, turned ? j * K + (j * 37 + 5) % K : (j * 37 + 5) % K * N + j, 1);
+	check_ok(ctx, lora__run(ctx, &call));
+	for (int i = 0; i < M; i++)
+		for (int j = 0; j < N; j++) ck_assert_msg(c[i * N + j] == a[i * K + (j * 37 + 5) % K], "row %d, column %d: %a for %a", i, j, (double)c[i * N + j], (double)a[i * K + (j * 37 + 5) % K]);
+	for (int i = 0; i < M * K; i++) a[i] = (float)(check_random(&seed) >> 40) * 0x1p-23f - 1;
+	for (int i = 0; i < K * N; i++) put(b, type, i, (float)(check_random(&seed) >> 40) * 0x1p-23f - 1);
+	for (int i = 0; i < M * 16; i++) lora_a[i] = (float)(check_random(&seed) >> 40) * 0x1p-21f - 4;
+	for (int i = 0; i < N * 16; i++) lora_b[i] = (float)(check_random(&seed) >> 40) * 0x1p-21f - 4;
+	call.n_views = 5, call.f[2] = 0.75;
+	call.v[3] = lora__view2(lora_a, LORA_F32, M, 16, 16), call.v[4] = turned ? lora__view_t(lora__view2(lora_b, LORA_F32, N, 16, 16)) : lora__view2(lora_b, LORA_F32, 16, N, N);
+	double error[2] = { 0 };
+	int32_t best = self->isa;
+	for (int copy = 0; copy < 2; copy++) {
+		self->isa = copy ? best : 0;
+		check_ok(ctx, lora__run(ctx, &call));
+		for (int i = 0; i < M; i++)
+			for (int j = 0; j < N; j++) {
+				double sum = 0;
+				for (int k = 0; k < K; k++) {
+					float w;
+					lora__convert(&w, LORA_F32, lora__at(&call.v[2], k, j), type, 1);
+					sum += (double)a[i * K + k] * (double)w;
+				}
+				for (int k = 0; k < 16; k++) sum += 0.75 * (double)lora_a[i * 16 + k] * (double)*(float *)lora__at(&call.v[4], k, j);
+				error[copy] += ((double)c[i * N + j] - sum) * ((double)c[i * N + j] - sum);
+			}
+	}
+	ck_assert_msg(error[1] <= 1.5 * error[0] && error[1] > 0, "squared error %g, plain sums have %g", error[1], error[0]);
+	free(a), free(b), free(c), free(lora_a), free(lora_b);
+	lora_context_destroy(ctx);
+}
+END_TEST
+
 /* Products with a deep packed B: every slice of it counts, rows of A apart, added to what is there, many parts. */
 static void deep_products(lora_context *ctx)
 {
@@ -307,7 +357,6 @@ START_TEST(float_functions)
 }
 END_TEST
 
-static void put(void *to, lora_dtype type, int64_t i, float v) { lora__convert((char *)to + i * (int64_t)lora__dtype_size(type), type, &v, LORA_F32, 1); }
 static int is_nan(const void *from, lora_dtype type, int64_t i)
 {
 	float v;
@@ -426,6 +475,7 @@ int main(void)
 	tcase_add_test(p, plugins);
 	tcase_add_test(c, float_functions);
 	tcase_add_test(c, xent_halves);
+	tcase_add_loop_test(c, f32_products, 0, 4);
 	tcase_add_loop_test(c, nan_stays, 0, 2);
 	tcase_add_test(c, refusals);
 	tcase_add_test(c, memory);

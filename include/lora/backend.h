@@ -37,7 +37,8 @@ enum {
 	/* v0 C[m,n] = f0 * v1 A[m,k] * v2 B[k,n] + f1 * C; any strides; A, B, C of any float type, sums in F64 when one of them is, else F32.
 	 * With v3 A2[m,r] and v4 B2[r,n] also + f2 * A2 B2 (LoRA's product in the same pass over C); a backend that does not know them refuses the call,
 	 * and the core runs it as two. When A is BF16, a backend may round a B or B2 of F32 or F16 to BF16 first, with f2 already in B2, and take subnormals
-	 * for zero. With packed set, v2 still tells B's sizes; its data may be NULL where supports() takes that. */
+	 * for zero. When A is F32, a backend may take numbers below 2^-110 with fewer bits and give NaN where a number from 2^128 - 2^119 on or an
+	 * infinite one takes part. With packed set, v2 still tells B's sizes; its data may be NULL where supports() takes that. */
 	LORA_PRIM_GEMM = 1,
 	/* v0 out[n,d] = cast(v1 in[n,d]); any strides and float types; round to nearest even */
 	LORA_PRIM_COPY = 2,
@@ -161,7 +162,7 @@ typedef struct lora_backend_v1 {
 	/* Make an instance for one context. */
 	lora_status (*open)(const lora_host_services *host, void **self);
 	void (*close)(void *self);
-	/* How good this is here: naive 0, higher is better, negative: can't run on this machine. */
+	/* How good this is here: naive 0, or 30 where it has matrix units (AMX); higher is better, negative: can't run on this machine. */
 	int32_t (*score)(void *self);
 	lora_status (*info)(void *self, lora_device_info *out);
 	/* 1 when run() takes a call of this prim, dtypes and strides; else 0 and a reason (may be NULL). Looks at no data. */

@@ -178,7 +178,7 @@ typedef struct lora_site_order {
 enum {
 	LORA_ORDER_DROPOUT   = 1, /* the adapter sees another x */
 	LORA_ORDER_PACKED    = 2, /* the backend keeps W packed */
-	LORA_ORDER_PRECISION = 3, /* M would be rounded to halves */
+	LORA_ORDER_PRECISION = 3, /* M would be rounded to halves, or W is of halves and M is not */
 	LORA_ORDER_HEAD      = 4,
 	LORA_ORDER_HOST      = 5, /* the host owns W */
 	LORA_ORDER_QUANT     = 6  /* W is quantised: it is never there as a whole */

@@ -66,7 +66,7 @@ static lora_status select_auto(lora_context *ctx)
 	char names[LORA__PLUGIN_MAX][LORA__PLUGIN_NAME];
 	const lora_backend_v1 *best = ctx->naive, *table;
 	void *best_self = ctx->naive_self, *self;
-	int32_t best_score = 0, score = 0;
+	int32_t best_score = best->score(best_self), score = 0;
 	lora_error before = ctx->error;
 	int n = lora__plugin_scan(ctx, names);
 	for (int i = 0; i < n; i++) {

@@ -10,7 +10,7 @@ lora__order lora__site_order(const lora__site *s, const lora_context *ctx, lora_
 	if (s->flags & LORA_SITE_HOST) why = LORA_ORDER_HOST;
 	else if (lora__site_is_quant(s)) why = LORA_ORDER_QUANT;
 	else if (s->is_head) why = LORA_ORDER_HEAD;
-	else if (real != LORA_F32) why = LORA_ORDER_PRECISION; /* M would be rounded to halves; a delta is a sum in F32 */
+	else if (real != LORA_F32 || s->dtype != LORA_F32) why = LORA_ORDER_PRECISION; /* M would be rounded to halves, or be twice as long as W */
 	else if (lora__site_packable(s, ctx, real, rows)) why = LORA_ORDER_PACKED; /* M would have to be packed in each step */
 	lora__order_case c = { .rows = rows, .in = s->in, .out = s->out, .rank = rank, .real_bytes = (int)lora__dtype_size(real),
 		.weight_bytes = lora__site_is_quant(s) ? 1 : (int)lora__dtype_size(s->dtype), .fixed = why };

@@ -41,7 +41,7 @@ static void fake_close(void *self)
 
 static void fake_free(void *self, void *packed) { (void)self, (void)packed; }
 
-static int32_t fake_score(void *self) { return (void)self, is("cannot") ? -1 : is("best") ? 7 : is("good") ? 5 : 1; }
+static int32_t fake_score(void *self) { return (void)self, is("cannot") ? -1 : is("best") ? 70 : is("good") ? 50 : 1; }
 
 static lora_status fake_info(void *self, lora_device_info *out)
 {

@@ -219,8 +219,8 @@ static void naive_close(void *self)
 
 static int32_t naive_score(void *self)
 {
-	(void)self;
-	return 0;
+	enum { ON_TILES = 30 }; /* more than oneDNN's: quicker in F32 and BF16, and without packed weights */
+	return ((lora__naive *)self)->isa == 3 ? ON_TILES : 0;
 }
 
 static lora_status naive_info(void *self, lora_device_info *out)

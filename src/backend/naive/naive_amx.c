@@ -1,4 +1,4 @@
-/* GEMM of BF16 activations on AMX tiles: C[m,n] = alpha * A[m,k] B[k,n] + beta * C with A in BF16, B rounded to BF16, sums in F32, C in BF16 or
+/* GEMM on AMX tiles of BF16 activations, and of F32 ones in three parts of BF16 (naive_amx_f32.c): C[m,n] = alpha * A[m,k] B[k,n] + beta * C with A in BF16, B rounded to BF16, sums in F32, C in BF16 or
  * F32. A tile product (TDPBF16PS, Intel SDM volume 2) adds 16 x 32 by 32 x 16 to 16 x 16; two tiles of A by two of B give a block of 32 x 32.
  * B is packed for each use, pairs along k side by side, so a frozen weight needs no second copy in memory and may lie either way round; the
  * packing is spread over the rows of a task. A is read where it lies unless its rows fall on the same cache sets.
@@ -16,6 +16,7 @@
 enum {
 	DEPTH = 1536,          /* depth that is packed at once at most ... */
 	GROUP_BYTES = 900 << 10, /* ... and bytes of packed B: they stay in the second-level cache */
+	WIDE_COLUMNS = 48,     /* narrower products in F32 are thin (naive_thin.c) */
 	ROWS = 1024            /* rows whose sums are kept when k takes several packings */
 };
 
@@ -25,6 +26,7 @@ typedef struct amx_job {
 	int64_t k2, steps2;
 	int64_t tasks_m, tasks_n;
 	float   alpha, beta, scale2; /* of the second product before alpha */
+	int     parts, parts_b;     /* BF16 numbers for one of A, A2, B2 and for one of B: 1, or 3 for F32 */
 	int     direct;             /* tiles of A are loaded from where they lie */
 	char   *scratch;
 	size_t  per_thread;
@@ -44,6 +46,18 @@ int lora__amx_ready(void)
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+AMX void lora__amx_turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead)
+{
+	for (int h = 0; h < 2; h++) {
+		__m512i row[16];
+		for (int x = 0; x < 16; x++) {
+			row[x] = _mm512_loadu_si512(from + (h * 16 + x) * step);
+			if (ahead) _mm_prefetch((const char *)(from + (h * 16 + x) * step + ahead), _MM_HINT_T1); /* too many streams for the hardware */
+		}
+		turn(row, to + h * TILE);
+	}
+}
 
 /* n elements of BF16; zeros up to count, a multiple of 32. */
 AMX static inline void copy_row(uint16_t *to, const uint16_t *from, int64_t n, int64_t count)
@@ -79,20 +93,22 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 	const char *from = lora__at(b, k0, n0);
 	for (int64_t x = 0; x < rows; x++, from += step) gather(t + x * SIDE, from, b->dtype, b->stride[along ? 0 : 1], along ? kb : nb, SIDE, scale);
 	memset(t + rows * SIDE, 0, sizeof *t * (size_t)((SIDE - rows) * SIDE));
-	if (along) turn_step(to, t, SIDE, 0);
+	if (along) lora__amx_turn_step(to, t, SIDE, 0);
 	else interleave_step(to, 0, t, SIDE, 1, 0);
 }
 
 /* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
-AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piece *p, int64_t k0, int64_t steps)
+AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piece *p, int64_t k0, int64_t steps, int parts)
 {
 	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE, panel = steps * 2 * TILE, along = b->stride[0] == 1;
+	for (int64_t x = 0; x < panels && parts == 3; x++) lora__amx_split_b(b, scale, to + 3 * x * panel, p->n0 + x * SIDE, k0, steps);
+	if (parts == 3) return;
 	int64_t whole = b->dtype == LORA_BF16 && scale == 1 && (along || b->stride[1] == 1) ? least(p->n1 - p->n0, b->size[1] - p->n0) / SIDE : 0;
 	if (along) {
 		for (int64_t x = 0; x < panels; x++) {
 			const uint16_t *from = lora__at(b, k0, p->n0 + x * SIDE);
 			for (int64_t s = 0; s < steps; s++, to += 2 * TILE, from += SIDE) {
-				if (x < whole && k0 + (s + 1) * SIDE <= b->size[0]) turn_step(to, from, b->stride[1], SIDE * b->stride[1]);
+				if (x < whole && k0 + (s + 1) * SIDE <= b->size[0]) lora__amx_turn_step(to, from, b->stride[1], SIDE * b->stride[1]);
 				else pack_step(b, scale, to, p->n0 + x * SIDE, k0 + s * SIDE);
 			}
 		}
@@ -199,12 +215,13 @@ AMX static inline void add_left(const strip *t)
 }
 
 /* s[32][32] (+)= the strips' products. */
-AMX static void multiply(float *s, const strip *t, int n, int first, int64_t rows, int64_t cols)
+AMX static void multiply(const amx_job *j, float *s, const strip *t, int n, int first, int64_t rows, int64_t cols)
 {
 	if (first) zero_sums();
 	else load_sums(s, SIDE);
 	for (int i = 0; i < n; i++) {
-		if (rows > 16 && cols > 16) lora__amx_add_block(&t[i]);
+		if (j->parts == 3) lora__amx_add_parts(&t[i], i ? 3 : j->parts_b);
+		else if (rows > 16 && cols > 16) lora__amx_add_block(&t[i]);
 		else if (rows <= 16) add_low(&t[i]);
 		else add_left(&t[i]);
 	}
@@ -282,23 +299,27 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, uint16_t *packed_a, float *sums)
 {
 	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE;
-	const uint16_t *b2 = b + j->group * j->kc;
-	uint16_t *packed_a2 = packed_a + SIDE * j->kc;
+	const uint16_t *b2 = b + j->group * j->kc * j->parts_b;
+	uint16_t *packed_a2 = packed_a + SIDE * j->kc * j->parts;
 	for (int64_t row = p->m0; row < p->m1; row += SIDE) {
 		int64_t rows = least(SIDE, p->m1 - row), width2 = j->steps2 * SIDE;
 		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * 2, b, p->steps }, { (const char *)packed_a2, width2 * 2, b2, j->steps2 } };
-		if (!j->direct || rows < SIDE || p->depth % SIDE) {
+		int two = p->last && j->steps2;
+		if (j->parts == 3) {
+			lora__amx_split_a(&j->a, packed_a, row, p->k0, p->steps);
+			if (two) lora__amx_split_a(&j->a2, packed_a2, row, 0, j->steps2);
+			t[0].a = (const char *)packed_a;
+		} else if (!j->direct || rows < SIDE || p->depth % SIDE) {
 			pack_a(&j->a, packed_a, row, rows, p->k0, p->depth, p->steps * SIDE);
 			t[0].a = (const char *)packed_a, t[0].stride = p->steps * SIDE * 2;
 		}
-		int two = p->last && j->steps2;
-		if (two) pack_a(&j->a2, packed_a2, row, rows, 0, j->k2, width2);
+		if (two && j->parts == 1) pack_a(&j->a2, packed_a2, row, rows, 0, j->k2, width2);
 		for (int64_t x = 0; x < panels; x++) {
 			int64_t n0 = p->n0 + x * SIDE, cols = least(SIDE, p->n1 - n0);
 			float *s = p->first && p->last ? sums : sums + ((row - p->m0) / SIDE * panels + x) * BLOCK;
-			multiply(s, t, 1 + two, p->first, rows, cols);
+			multiply(j, s, t, 1 + two, p->first, rows, cols);
 			if (p->last) store(j, s, row, n0, rows, cols, x + 1 < panels ? n0 + SIDE : p->n0);
-			t[0].b += p->steps * 2 * TILE, t[1].b += j->steps2 * 2 * TILE;
+			t[0].b += p->steps * 2 * TILE * j->parts_b, t[1].b += j->steps2 * 2 * TILE * j->parts;
 		}
 	}
 }
@@ -309,16 +330,17 @@ AMX static void task(void *arg, int64_t t, int32_t thread)
 	int64_t tm = t / j->tasks_n, tn = t % j->tasks_n, high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE;
 	int64_t m0 = high * tm / j->tasks_m * SIDE, m1 = least(high * (tm + 1) / j->tasks_m * SIDE, j->m);
 	int64_t n0 = wide * tn / j->tasks_n * SIDE, n1 = least(wide * (tn + 1) / j->tasks_n * SIDE, j->n);
-	uint16_t *b = (uint16_t *)(void *)(j->scratch + (size_t)thread * j->per_thread), *a = b + j->group * (j->kc + j->steps2 * SIDE);
-	float *sums = (float *)(void *)(a + SIDE * (j->kc + j->steps2 * SIDE));
+	uint16_t *b = (uint16_t *)(void *)(j->scratch + (size_t)thread * j->per_thread), *b2 = b + j->group * j->kc * j->parts_b;
+	uint16_t *a = b2 + j->group * j->steps2 * SIDE * j->parts;
+	float *sums = (float *)(void *)(a + SIDE * (j->kc + j->steps2 * SIDE) * j->parts);
 	_tile_loadconfig(&tiles);
 	for (int64_t n = n0; n < n1; n += j->group)
 		for (int64_t m = m0; m < m1; m += j->kc < j->k ? ROWS : m1 - m0)
 			for (int64_t k = 0; k < j->k; k += j->kc) {
 				piece p = { m, j->kc < j->k ? least(m + ROWS, m1) : m1, n, least(n + j->group, n1), k, least(j->kc, j->k - k), 0, k == 0, k + j->kc >= j->k };
 				p.steps = (p.depth + SIDE - 1) / SIDE;
-				pack_b(&j->b, 1, b, &p, k, p.steps);
-				if (p.last && j->steps2) pack_b(&j->b2, j->scale2, b + j->group * j->kc, &p, 0, j->steps2);
+				pack_b(&j->b, 1, b, &p, k, p.steps, j->parts_b);
+				if (p.last && j->steps2) pack_b(&j->b2, j->scale2, b2, &p, 0, j->steps2, j->parts);
 				run_piece(j, &p, b, a, sums);
 			}
 	_tile_release();
@@ -335,10 +357,20 @@ static void split(amx_job *j, int32_t threads, int64_t *n_tasks)
 	*n_tasks = j->tasks_m * j->tasks_n;
 }
 
+/* F32 where no other form is better. */
+static int takes_wide(const lora_call *c, int two)
+{
+	const lora_view *v = c->v;
+	if (v[0].dtype != LORA_F32 || v[2].dtype == LORA_F64 || v[0].stride[1] != 1 || v[1].stride[1] != 1) return 0;
+	if (v[0].size[0] <= GEMM_FEW || v[0].size[1] <= WIDE_COLUMNS || v[1].size[1] <= THIN_K) return 0;
+	return !two || (v[3].dtype == LORA_F32 && v[4].dtype != LORA_F64 && c->f[0] != 0);
+}
+
 /* BF16 by a matrix that can be rounded to it; enough rows to be worth packing B. */
 static int takes(const lora__naive *self, const lora_call *c, int two)
 {
 	const lora_view *cv = &c->v[0];
+	if (self->isa >= 3 && c->v[1].dtype == LORA_F32) return takes_wide(c, two);
 	if (self->isa < 3 || cv->size[0] <= GEMM_TINY || c->v[1].size[1] < 1 || (cv->dtype != LORA_BF16 && cv->dtype != LORA_F32)) return 0;
 	if (c->v[1].dtype != LORA_BF16 || c->v[2].dtype == LORA_F64) return 0;
 	return !two || (c->v[3].dtype == LORA_BF16 && c->v[4].dtype != LORA_F64 && c->f[0] != 0);
@@ -349,7 +381,8 @@ int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 	const lora_view *cv = &c->v[0], *av = &c->v[1], *bv = &c->v[2];
 	int two = c->n_views > 4 && c->v[3].data && c->v[3].size[1] > 0;
 	if (!takes(self, c, two)) return 0;
-	amx_job j = { .c = *cv, .a = *av, .b = *bv, .alpha = (float)c->f[0], .beta = (float)c->f[1] };
+	amx_job j = { .c = *cv, .a = *av, .b = *bv, .alpha = (float)c->f[0], .beta = (float)c->f[1], .parts = av->dtype == LORA_F32 ? 3 : 1 };
+	j.parts_b = bv->dtype == LORA_BF16 ? 1 : j.parts;
 	if (two) {
 		j.a2 = c->v[3], j.b2 = c->v[4], j.k2 = j.a2.size[1], j.scale2 = (float)(c->f[2] / c->f[0]);
 		j.steps2 = up(j.k2, SIDE) / SIDE;
@@ -359,11 +392,11 @@ int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 	j.m = j.c.size[0], j.n = j.c.size[1], j.k = j.a.size[1];
 	int64_t deep = j.m > SIDE ? DEPTH : least(DEPTH, up(GROUP_BYTES / 2 / j.n, SIDE)), packings = (j.k + deep - 1) / deep;
 	j.kc = up((j.k + packings - 1) / packings, SIDE);
-	j.group = least(up(j.n, SIDE), up(GROUP_BYTES / 2 / j.kc, SIDE));
+	j.group = least(up(j.n, SIDE), up(GROUP_BYTES / 2 / j.kc / j.parts_b, SIDE));
 	j.direct = j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;
 	int64_t n_tasks, sums = packings > 1 ? least(up(j.m, SIDE), ROWS) * j.group : BLOCK;
 	split(&j, self->host.threads, &n_tasks);
-	j.per_thread = (size_t)up((j.group + SIDE) * (j.kc + j.steps2 * SIDE) * 2 + sums * 4, 4096) + 1088; /* not the same cache sets for every thread */
+	j.per_thread = (size_t)up((j.group * (j.kc * j.parts_b + j.steps2 * SIDE * j.parts) + SIDE * (j.kc + j.steps2 * SIDE) * j.parts) * 2 + sums * 4, 4096) + 1088; /* not the same cache sets for every thread */
 	j.scratch = lora__naive_scratch(self, j.per_thread * (size_t)self->host.threads);
 	if (!j.scratch) return *st = LORA_E_MEMORY, 1;
 	lora__naive_parallel(self, n_tasks, (double)j.m * (double)j.n * (double)j.k / 16, task, &j);

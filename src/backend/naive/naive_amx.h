@@ -39,17 +39,7 @@ AMX static inline void turn(const __m512i *row, uint16_t *to)
 }
 
 /* One step of B that lies along k: 32 rows of 32 elements, step apart, as two tiles. ahead: distance of what is fetched meanwhile, 0 = nothing. */
-AMX __attribute__((noinline)) static void turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead)
-{
-	for (int h = 0; h < 2; h++) {
-		__m512i row[16];
-		for (int x = 0; x < 16; x++) {
-			row[x] = _mm512_loadu_si512(from + (h * 16 + x) * step);
-			if (ahead) _mm_prefetch((const char *)(from + (h * 16 + x) * step + ahead), _MM_HINT_T1); /* too many streams for the hardware */
-		}
-		turn(row, to + h * TILE);
-	}
-}
+AMX void lora__amx_turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead);
 
 AMX static inline __m512i lower_pairs(void)
 {
@@ -112,5 +102,12 @@ typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t
 
 /* tiles 0..3 += the strip's products */
 AMX void lora__amx_add_block(const strip *t);
+
+/* F32 in parts of BF16 (naive_amx_f32.c): rows row .. row + 31 of A as [steps][three parts, the least first][two tiles], columns n0 .. n0 + 31 of B
+ * times scale as [steps][three parts][two tiles]. */
+AMX void lora__amx_split_a(const lora_view *a, uint16_t *to, int64_t row, int64_t k0, int64_t steps);
+AMX void lora__amx_split_b(const lora_view *b, float scale, uint16_t *to, int64_t n0, int64_t k0, int64_t steps);
+/* tiles 0..3 += the strip's products, A in three parts, B in one or three */
+AMX void lora__amx_add_parts(const strip *t, int parts_b);
 #endif
 #endif

@@ -82,7 +82,7 @@ SMALL static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int6
 }
 
 /* 32 x 32 elements as two tiles of a second operand, along the rows and across them; transposed. */
-SMALL static void turned(uint16_t *to, const uint16_t *rows) { turn_step(to, rows, SIDE, 0); }
+SMALL static void turned(uint16_t *to, const uint16_t *rows) { lora__amx_turn_step(to, rows, SIDE, 0); }
 SMALL static void paired(uint16_t *to, const uint16_t *rows) { interleave_step(to, 0, rows, SIDE, 1, 0); }
 SMALL static void transposed(uint16_t *to, const uint16_t *rows, int64_t step) { transpose_block(to, SIDE, rows, step); }
 

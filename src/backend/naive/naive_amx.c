@@ -1,5 +1,6 @@
-/* GEMM on AMX tiles of BF16 activations, and of F32 ones in three parts of BF16 (naive_amx_f32.c): C[m,n] = alpha * A[m,k] B[k,n] + beta * C with A in BF16, B rounded to BF16, sums in F32, C in BF16 or
- * F32. A tile product (TDPBF16PS, Intel SDM volume 2) adds 16 x 32 by 32 x 16 to 16 x 16; two tiles of A by two of B give a block of 32 x 32.
+/* GEMM on AMX tiles: C[m,n] = alpha * A[m,k] B[k,n] + beta * C with A in BF16, B rounded to BF16, sums in F32, C in BF16 or F32; or A and C in F32
+ * and no rounding, a number being three of BF16 (naive_amx_f32.c). A tile product (TDPBF16PS, Intel SDM volume 2) adds 16 x 32 by 32 x 16 to
+ * 16 x 16; two tiles of A by two of B give a block of 32 x 32.
  * B is packed for each use, pairs along k side by side, so a frozen weight needs no second copy in memory and may lie either way round; the
  * packing is spread over the rows of a task. A is read where it lies unless its rows fall on the same cache sets.
  * A task owns rows and columns of C and sums in the order of k, so the bits do not depend on the number of threads. Like the tile product,

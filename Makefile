@@ -67,7 +67,7 @@ $(B)/libdir: FORCE                                       # ... when the plug-in 
 	@mkdir -p $(@D); echo '$(libdir)' | cmp -s - $@ || echo '$(libdir)' >$@
 uses_libdir := $(patsubst src/%.c,$(B)/%.o,$(shell grep -ls LORA_LIBDIR $(SRC) /dev/null))
 $(uses_libdir): $(B)/libdir
-$(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
+$(uses_libdir): override CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 # Vectorised, but without the copies that -O3 makes of every loop (they doubled the library); the two -fno change no value.
 $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$(CC)),,-fvect-cost-model=dynamic) -fno-trapping-math -fno-math-errno
 $(B)/combine/eigen.o: CFLAGS += -fno-math-errno # a square root is one instruction

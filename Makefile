@@ -136,6 +136,7 @@ $(B)/tests/%.o: tests/%.c $(B)/flags
 .SECONDEXPANSION:
 $(B)/tests/test_faults: $(B)/tests/torture/world.o
 $(B)/tests/test_hub: $(B)/tests/cli/run.o
+$(B)/tests/test_cli: $(B)/cli/fourbit.o
 $(TST): $(B)/tests/test_%: $(B)/tests/test_%.o $$(call parts,$$*) $(L)/liblora.a
 	$(call step,LD)
 	$(Q)$(ld) -o $@ $(filter %.o,$^) $(L)/liblora.a $(check_libs) $(libs)

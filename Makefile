@@ -23,6 +23,7 @@ flavor_asan  := -O1 -fsanitize=address -fno-omit-frame-pointer
 flavor_ubsan := -O1 -fsanitize=undefined -fno-sanitize-recover=all
 flavor_tsan  := -O1 -fsanitize=thread
 flavor_san   := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+flavor_m32   := -m32 -msse2 -mfpmath=sse -O1 -D_FILE_OFFSET_BITS=64 -Wno-psabi
 flavor_cov   := -O0 --coverage
 flavor_fuzz  := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 
@@ -67,7 +68,7 @@ $(B)/libdir: FORCE                                       # ... when the plug-in 
 	@mkdir -p $(@D); echo '$(libdir)' | cmp -s - $@ || echo '$(libdir)' >$@
 uses_libdir := $(patsubst src/%.c,$(B)/%.o,$(shell grep -ls LORA_LIBDIR $(SRC) /dev/null))
 $(uses_libdir): $(B)/libdir
-$(uses_libdir): CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
+$(uses_libdir): override CPPFLAGS += -DLORA_LIBDIR='"$(libdir)"'
 # Vectorised, but without the copies that -O3 makes of every loop (they doubled the library); the two -fno change no value.
 $(B)/backend/naive/%.o: CFLAGS += -O2 -ftree-vectorize $(if $(findstring clang,$(CC)),,-fvect-cost-model=dynamic) -fno-trapping-math -fno-math-errno
 $(B)/combine/eigen.o: CFLAGS += -fno-math-errno # a square root is one instruction
@@ -135,6 +136,7 @@ $(B)/tests/%.o: tests/%.c $(B)/flags
 .SECONDEXPANSION:
 $(B)/tests/test_faults: $(B)/tests/torture/world.o
 $(B)/tests/test_hub: $(B)/tests/cli/run.o
+$(B)/tests/test_cli: $(B)/cli/fourbit.o
 $(TST): $(B)/tests/test_%: $(B)/tests/test_%.o $$(call parts,$$*) $(L)/liblora.a
 	$(call step,LD)
 	$(Q)$(ld) -o $@ $(filter %.o,$^) $(L)/liblora.a $(check_libs) $(libs)
@@ -158,6 +160,12 @@ asan: ; @ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(sub) FLAVOR=a
 ubsan: ; @UBSAN_OPTIONS=print_stacktrace=1 $(sub) FLAVOR=ubsan check-programs  ## ... with UndefinedBehaviorSanitizer
 san: ; @LORA_QUICK=1 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(sub) FLAVOR=san check-programs  ## ... with both in one build, the quick set
 tsan: ; @CK_FORK=no TSAN_OPTIONS=halt_on_error=1 $(sub) FLAVOR=tsan check-programs  ## ... with ThreadSanitizer
+readers := $(addprefix test_,file gguf gguf_model peft quant safetensors safetensors_write tokenizer)
+check32:                                                 ## the readers' tests built for 32 bits, where compiler and libraries can (CPPFLAGS=-I LDFLAGS=-L: where)
+	@mkdir -p build; if printf '#include <check.h>\n#include <jansson.h>\nint main(void) { return 0; }\n' | $(CC) $(flavor_m32) $(CPPFLAGS) -x c - $(LDFLAGS) -o build/m32.out $(check_libs) $(libs) \
+	  2>/dev/null; then $(sub) FLAVOR=m32 check-readers; else echo "SKIP check32: $(CC) -m32 does not link here (gcc-multilib, and the libraries for i386)"; fi; rm -f build/m32.out
+check-readers: $(readers:%=$(B)/tests/%)
+	+@$(run) $^
 valgrind: programs                                       ## ... under valgrind, the quick set
 	@sh tests/deps.sh tool valgrind
 	+@LORA_QUICK=1 CK_FORK=no CK_DEFAULT_TIMEOUT=0 RUN_UNDER="valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite" $(run) $(TST)
@@ -207,7 +215,7 @@ repro:                                                   ## build twice in two f
 
 -include $(wildcard tests/*/rules.mk src/backend/*/rules.mk examples/*/rules.mk)
 -include $(OBJ:.o=.d) $(CLI:.o=.d) $(TSTOBJ:.o=.d) $(BENCH:=.d)
-.PHONY: all plugins install uninstall clean distclean help programs check check-quick check-programs check-install asan ubsan san tsan \
+.PHONY: all plugins install uninstall clean distclean help programs check check-quick check-programs check32 check-readers check-install asan ubsan san tsan \
         valgrind coverage fuzz fuzz-regress torture headers lint format abi size examples demo docs docs-check bench bench-peft dist repro FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -12,6 +12,7 @@ int main(void)
 	srunner_add_suite(r, suite_data());
 	srunner_add_suite(r, suite_plot());
 	srunner_add_suite(r, suite_gguf());
+	srunner_add_suite(r, suite_fourbits());
 	srunner_add_suite(r, suite_models());
 	srunner_add_suite(r, suite_combine());
 	srunner_add_suite(r, suite_virtual());

@@ -157,6 +157,33 @@ START_TEST(bad_rows)
 }
 END_TEST
 
+/* Counts whose product with the size of a record, an element or a length is small again modulo 2^32: G23, for builds of 32 bits (make check32). */
+START_TEST(products_of_32_bits)
+{
+	static const uint32_t elements[] = { LORA__GGUF_U8, LORA__GGUF_STRING, LORA__GGUF_F32, LORA__GGUF_U64 };
+	for (int kind = 0; kind < 8; kind++) {
+		for (int shift = 24; shift <= 32; shift++) {
+			for (uint64_t extra = 0; extra < 3; extra++) {
+				uint64_t n = (1ull << shift) + extra;
+				image m = { 0 };
+				lora__gguf g;
+				if (kind == 0) im_head(&m, n, 0), im_tensor(&m, "a", 1, row4, 0, 0);
+				else if (kind == 1) im_head(&m, 0, n), im_int(&m, "a", 1);
+				else if (kind == 2) im_head(&m, 0, 1), im_key(&m, "a", LORA__GGUF_STRING), im_u(&m, n, 8);
+				else if (kind == 3) im_head(&m, 1, 0), im_tensor(&m, "a", 2, (const uint64_t[2]){ n, 1ull << (32 - shift) }, 0, 0);
+				else im_head(&m, 0, 1), im_array(&m, "a", elements[kind - 4], n);
+				im_pad(&m, 32);
+				im_data(&m, 64);
+				lora_status st = lora__gguf_open_memory(ctx, m.p, m.n, "in.gguf", &g);
+				ck_assert_msg(st == LORA_E_LIMIT || st == LORA_E_FORMAT, "kind %d, %llu: %s", kind, (unsigned long long)n, lora_status_name(st));
+				lora__gguf_close(&g);
+				free(m.p);
+			}
+		}
+	}
+}
+END_TEST
+
 /* A small file with a bit of everything. */
 static image sample(int big)
 {
@@ -383,6 +410,7 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_set_timeout(c, 120); /* of the wall clock, on machines that others use */
 	tcase_add_loop_test(c, bad_rows, 0, (int)(sizeof rows / sizeof *rows));
+	tcase_add_test(c, products_of_32_bits);
 	tcase_add_loop_test(c, byte_orders, 0, 2);
 	tcase_add_test(c, wrong_types);
 	tcase_add_loop_test(c, cuts_and_changes, 0, 2);

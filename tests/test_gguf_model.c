@@ -188,6 +188,7 @@ static void m_type(image *m) { tiny_head(m, 2), im_int(m, "llama.attention.head_
 static void m_float(image *m) { tiny_head(m, 2), im_int(m, "llama.attention.head_count", 4), im_f(m, "llama.block_count", 2), tiny_tail(m); }
 static void m_missing(image *m) { tiny_head(m, 0), tiny_tail(m); }
 static void m_arch(image *m) { im_head(m, 0, 1), im_text(m, "general.architecture", "mamba"); }
+static void m_vocabulary(image *m) { im_head(m, 0, 2), im_text(m, "general.architecture", "mamba"), im_text(m, "tokenizer.ggml.model", "gpt2"); }
 static void m_noarch(image *m) { im_head(m, 0, 0); }
 static void m_adapter(image *m) { im_head(m, 0, 2), im_text(m, "general.architecture", "llama"), im_text(m, "general.type", "adapter"); }
 static void m_split(image *m) { im_head(m, 0, 2), im_int(m, "split.count", 3), im_int(m, "split.no", 0); }
@@ -203,6 +204,7 @@ START_TEST(bad_models)
 		{ "G28 float", m_float, LORA_E_FORMAT, "float32, an integer expected" },
 		{ "missing", m_missing, LORA_E_FORMAT, "missing" },
 		{ "architecture", m_arch, LORA_E_UNSUPPORTED, "mamba" },
+		{ "a vocabulary", m_vocabulary, LORA_E_NOTFOUND, "holds a vocabulary and no weights" },
 		{ "no architecture", m_noarch, LORA_E_FORMAT, "general.architecture" },
 		{ "an adapter", m_adapter, LORA_E_FORMAT, "open it as an adapter" },
 		{ "G37", m_split, LORA_E_UNSUPPORTED, "3 files" },
@@ -220,7 +222,7 @@ START_TEST(bad_models)
 	ck_assert_ptr_null(model);
 }
 END_TEST
-enum { N_BAD_MODELS = 11 };
+enum { N_BAD_MODELS = 12 };
 
 /* ---- tokenizers ---- */
 

@@ -12,8 +12,13 @@ static uint64_t load64(const uint8_t *p)
 
 static uint64_t fold(uint64_t a, uint64_t b)
 {
+#ifdef __SIZEOF_INT128__
 	unsigned __int128 p = (unsigned __int128)a * b;
 	return (uint64_t)p ^ (uint64_t)(p >> 64);
+#else /* 32-bit processors */
+	uint64_t al = (uint32_t)a, ah = a >> 32, bl = (uint32_t)b, bh = b >> 32, low = al * bl, mid = ah * bl + (low >> 32), more = al * bh + (uint32_t)mid;
+	return a * b ^ (ah * bh + (mid >> 32) + (more >> 32));
+#endif
 }
 
 /* Multiply-and-fold over 16-byte steps (the scheme of wyhash), the same on every host. */

@@ -106,7 +106,7 @@ static int slab_batch(dataset *d, int64_t n, lora_batch *out)
 
 static void fill_row(dataset *d, int64_t row, int64_t length, size_t example)
 {
-	const int32_t *ids = d->ids.p, *labels = d->labels.p;
+	const int32_t *ids = d->ids.p, *labels = d->labels.n ? d->labels.p : d->ids.p;
 	size_t from = ((const size_t *)d->start.p)[example], n = data_length(d, example);
 	for (int64_t j = 0; j < length; j++) {
 		size_t at = (size_t)(row * length + j);
@@ -139,6 +139,14 @@ static void fill_pair(dataset *d, int64_t row, int64_t length, int64_t target, s
 	for (int64_t j = 0; j < target; j++) d->batch_labels[row * target + j] = j < n ? ids[source + j] : -100;
 }
 
+static void data_used(dataset *d, size_t tokens)
+{
+	store_used(&d->ids, tokens * sizeof(int32_t));
+	store_used(&d->labels, tokens * sizeof(int32_t));
+	store_used(&d->start, sizeof(size_t));
+	store_used(&d->classes, sizeof(int32_t));
+}
+
 /* The examples of units first .. first+units-1 in the epoch's order, one after the other: pass 0 counts, pass 1 fills the rows. */
 static int example_batch(dataset *d, int64_t n, lora_batch *out)
 {
@@ -158,6 +166,7 @@ static int example_batch(dataset *d, int64_t n, lora_batch *out)
 				else rows++;
 				if (source > length) length = source;
 				if (m - source > target) target = m - source;
+				if (pass) data_used(d, m);
 			}
 		}
 		if (!pass && room_for_batch(d, (size_t)rows * (length > target ? length : target))) return FAILED;
@@ -178,19 +187,15 @@ int data_batch(dataset *d, int64_t n, lora_batch *out)
 	return d->slabs ? slab_batch(d, n, out) : example_batch(d, n, out);
 }
 
-/* Largest first. */
-static int descending(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-	return x < y ? 1 : x > y ? -1 : 0;
-}
-
-/* Sum of the k largest of n numbers; sorts them. */
-static int64_t largest(uint32_t *list, int64_t n, int64_t k)
+/* Sum of the k largest of n numbers, of which count[v] are v; v < top. */
+static int64_t largest(const int64_t *count, int64_t top, int64_t k)
 {
 	int64_t sum = 0;
-	qsort(list, (size_t)n, sizeof *list, descending);
-	for (int64_t i = 0; i < k && i < n; i++) sum += list[i];
+	for (int64_t v = top - 1; v > 0 && k > 0; v--) {
+		int64_t take = count[v] < k ? count[v] : k;
+		sum += take * v;
+		k -= take;
+	}
 	return sum;
 }
 
@@ -198,11 +203,12 @@ data_shape data_largest(const dataset *d)
 {
 	data_shape s = { d->rows, d->length, d->rows * d->length };
 	if (d->slabs) return s;
-	/* the order is shuffled, so the longest may meet */
-	uint32_t *list = new_array((size_t)d->n, sizeof *list);
-	int64_t units = d->n < d->options.batch_size ? d->n : d->options.batch_size;
+	/* the order is shuffled, so the longest may meet; a unit has up to sequence_length tokens, with a target twice that */
+	int64_t units = d->n < d->options.batch_size ? d->n : d->options.batch_size, all = (int64_t)(d->ids.n / sizeof(int32_t));
+	int64_t top = (d->options.sequence_length < all / 2 ? 2 * d->options.sequence_length : all) + 1;
+	int64_t *tokens = new_array((size_t)top * 2, sizeof *tokens), *sequences = tokens + top;
 	s = (data_shape){ units, d->options.sequence_length, units * d->options.sequence_length };
-	if (!list) return s;
+	if (!tokens) return s;
 	s.length = 0;
 	for (int64_t u = 0; u < d->n; u++) {
 		size_t sum = 0, from = d->block ? d->block[u] : (size_t)u, to = d->block ? d->block[u + 1] : (size_t)u + 1;
@@ -211,13 +217,11 @@ data_shape data_largest(const dataset *d)
 			sum += m;
 			if ((int64_t)m > s.length) s.length = (int64_t)m;
 		}
-		list[u] = (uint32_t)sum;
+		tokens[sum]++;
+		sequences[to - from]++;
 	}
-	s.tokens = largest(list, d->n, units);
-	if (d->block) {
-		for (int64_t u = 0; u < d->n; u++) list[u] = (uint32_t)(d->block[u + 1] - d->block[u]);
-		s.sequences = largest(list, d->n, units);
-	}
-	free(list);
+	s.tokens = largest(tokens, top, units);
+	if (d->block) s.sequences = largest(sequences, top, units);
+	free(tokens);
 	return s;
 }

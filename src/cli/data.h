@@ -35,7 +35,7 @@ typedef struct dataset {
 	int64_t bad;     /* lines left out */
 	int64_t pad_id, n_labels, vocab_size;
 	int has_decoder; /* an example is a source, its labels ignored, and a target behind it */
-	/* all examples: ids[start[i] .. start[i+1]) */
+	/* all examples: ids[start[i] .. start[i+1]); labels are empty where they are the ids */
 	store ids, labels, start, classes;
 	int64_t n_examples;
 	int borrowed;    /* they belong to the dataset that this one was split from */

@@ -106,7 +106,7 @@ static int64_t fill_blocks(const dataset *d, uint32_t *block_of)
 			oldest = (best + 1) % OPEN_BLOCKS;
 			open[best] = (open_block){ (size_t)d->options.sequence_length, count++ };
 		}
-		open[best].room -= need;
+		open[best].room -= need < open[best].room ? need : open[best].room; /* a source and its target may have more than fits */
 		block_of[i] = open[best].number;
 	}
 	return count;

@@ -10,18 +10,18 @@
 #define IGNORED     (-100)
 #define BAD         (-1)                /* besides OK and FAILED: this line is bad, and reader.problem says why */
 #define LINE_MOST   ((size_t)256 << 20) /* bytes of one line */
-#define TEXT_PIECE  ((size_t)8 << 20)   /* bytes of a .txt that are tokenized at once */
-#define TEXT_MARGIN ((size_t)1 << 20)   /* before the end of a piece, where a good place to cut is looked for */
+#define TEXT_MOST   ((size_t)8 << 20)   /* bytes of a .txt that are tokenized at once: a 32nd of data_memory, which is about what tokenizing takes, */
+#define TEXT_LEAST  ((size_t)64 << 10)  /* within these; the last eighth of a piece is where a good place to cut is looked for */
 #define SHOWN_BAD   10
 
 /* ---- examples ---- */
 
-/* Append one example; labels NULL = the ids. */
+/* Append one example; labels NULL = the ids, for all examples of a file or for none. */
 static int add_example(dataset *d, const int32_t *ids, const int32_t *labels, size_t n, int32_t class_label)
 {
 	size_t end = d->ids.n / sizeof *ids + n;
 	if (!d->n_examples && store_put(&d->start, NULL, sizeof(size_t))) return FAILED;
-	if (store_put(&d->ids, ids, n * sizeof *ids) || store_put(&d->labels, labels ? labels : ids, n * sizeof *ids)) return FAILED;
+	if (store_put(&d->ids, ids, n * sizeof *ids) || (labels && store_put(&d->labels, labels, n * sizeof *ids))) return FAILED;
 	if (d->n_labels && store_put(&d->classes, &class_label, sizeof class_label)) return FAILED;
 	if (store_put(&d->start, &end, sizeof end)) return FAILED;
 	d->n_examples++;
@@ -45,7 +45,7 @@ static int add_blocks(dataset *d, int32_t *ids, size_t *n, int last)
  * else behind a newline; else between characters. */
 static size_t cut_place(const char *s, size_t n)
 {
-	size_t newline = 0, from = n > TEXT_MARGIN ? n - TEXT_MARGIN : 1;
+	size_t newline = 0, from = n - n / 8;
 	for (size_t i = n - 1; i >= from && i >= 2; i--) {
 		if (s[i - 1] != '\n') continue;
 		if (!newline) newline = i;
@@ -86,20 +86,23 @@ int data_read_text(dataset *d, session *s)
 {
 	text_reader r;
 	int status = OK, last = 0;
+	size_t piece = d->ids.limit / 8;
 
+	if (piece > TEXT_MOST) piece = TEXT_MOST;
+	if (piece < TEXT_LEAST) piece = TEXT_LEAST;
 	memset(&r, 0, sizeof r);
 	if (d->n_labels) return fail(FAILED, d->path, "a classifier learns from .jsonl with text and label, or from .safetensors");
 	if (s->info.has_decoder) return fail(FAILED, d->path, "an encoder-decoder model learns from .jsonl with prompt and completion");
 	if (open_regular(d->path, &r.f)) return FAILED;
-	r.text = new_bytes(TEXT_PIECE + 1);
+	r.text = new_bytes(piece + 1);
 	if (!r.text) status = FAILED;
 	while (!status && !last) {
-		r.have += fread(r.text + r.have, 1, TEXT_PIECE + 1 - r.have, r.f);
+		r.have += fread(r.text + r.have, 1, piece + 1 - r.have, r.f);
 		if (ferror(r.f)) {
 			status = fail_system(d->path, "cannot read");
 			break;
 		}
-		last = r.have <= TEXT_PIECE;
+		last = r.have <= piece;
 		size_t bytes = last ? r.have : cut_place(r.text, r.have);
 		status = take_piece(d, s, &r, bytes, last);
 		r.have -= bytes;

@@ -58,6 +58,23 @@ static int wanted_classes(const args *a, int64_t *n)
 	return OK;
 }
 
+static int holds(const char *dir, const char *name)
+{
+	char *path = path_join(dir, name);
+	int found = path && path_exists(path);
+	free(path);
+	return found;
+}
+
+/* Why this is no model, when it is a folder of something else; the library's words otherwise. */
+static int not_a_model(const session *s, const char *path)
+{
+	if (!path_is_dir(path) || holds(path, "config.json")) return fail_library(s->ctx, path);
+	if (holds(path, "adapter_config.json")) return fail(FAILED, path, "is an adapter: it goes with -a, and the model that it was made for with -m");
+	if (holds(path, "model.safetensors") || holds(path, "model.safetensors.index.json")) return fail_library(s->ctx, path);
+	return fail(FAILED, path, "holds no model (config.json with .safetensors); a .gguf is named itself");
+}
+
 static int open_model(session *s, const args *a, int64_t n_labels)
 {
 	lora_settings *settings = NULL;
@@ -74,7 +91,7 @@ static int open_model(session *s, const args *a, int64_t n_labels)
 	}
 	lora_status result = lora_model_open(s->ctx, a->model, settings, &s->model);
 	if (result) {
-		status = fail_library(s->ctx, a->model);
+		status = not_a_model(s, a->model);
 		if (result == LORA_E_ARGUMENT && a->dtype) status = USAGE;
 		goto done;
 	}

@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #define FIRST 4096
+#define AROUND ((size_t)64 << 10) /* what the system maps around a page that is asked for */
+#define MAPPED_MOST ((size_t)4 << 20)
 
 static int open_temp(void)
 {
@@ -53,6 +55,13 @@ static int grow_file(store *s, size_t cap)
 	return OK;
 }
 
+/* The mapping is shared, so what was written stays in the file. */
+static void let_go(store *s)
+{
+	if (s->mapped) madvise(s->p, s->cap, MADV_DONTNEED);
+	s->touched = 0;
+}
+
 int store_put(store *s, const void *data, size_t bytes)
 {
 	if (s->n + bytes > s->cap) {
@@ -70,7 +79,15 @@ int store_put(store *s, const void *data, size_t bytes)
 	if (data) memcpy((char *)s->p + s->n, data, bytes);
 	else memset((char *)s->p + s->n, 0, bytes);
 	s->n += bytes;
+	s->touched += bytes;
+	if (s->touched > MAPPED_MOST) let_go(s);
 	return OK;
+}
+
+void store_used(store *s, size_t bytes)
+{
+	s->touched += bytes + AROUND;
+	if (s->touched > MAPPED_MOST) let_go(s);
 }
 
 void store_free(store *s)

@@ -16,6 +16,8 @@ static lora_status need_arch(opener *o)
 	size_t n, m;
 	lora__gguf *g = o->g;
 	lora_status st = lora__gguf_string(g, "general.type", &type, &m);
+	if (!st && !g->set.n && !(st = lora__gguf_string(g, "tokenizer.ggml.model", &s, &n)) && s)
+		return lora__fail_at(o->ctx, LORA_E_NOTFOUND, "model", "token_embd.weight", -1, "holds a vocabulary and no weights: good to tokenize with, not a model");
 	if (!st) st = lora__gguf_string(g, "general.architecture", &s, &n);
 	if (st) return st;
 	if (type && (m != 5 || memcmp(type, "model", 5)))

@@ -187,6 +187,32 @@ START_TEST(long_texts)
 }
 END_TEST
 
+/* Of a file four times as large no more is in memory. The limit is on what the program may allocate. */
+START_TEST(memory_does_not_grow)
+{
+	static const char *const lines[] = { "the story goes on and on and on, line by line, until it is told.\n",
+		"{\"prompt\":\"the story goes on and on\",\"completion\":\" until it is told\"}\n" };
+	static const char *const names[] = { "grow.txt", "grow.jsonl" };
+	double peak[2];
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+	return; /* they take memory of their own */
+#endif
+	for (int size = 0; size < 2; size++) {
+		FILE *f = fopen(in_scratch(names[_i]), "wb");
+		ck_assert_ptr_nonnull(f);
+		for (int i = 0; i < 150000 << 2 * size; i++) fputs(lines[_i], f);
+		fclose(f);
+		ck_assert_int_eq(run_shell("ulimit -d 50000; '%s' train --json -q --threads 1 -m " MODEL " -d '%s' -o '%s' --force -s max_steps=1 -s batch_size=1 "
+			"-s sequence_length=64 -s data_memory=1", lora_program(), in_scratch(names[_i]), in_scratch("grow-run")), 0);
+		peak[size] = number(out_lines() - 1, "peak_memory_bytes");
+	}
+	ck_assert_double_gt(peak[0], 1 << 20);
+	ck_assert_double_lt(peak[1], peak[0] + (8 << 20));
+	ck_assert_double_lt(peak[1], 50 << 20);
+	remove(in_scratch(names[_i]));
+}
+END_TEST
+
 START_TEST(grouped_by_length)
 {
 	write_examples(in_scratch("group.jsonl"), 40);
@@ -210,6 +236,7 @@ Suite *suite_data(void)
 	tcase_add_test(c, held_back);
 	tcase_add_test(c, larger_than_memory);
 	tcase_add_test(c, long_texts);
+	tcase_add_loop_test(c, memory_does_not_grow, 0, 2);
 	tcase_add_test(c, grouped_by_length);
 	suite_add_tcase(s, c);
 	return s;

@@ -66,6 +66,7 @@ Suite *suite_train(void);
 Suite *suite_data(void);
 Suite *suite_plot(void);
 Suite *suite_gguf(void);
+Suite *suite_fourbits(void);
 Suite *suite_uncertainty(void);
 Suite *suite_careless(void);
 

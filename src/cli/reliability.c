@@ -59,9 +59,9 @@ void diagrams_free(diagrams *d)
 
 static void panel(FILE *f, const diagram *g, double x, double y, int left)
 {
-	double most = 1;
+	double most = 1, size = fmin(13, 13 * (SIDE + GAP - 8) / (7.5 * (double)(strlen(g->name) + 1))); /* a long name in smaller letters: it must end before the next */
 	for (size_t i = 0; i < g->n_bins; i++) most = fmax(most, g->bins[i].count);
-	fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" class=\"t\">", x, y - 24);
+	fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" font-size=\"%.1f\" font-weight=\"bold\">", x, y - 24, size);
 	svg_text(f, g->name);
 	fprintf(f, "</text><text x=\"%.1f\" y=\"%.1f\">ECE %.3f</text>\n", x, y - 8, g->ece);
 	for (int i = 0; i <= 4; i++) {
@@ -91,7 +91,7 @@ int reliability_write(const char *path, const diagrams *d)
 	int width = PAD + (int)columns * (SIDE + GAP), height = (int)rows * (HEAD + SIDE + FOOT) + 8;
 	if (outfile_open(&o, path)) return FAILED;
 	fprintf(o.f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"%s\">\n"
-		"<style>.t { font-size: 13px; font-weight: bold }</style>\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n", width, height, width, height, ink);
+		"<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n", width, height, width, height, ink);
 	for (size_t i = 0; i < d->n; i++) {
 		double y = HEAD + (double)(i / columns) * (HEAD + SIDE + FOOT);
 		if (i % columns == 0)

@@ -18,13 +18,29 @@ static int number(const json_t *o, const char *key, double low, double high, dou
 	return json_is_number(v) && *out >= low && *out <= high;
 }
 
+/* Panels of one name are told apart by numbers. */
+static char *panel_name(const diagrams *d, char *base)
+{
+	char *name = base ? new_string(base) : NULL;
+	for (size_t i = 0, number = 1; name && i < d->n; i++)
+		if (d->list[i].name && !strcmp(d->list[i].name, name)) {
+			free(name);
+			name = new_format("%s (%zu)", base, ++number);
+			i = (size_t)-1; /* from the start */
+		}
+	free(base);
+	return name;
+}
+
 static int add_diagram(diagrams *d, const char *file, const char *name, const char *part, const json_t *bins)
 {
 	diagram *more = grow(d->list, d->n + 1, sizeof *more), *g;
 	if (!more) return FAILED;
-	d->list = more, g = &more[d->n++];
+	d->list = more, g = &more[d->n];
 	memset(g, 0, sizeof *g);
-	if (!(g->name = part ? d->several ? new_format("%s: %s", name, part) : new_string(part) : new_string(name))) return FAILED;
+	g->name = panel_name(d, part ? d->several ? new_format("%s: %s", name, part) : new_string(part) : new_string(name));
+	d->n++;
+	if (!g->name) return FAILED;
 	g->n_bins = json_array_size(bins);
 	if (!(g->bins = new_array(g->n_bins, sizeof *g->bins))) return FAILED;
 	for (size_t i = 0; i < g->n_bins; i++) {

@@ -76,7 +76,7 @@ START_TEST(fit_and_predict)
 	ck_assert_ptr_nonnull(strstr(run_out, "confidence"));
 	/* several of one name, and not beside curves, in either order */
 	ck_assert_int_eq(run_lora("plot '%s' '%s'", in_scratch("log.jsonl"), in_scratch("log.jsonl")), 0);
-	ck_assert_ptr_nonnull(strstr(run_out, "log: laplace (2)"));
+	ck_assert_ptr_nonnull(strstr(run_out, ": laplace (2)"));
 	write_text(in_scratch("steps.jsonl"), "{\"step\":1,\"loss\":2}\n");
 	for (int i = 0; i < 2; i++)
 		expect_error(run_lora("plot '%s' '%s' -o '%s'", in_scratch(i ? "log.jsonl" : "steps.jsonl"), in_scratch(i ? "steps.jsonl" : "log.jsonl"), in_scratch("b.svg")), 1, "one picture");

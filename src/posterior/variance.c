@@ -54,18 +54,25 @@ enum { EIGHT = 8, SOME = 4 };
 
 static inline __attribute__((always_inline)) void short_rows(const int count, float f, const lora_view *x, int64_t s, const lora_view *y, float *to)
 {
-	int64_t big = y->size[1], j = 0;
-	const float *a = (const float *)x->data + s, *b = y->data;
+	int64_t big = y->size[1], rows = x->size[0], as = x->stride[0], bs = y->stride[0], j = 0;
 	for (; j + EIGHT <= big; j += EIGHT) {
-		eight sum[SOME] = { { 0 } };
-		for (int64_t r = 0; r < x->size[0]; r++)
-			for (int i = 0; i < count; i++) sum[i] += *(const eight *)(b + r * y->stride[0] + j) * a[r * x->stride[0] + i];
+		const float *a = (const float *)x->data + s, *b = (const float *)y->data + j;
+		eight sum[SOME];
+#pragma GCC unroll 4
+		for (int i = 0; i < count; i++) sum[i] = (eight){ 0 };
+		for (int64_t r = 0; r < rows; r++, a += as, b += bs) {
+			eight row = *(const eight *)b;
+#pragma GCC unroll 4
+			for (int i = 0; i < count; i++) sum[i] += row * a[i];
+		}
+#pragma GCC unroll 4
 		for (int i = 0; i < count; i++) *(eight *)(to + i * big + j) = sum[i] * f;
 	}
 	for (; j < big; j++)
 		for (int i = 0; i < count; i++) {
+			const float *a = (const float *)x->data + s + i, *b = (const float *)y->data + j;
 			float sum = 0;
-			for (int64_t r = 0; r < x->size[0]; r++) sum += b[r * y->stride[0] + j] * a[r * x->stride[0] + i];
+			for (int64_t r = 0; r < rows; r++) sum += b[r * bs] * a[r * as];
 			to[i * big + j] = sum * f;
 		}
 }

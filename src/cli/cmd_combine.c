@@ -55,7 +55,8 @@ static int host_model(session *s, const args *a, sites *all)
 		else if (!path_exists(dir)) status = fail(FAILED, dir, "no such file or directory");
 		else if (lora_gguf_is(dir)) status = fail(USAGE, "-m", "adapters in GGUF are combined with their base model at hand: names and the order of rows depend on it");
 		else if (path_exists(path)) status = st_read(path, 1, &f); /* else opening says what is missing */
-		for (size_t k = 0; k < f.n && !status; k++) status = add_tensor(all, &f.tensors[k]);
+		for (size_t k = 0; k < f.n && !status; k++)
+			status = strncmp(f.tensors[k].name, "prompt_embeddings", 17) ? add_tensor(all, &f.tensors[k]) : fail(FAILED, dir, "is a prefix or a prompt; only LoRA can be combined");
 		st_free(&f);
 		free(path);
 	}

@@ -30,6 +30,7 @@ static int run(const args *a)
 	run_log *runs = NULL;
 	diagrams d = { NULL, 0, 0 };
 	size_t n = 0;
+	if (a->output && !path_has_suffix(a->output, ".svg")) return fail(USAGE, "-o", "must end in .svg");
 	int status = runs_read(a, &runs, &n, &d);
 	if (!status && d.n) status = plot_diagrams(a, &d);
 	else if (!status && a->output) status = svg_write(a->output, runs, n);

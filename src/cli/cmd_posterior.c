@@ -127,6 +127,9 @@ static int run_fit(work *w)
 	double start;
 	if (!a->output && !a->dry_run) return fail(USAGE, "-o", "where to write the posterior is needed");
 	if (a->output && path_is_dir(a->output)) return fail(FAILED, a->output, "is a directory; a posterior is one file");
+	for (size_t i = 0; i < a->n_settings; i++)
+		if (!a->validation && !strcmp(a->settings[i].name, "prior") && !strcmp(a->settings[i].text, "validation"))
+			return fail(USAGE, "prior", "validation needs data to choose by: --validation FILE");
 	int status = open_all(w, "posterior_fit");
 	if (!status && w->classes.ids) status = set_classes(w);
 	if (!status && a->validation && (lora_settings_set_string(w->settings, "prior", "validation") || lora_settings_set_int(w->settings, "validation_batches", w->n_held)))
@@ -176,7 +179,7 @@ static int predict_batch(work *w, const lora_batch *b)
 	int64_t *column = new_array((size_t)b->n_sequences, sizeof *column);
 	int status = p && label && column ? classes_of(&w->classes, b, w->a->data, label, column) : FAILED;
 	lora_status st = status ? LORA_OK : lora_posterior_predict(w->p, b, w->settings, p, map, w->a->output ? cov : NULL, n);
-	if (st) status = fail_library(w->s.ctx, st == LORA_E_ARGUMENT ? "-s" : w->a->data);
+	if (st) status = fail_library(w->s.ctx, st == LORA_E_ARGUMENT ? "-s" : st == LORA_E_STATE ? w->a->posterior : w->a->data);
 	for (int64_t r = 0; r < b->n_sequences && !status; r++) {
 		double *f = map + r * c, most = -INFINITY, sum = 0;
 		for (int64_t k = 0; k < c; k++) most = fmax(most, f[k]);
@@ -256,7 +259,7 @@ static int run_predict(work *w)
 		status = stop_asked();
 		if (!status) status = data_batch(&w->data, i, &b);
 		if (!status) status = predict_batch(w, &b);
-		progress_show(&w->bar, i + 1, "");
+		if (!status) progress_show(&w->bar, i + 1, "");
 	}
 	progress_end(&w->bar);
 	if (!status && !w->map.n && !a->output) status = fail(FAILED, a->data, "has no labelled rows to evaluate on; -o writes predictions");

@@ -18,13 +18,29 @@ static int number(const json_t *o, const char *key, double low, double high, dou
 	return json_is_number(v) && *out >= low && *out <= high;
 }
 
+/* Panels of one name are told apart by numbers. */
+static char *panel_name(const diagrams *d, char *base)
+{
+	char *name = base ? new_string(base) : NULL;
+	for (size_t i = 0, number = 1; name && i < d->n; i++)
+		if (d->list[i].name && !strcmp(d->list[i].name, name)) {
+			free(name);
+			name = new_format("%s (%zu)", base, ++number);
+			i = (size_t)-1; /* from the start */
+		}
+	free(base);
+	return name;
+}
+
 static int add_diagram(diagrams *d, const char *file, const char *name, const char *part, const json_t *bins)
 {
 	diagram *more = grow(d->list, d->n + 1, sizeof *more), *g;
 	if (!more) return FAILED;
-	d->list = more, g = &more[d->n++];
+	d->list = more, g = &more[d->n];
 	memset(g, 0, sizeof *g);
-	if (!(g->name = part ? d->several ? new_format("%s: %s", name, part) : new_string(part) : new_string(name))) return FAILED;
+	g->name = panel_name(d, part ? d->several ? new_format("%s: %s", name, part) : new_string(part) : new_string(name));
+	d->n++;
+	if (!g->name) return FAILED;
 	g->n_bins = json_array_size(bins);
 	if (!(g->bins = new_array(g->n_bins, sizeof *g->bins))) return FAILED;
 	for (size_t i = 0; i < g->n_bins; i++) {
@@ -59,9 +75,9 @@ void diagrams_free(diagrams *d)
 
 static void panel(FILE *f, const diagram *g, double x, double y, int left)
 {
-	double most = 1;
+	double most = 1, size = fmin(13, 13 * (SIDE + GAP - 8) / (7.5 * (double)(strlen(g->name) + 1))); /* a long name in smaller letters: it must end before the next */
 	for (size_t i = 0; i < g->n_bins; i++) most = fmax(most, g->bins[i].count);
-	fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" class=\"t\">", x, y - 24);
+	fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" font-size=\"%.1f\" font-weight=\"bold\">", x, y - 24, size);
 	svg_text(f, g->name);
 	fprintf(f, "</text><text x=\"%.1f\" y=\"%.1f\">ECE %.3f</text>\n", x, y - 8, g->ece);
 	for (int i = 0; i <= 4; i++) {
@@ -91,7 +107,7 @@ int reliability_write(const char *path, const diagrams *d)
 	int width = PAD + (int)columns * (SIDE + GAP), height = (int)rows * (HEAD + SIDE + FOOT) + 8;
 	if (outfile_open(&o, path)) return FAILED;
 	fprintf(o.f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"%s\">\n"
-		"<style>.t { font-size: 13px; font-weight: bold }</style>\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n", width, height, width, height, ink);
+		"<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n", width, height, width, height, ink);
 	for (size_t i = 0; i < d->n; i++) {
 		double y = HEAD + (double)(i / columns) * (HEAD + SIDE + FOOT);
 		if (i % columns == 0)

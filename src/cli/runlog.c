@@ -76,8 +76,7 @@ static int read_run(run_log *r, const char *given, diagrams *d)
 		at += n + 1;
 	}
 	int steps = r->loss.n || r->eval.n;
-	if (!status && steps && d->n) status = fail(FAILED, path, "steps of training and bins of an evaluation do not go into one picture");
-	else if (!status && !steps && d->n == before) status = fail(FAILED, path, "holds no steps with a loss, and no bins");
+	if (!status && !steps && d->n == before) status = fail(FAILED, path, "holds no steps with a loss, and no bins");
 	if (!status && steps) status = smooth(r);
 	free(text);
 	free(path);
@@ -115,6 +114,8 @@ int runs_read(const args *a, run_log **out, size_t *n, diagrams *d)
 		runs[i].name = run_name(a->positional[i]);
 		if (!runs[i].name || read_run(&runs[i], a->positional[i], d)) return FAILED;
 	}
+	for (size_t i = 0; i < *n; i++)
+		if (d->n && (runs[i].loss.n || runs[i].eval.n)) return fail(FAILED, a->positional[i], "steps of training and bins of an evaluation do not go into one picture");
 	return OK;
 }
 

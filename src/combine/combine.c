@@ -105,31 +105,22 @@ static lora_status dense(const job *j, const lora__part *p, const lora__part **f
 	return st;
 }
 
-/* PEFT's: the sign goes to A alone. */
+/* A rule on A and then on B, the sign of a scale (PEFT: of a weight too) in A alone. */
 static lora_status factors(const job *j, const lora__part *p, const lora__part **from, double *w, size_t n, float **v, uint64_t *keys, float *all)
 {
 	int64_t count[2] = { p->rank * p->slot.site->in, p->rank * p->slot.site->out };
 	lora_status st = LORA_OK;
-	for (size_t k = 0; k < n; k++) w[k] = copysign(sqrt(fabs(w[k] * from[k]->scaling)), w[k] * from[k]->scaling);
 	for (int role = A; role <= B && !st; role++) {
 		for (size_t k = 0; k < n; k++) {
-			v[k] = memcpy(all + (int64_t)k * count[role], from[k]->param[role], (size_t)count[role] * sizeof *all);
-			if (role == B) w[k] = fabs(w[k]), keys[k] = ~keys[k];
+			double s = from[k]->scaling, f = w[k] * s;
+			if (role == A) w[k] = j->form == SUMS ? w[k] * copysign(sqrt(fabs(s)), s) : copysign(sqrt(fabs(f)), f);
+			else w[k] = j->form == SUMS ? w[k] * copysign(1, s) : fabs(w[k]), keys[k] = ~keys[k];
+			v[k] = from[k]->param[role];
+			if (j->room) v[k] = memcpy(all + (int64_t)k * count[role], v[k], (size_t)count[role] * sizeof *all); /* to be pruned */
 		}
 		st = lora__mix_run(j->ctx, &j->mix, v, w, keys, n, count[role], p->param[role]);
 	}
 	return st;
-}
-
-static void sums(const lora__part *p, const lora__part **from, double *w, size_t n)
-{
-	int64_t count[2] = { p->rank * p->slot.site->in, p->rank * p->slot.site->out };
-	for (int role = A; role <= B; role++)
-		for (int64_t i = 0; i < count[role]; i++) {
-			double sum = 0;
-			for (size_t k = 0; k < n; k++) sum += w[k] * (role == A ? copysign(sqrt(fabs(from[k]->scaling)), from[k]->scaling) : sqrt(fabs(from[k]->scaling))) * from[k]->param[role][i];
-			p->param[role][i] = (float)sum;
-		}
 }
 
 static lora_status do_site(void *arg, int64_t task, int32_t thread)
@@ -149,7 +140,6 @@ static lora_status do_site(void *arg, int64_t task, int32_t thread)
 	if (j->mix.type->prune == LORA__PRUNE_RANDOM) name_streams(j, from, n, keys);
 	if (j->form == SIDE_BY_SIDE) side_by_side(p, from, w, n);
 	else if (j->form == PRODUCT) st = product(j, p, from, w, n);
-	else if (j->form == SUMS) sums(p, from, w, n);
 	else if (j->form == DENSE) st = dense(j, p, from, w, n, v, keys, *room);
 	else st = factors(j, p, from, w, n, v, keys, *room);
 	lora__free(j->ctx, from);
@@ -283,7 +273,7 @@ static lora_status run(job *j, const char *name)
 	for (size_t i = 0; i < sites->n && !st; i++) {
 		const lora__site *site = sites->list[i];
 		st = choose_rank(j, site, chosen);
-		if (!chosen[i] || (j->form != DENSE && j->form != FACTORS)) continue;
+		if (!chosen[i] || (j->form != DENSE && (j->form != FACTORS || !j->mix.type->prune))) continue;
 		double one = (double)site->in * (double)site->out, all = (double)j->n * (double)j->ranks[i] * (double)(site->in > site->out ? site->in : site->out);
 		if (j->form == DENSE) j->bytes = fmax(j->bytes, (double)(j->n + 3) * one * sizeof(float)), all = (double)(j->n + 1) * one;
 		if (all > (double)j->room) j->room = (size_t)all;

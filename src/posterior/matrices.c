@@ -158,6 +158,7 @@ void lora__posterior_free(lora_posterior *p)
 {
 	lora_context *ctx = p->ctx;
 	lora__probe_free(&p->probe);
+	lora__variance_drop(p);
 	for (size_t i = 0; i < p->n; i++) lora__factor_free(ctx, &p->list[i].side[0]), lora__factor_free(ctx, &p->list[i].side[1]);
 	lora__free(ctx, p->list);
 	lora__free(ctx, p->index);

@@ -128,6 +128,7 @@ struct lora_posterior {
 	double        log_likelihood, evidence, scale; /* scale: of the attachment when it was fitted */
 	lora__probe   probe;
 	lora__tap     tap;
+	struct lora__variance *kept; /* of predictions, with its memory; NULL = none yet */
 };
 
 extern const lora__member lora__posterior_fit_member, lora__posterior_predict_member;
@@ -164,11 +165,15 @@ typedef struct lora__variance {
 	int     one;         /* a single one, of each example its own: towards its most likely class. basis is not for it */
 	double *basis;       /* [classes,dirs] */
 	int64_t n, cap;      /* examples */
+	char   *taken;       /* by matrix: in this batch */
 	char  **jac;         /* by matrix: [n,dirs,small,big] of the wide type */
 	double **t, **rest;  /* by matrix: [n,dirs,k_small k_big], [n,dirs,dirs] */
 	lora__tap tap;
 } lora__variance;
 lora_status lora__variance_open(lora__variance *v, lora_posterior *p, int every);
+/* p->kept for predictions, as it is if it was for such. */
+lora_status lora__variance_keep(lora_posterior *p, int every, int one);
+void        lora__variance_drop(lora_posterior *p);
 lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int need_labels); /* p->probe holds the examples then */
 void        lora__variance_at(const lora__variance *v, int64_t example, const double *prior, double *cov); /* prior NULL = the matrices' own, else one for all */
 void        lora__variance_free(lora__variance *v);

@@ -48,7 +48,6 @@ lora_status lora__posterior_predict(lora_posterior *p, const lora_batch *batch, 
 {
 	lora_context *ctx = p->ctx;
 	const lora__predictive *form = NULL;
-	lora__variance v = { .p = NULL };
 	double *noise = NULL, *room = NULL;
 	size_t c = (size_t)p->classes;
 	lora_status st = lora__settings_check(ctx, settings, "posterior", params, NULL, NULL);
@@ -59,20 +58,17 @@ lora_status lora__posterior_predict(lora_posterior *p, const lora_batch *batch, 
 	int one = st == LORA_OK && strcmp(lora__get_string(settings, params, "directions"), "one") == 0;
 	if (one && (form->every || covariance))
 		st = lora__fail_at(ctx, LORA_E_ARGUMENT, "posterior", "directions", -1, "directions: one has no covariance and is for form sampled only");
-	if (st == LORA_OK) st = lora__variance_open(&v, p, form->every || covariance);
-	int64_t dirs = v.dirs;
-	if (st == LORA_OK && one) v.one = 1, v.dirs = 1;
-	if (st == LORA_OK) st = make_noise(ctx, settings, dirs, lora__get_int(settings, params, "samples"), &noise);
+	if (st == LORA_OK) st = lora__variance_keep(p, form->every || covariance, one);
+	if (st == LORA_OK) st = make_noise(ctx, settings, one ? (int64_t)c - 1 : p->kept->dirs, lora__get_int(settings, params, "samples"), &noise);
 	if (st == LORA_OK && !(room = lora__calloc(ctx, c * c + 4 * c, sizeof *room))) st = LORA_E_MEMORY;
-	if (st == LORA_OK) st = lora__variance_run(&v, batch, 0);
+	if (st == LORA_OK) st = lora__variance_run(p->kept, batch, 0);
 	if (st == LORA_OK) {
 		size_t n = (size_t)batch->n_sequences * c;
 		if (probability) memset(probability, 0, n * sizeof *probability);
 		if (logits) memset(logits, 0, n * sizeof *logits);
 		if (covariance) memset(covariance, 0, n * c * sizeof *covariance);
-		give(p, &v, form, settings, noise, room, probability, logits, covariance);
+		give(p, p->kept, form, settings, noise, room, probability, logits, covariance);
 	}
-	lora__variance_free(&v);
 	lora__free(ctx, noise);
 	lora__free(ctx, room);
 	return st;

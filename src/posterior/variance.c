@@ -9,7 +9,7 @@
 #include "combine/kernels.h"
 #include "posterior/posterior.h"
 
-enum { SHORT = 1 << 15, PIECE = 64 };
+enum { SHORT = 1 << 17, PIECE = 64 };
 
 static int complete(const lora__matrix *w) { return w->side[0].k == w->out && w->side[1].k == w->in; }
 /* The side that is written as rows' columns in jac: an incomplete one, or the larger one. */
@@ -48,22 +48,45 @@ static lora_view rows_of(lora_view v, int64_t first, int64_t n)
 	return v;
 }
 
-/* to[small,big] = f x^T y of a few rows: a call of the backend would take longer than the work. */
-static void short_product(double f, lora_view x, lora_view y, float *to)
+/* to[small,big] = f x^T y of a few rows: a call of the backend would take longer than the work. Some columns of `count` rows of the result at a time. */
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+enum { EIGHT = 8, SOME = 4 };
+
+static inline __attribute__((always_inline)) void short_rows(const int count, float f, const lora_view *x, int64_t s, const lora_view *y, float *to)
 {
-	typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
-	int64_t small = x.size[1], big = y.size[1];
-	memset(to, 0, sizeof *to * (size_t)(small * big));
-	for (int64_t r = 0; r < x.size[0]; r++) {
-		const float *a = (const float *)x.data + r * x.stride[0], *b = (const float *)y.data + r * y.stride[0];
-		for (int64_t s = 0; s < small; s++) {
-			float c = (float)f * a[s], *row = to + s * big;
-			int64_t j = 0;
-			for (; j + 4 <= big; j += 4) *(four *)(row + j) += c * *(const four *)(b + j);
-			for (; j < big; j++) row[j] += c * b[j];
+	int64_t big = y->size[1], rows = x->size[0], as = x->stride[0], bs = y->stride[0], j = 0;
+	for (; j + EIGHT <= big; j += EIGHT) {
+		const float *a = (const float *)x->data + s, *b = (const float *)y->data + j;
+		eight sum[SOME];
+#pragma GCC unroll 4
+		for (int i = 0; i < count; i++) sum[i] = (eight){ 0 };
+		for (int64_t r = 0; r < rows; r++, a += as, b += bs) {
+			eight row = *(const eight *)b;
+#pragma GCC unroll 4
+			for (int i = 0; i < count; i++) sum[i] += row * a[i];
 		}
+#pragma GCC unroll 4
+		for (int i = 0; i < count; i++) *(eight *)(to + i * big + j) = sum[i] * f;
 	}
+	for (; j < big; j++)
+		for (int i = 0; i < count; i++) {
+			const float *a = (const float *)x->data + s + i, *b = (const float *)y->data + j;
+			float sum = 0;
+			for (int64_t r = 0; r < rows; r++) sum += b[r * bs] * a[r * as];
+			to[i * big + j] = sum * f;
+		}
 }
+
+static inline __attribute__((always_inline)) void short_body(const int way, float f, const lora_view *x, const lora_view *y, float *to)
+{
+	int64_t small = x->size[1], big = y->size[1], s = 0;
+	for (; way && s + SOME <= small; s += SOME) short_rows(SOME, f, x, s, y, to + s * big);
+	for (; s < small; s++) short_rows(1, f, x, s, y, to + s * big);
+}
+
+LORA__TWICE(short, (float f, const lora_view *x, const lora_view *y, float *to), f, x, y, to)
+
+static void short_product(double f, lora_view x, lora_view y, float *to) { LORA__CALL(short, (float)f, &x, &y, to); }
 
 static int is_short(lora_view x, lora_view y)
 {
@@ -78,6 +101,7 @@ static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora
 	lora__matrix *w = lora__posterior_matrix(p, slot, role);
 	lora_dtype wide = lora__wide(p->m->s.real);
 	if (!w || !left.size[0]) return LORA_OK;
+	v->taken[w - p->list] = 1;
 	lora_view inputs;
 	char *own;
 	size_t size = (size_t)(w->out * w->in) * lora__dtype_size(wide);
@@ -101,11 +125,12 @@ lora_status lora__variance_open(lora__variance *v, lora_posterior *p, int every)
 {
 	int64_t c = p->classes;
 	*v = (lora__variance){ .p = p, .dirs = every ? c : c - 1 };
+	v->taken = lora__zalloc(p->ctx, p->n + 1);
 	v->basis = lora__calloc(p->ctx, (size_t)(c * v->dirs), sizeof *v->basis);
 	v->jac = lora__calloc(p->ctx, p->n, sizeof *v->jac);
 	v->t = lora__calloc(p->ctx, p->n, sizeof *v->t);
 	v->rest = lora__calloc(p->ctx, p->n, sizeof *v->rest);
-	if (!v->basis || !v->jac || !v->t || !v->rest) return LORA_E_MEMORY;
+	if (!v->taken || !v->basis || !v->jac || !v->t || !v->rest) return LORA_E_MEMORY;
 	for (int64_t j = 0; j < v->dirs; j++)
 		for (int64_t i = 0; i < c; i++) {
 			double n = (double)(j + 1);
@@ -129,8 +154,27 @@ void lora__variance_free(lora__variance *v)
 {
 	if (!v->p) return;
 	free_batch(v);
-	void *all[] = { v->basis, v->jac, v->t, v->rest };
+	void *all[] = { v->basis, v->jac, v->t, v->rest, v->taken };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++) lora__free(v->p->ctx, all[i]);
+}
+
+lora_status lora__variance_keep(lora_posterior *p, int every, int one)
+{
+	int64_t dirs = one ? 1 : p->classes - !every;
+	if (p->kept && p->kept->dirs == dirs && p->kept->one == one) return LORA_OK;
+	lora__variance_drop(p);
+	if (!(p->kept = lora__calloc(p->ctx, 1, sizeof *p->kept))) return LORA_E_MEMORY;
+	lora_status st = lora__variance_open(p->kept, p, every);
+	p->kept->one = one, p->kept->dirs = dirs;
+	if (st) lora__variance_drop(p);
+	return st;
+}
+
+void lora__variance_drop(lora_posterior *p)
+{
+	if (p->kept) lora__variance_free(p->kept);
+	lora__free(p->ctx, p->kept);
+	p->kept = NULL;
 }
 
 static lora_status reserve(lora__variance *v, int64_t n)
@@ -208,10 +252,13 @@ lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int n
 	q->tap = &v->tap, q->direction = direction, q->self = v;
 	int64_t cells = 0;
 	q->copies = batch && lora__mul_i64(batch->n_sequences, batch->length, &cells) ? lora__probe_copies(p->m, cells, v->dirs) : 1;
+	memset(v->taken, 0, p->n);
 	lora_status st = lora__probe_forward(q, batch, need_labels);
 	if (st == LORA_OK) st = reserve(v, q->n);
 	while (q->pass < v->dirs && q->n && st == LORA_OK) st = lora__probe_backward(q, p->last);
 	for (size_t i = 0; i < p->n && q->n && st == LORA_OK; i++) {
+		size_t size = (size_t)(q->n * v->dirs * p->list[i].out * p->list[i].in) * lora__dtype_size(lora__wide(p->m->s.real));
+		if (!v->taken[i]) memset(v->jac[i], 0, size); /* at rest now: what is there is of another batch */
 		st = project(v, i, q->n * v->dirs);
 		if (st == LORA_OK) st = left_over(v, i, q->n);
 	}

@@ -1,6 +1,6 @@
 /* Time of every combination: 20 LoRA adapters of rank 16 on all linear layers of the 135m shape, in both modes.
- * usage: bench_combine [--adapters 20] [--rank 16] [--threads 2] [--rounds 3] [--mode exact|peft] [TYPE...]; CSV: type, mode, best wall seconds, processor seconds */
-#include <math.h>
+ * usage: bench_combine [--adapters 20] [--rank 16] [--threads 2] [--rounds 3] [--mode exact|peft] [TYPE...]; CSV: type, mode,
+ * wall and processor seconds: medians of the rounds, after one that is not counted */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +15,7 @@ static double seconds(clockid_t clock)
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+enum { ROUNDS = 99 };
 static lora_context *ctx;
 
 static void must(lora_status st)
@@ -32,22 +33,34 @@ static lora_settings *from_json(const char *text)
 	return s;
 }
 
+static int by_size(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+static double median(double *v, int n)
+{
+	qsort(v, (size_t)n, sizeof *v, by_size);
+	return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
 static void measure(lora_adapter *const *a, const double *w, int n, const char *type, const char *mode, int rounds)
 {
 	char json[64];
-	double wall = INFINITY, processor = INFINITY;
+	double wall[ROUNDS], processor[ROUNDS];
 	if (*mode) snprintf(json, sizeof json, "{\"mode\":\"%s\"}", mode);
 	else snprintf(json, sizeof json, "{}");
 	lora_settings *s = from_json(json);
-	for (int i = 0; i < rounds; i++) {
+	for (int i = -1; i < rounds; i++) {
 		lora_adapter *made;
 		double t = seconds(CLOCK_MONOTONIC), p = seconds(CLOCK_PROCESS_CPUTIME_ID);
 		must(lora_adapter_combine(a, w, n, type, s, &made));
-		wall = fmin(wall, seconds(CLOCK_MONOTONIC) - t), processor = fmin(processor, seconds(CLOCK_PROCESS_CPUTIME_ID) - p);
+		if (i >= 0) wall[i] = seconds(CLOCK_MONOTONIC) - t, processor[i] = seconds(CLOCK_PROCESS_CPUTIME_ID) - p;
 		lora_adapter_destroy(made);
 	}
 	lora_settings_destroy(s);
-	printf("%s,%s,%.3f,%.3f\n", type, mode, wall, processor);
+	printf("%s,%s,%.3f,%.3f\n", type, mode, median(wall, rounds), median(processor, rounds));
 	fflush(stdout);
 }
 
@@ -63,7 +76,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[first], "--adapters")) n = v;
 		else if (!strcmp(argv[first], "--rank")) rank = v;
 		else if (!strcmp(argv[first], "--threads")) o.threads = v;
-		else if (!strcmp(argv[first], "--rounds")) rounds = v;
+		else if (!strcmp(argv[first], "--rounds")) rounds = v < 1 ? 1 : v < ROUNDS ? v : ROUNDS;
 		else if (!strcmp(argv[first], "--mode")) only = argv[first + 1];
 		else return fprintf(stderr, "bench_combine: no such option: %s\n", argv[first]), 2;
 	}

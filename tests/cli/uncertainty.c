@@ -74,6 +74,13 @@ START_TEST(fit_and_predict)
 	ck_assert_double_eq(number_at(NULL, "rows"), 11);
 	ck_assert_int_eq(run_lora("plot '%s'", in_scratch("log.jsonl")), 0);
 	ck_assert_ptr_nonnull(strstr(run_out, "confidence"));
+	/* several of one name, and not beside curves, in either order */
+	ck_assert_int_eq(run_lora("plot '%s' '%s'", in_scratch("log.jsonl"), in_scratch("log.jsonl")), 0);
+	ck_assert_ptr_nonnull(strstr(run_out, ": laplace (2)"));
+	write_text(in_scratch("steps.jsonl"), "{\"step\":1,\"loss\":2}\n");
+	for (int i = 0; i < 2; i++)
+		expect_error(run_lora("plot '%s' '%s' -o '%s'", in_scratch(i ? "log.jsonl" : "steps.jsonl"), in_scratch(i ? "steps.jsonl" : "log.jsonl"), in_scratch("b.svg")), 1, "one picture");
+	expect_error(run_lora("plot '%s' -o '%s'", in_scratch("log.jsonl"), in_scratch("b.png")), 2, ".svg");
 }
 END_TEST
 
@@ -82,6 +89,7 @@ START_TEST(bad_posteriors)
 	const char *data = labelled("d.safetensors");
 	ck_assert_int_eq(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' -o '%s' --quiet", data, in_scratch("posterior")), 0);
 	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --quiet", data, data), 1, "no posterior");
+	expect_error(run_lora("posterior fit -m " BERT " -a " HEADED " -d '%s' -o '%s' -s prior=validation", data, in_scratch("q")), 2, "--validation");
 	run_shell("head -c 700 '%s' >'%s'", in_scratch("posterior"), in_scratch("cut"));
 	expect_error(run_lora("posterior predict -m " BERT " -a " HEADED " -p '%s' -d '%s' --quiet", in_scratch("cut"), data), 1, "cut");
 	run_shell("cp '%s' '%s'; printf x | dd of='%s' bs=1 seek=9000 conv=notrunc 2>/dev/null", in_scratch("posterior"), in_scratch("flip"), in_scratch("flip"));

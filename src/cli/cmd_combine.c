@@ -56,7 +56,7 @@ static int host_model(session *s, const args *a, sites *all)
 		else if (lora_gguf_is(dir)) status = fail(USAGE, "-m", "adapters in GGUF are combined with their base model at hand: names and the order of rows depend on it");
 		else if (path_exists(path)) status = st_read(path, 1, &f); /* else opening says what is missing */
 		for (size_t k = 0; k < f.n && !status; k++)
-			status = strncmp(f.tensors[k].name, "prompt_embeddings", 17) ? add_tensor(all, &f.tensors[k]) : fail(FAILED, dir, "is a prefix or a prompt; only LoRA can be combined");
+			status = strncmp(f.tensors[k].name, "prompt_embeddings", 17) ? add_tensor(all, &f.tensors[k]) : fail(FAILED, dir, "is of kind prefix_tuning or prompt_tuning; only LoRA can be combined");
 		st_free(&f);
 		free(path);
 	}

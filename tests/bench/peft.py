@@ -63,8 +63,7 @@ def theirs(shape, dtype, batch, length, shortest, threads, steps=5):
 
 
 def run_ours(a, batch, length, shortest=0, threads=None):
-    weights = {"f32": "F32", "bf16": "BF16"}[a.dtype]
-    args = [a.program, a.shape, os.environ.get("BENCH_BACKEND", "auto"), threads or a.threads, batch, length, 5, a.dtype, weights, shortest]
+    args = [a.program, a.shape, os.environ.get("BENCH_BACKEND", "auto"), threads or a.threads, batch, length, 5, a.dtype, a.weights, shortest]
     out = subprocess.run([str(x) for x in args], capture_output=True, text=True, check=True).stdout.split(",")
     return {"rate": float(out[6]), "mib": float(out[10]), "best": float(out[11]), "cpu": float(out[12]), "backend": out[1]}
 
@@ -88,7 +87,8 @@ def against(a, name, batch, length, shortest=0):
         x, y = rows[-1]
         print(f"round {i + 1}: liblora ({x['backend']}) {x['rate']:.0f} tokens/s, PEFT {y['rate']:.0f} tokens/s", flush=True)
     best = max(x["best"] for x, _ in rows) / max(y["best"] for _, y in rows)
-    print(f"{name}: {a.shape} {a.dtype} {batch} x {length}{' padded' if shortest else ''}, {a.threads} threads, {a.rounds} rounds in turns, medians: "
+    stored = "" if a.weights.lower() == a.dtype else f" over {a.weights} weights"
+    print(f"{name}: {a.shape} {a.dtype}{stored} {batch} x {length}{' padded' if shortest else ''}, {a.threads} threads, {a.rounds} rounds in turns, medians: "
           f"liblora {middle(rows, lambda x, y: x['rate']):.0f} tokens/s, {middle(rows, lambda x, y: x['mib']):.0f} MiB; "
           f"PEFT {middle(rows, lambda x, y: y['rate']):.0f} tokens/s, {middle(rows, lambda x, y: y['mib']):.0f} MiB; "
           f"speed {middle(rows, lambda x, y: x['rate'] / y['rate']):.2f}x (best rounds {best:.2f}x, processor time {middle(rows, lambda x, y: y['cpu'] / x['cpu']):.2f}x), "
@@ -164,9 +164,11 @@ def main():
     p.add_argument("length", nargs="?", type=int, default=256)
     p.add_argument("--cases", default="train")
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--weights", choices=["F32", "BF16"], help="how liblora's base is stored (the dtype's own); PEFT computes in the dtype that it stores")
     p.add_argument("--lora")
     p.add_argument("--models", default="build/bench")
     a = p.parse_intermixed_args()
+    a.weights = a.weights or a.dtype.upper()
     a.batch = a.batch or (2 if a.shape in ("0.5b", "1.1b") else 4)
     for case in a.cases.split(","):
         if case == "train":

@@ -17,7 +17,8 @@
 enum {
 	DEPTH = 1536,          /* depth that is packed at once at most ... */
 	GROUP_BYTES = 900 << 10, /* ... and bytes of packed B: they stay in the second-level cache */
-	WIDE_COLUMNS = 48,     /* narrower products in F32 are thin (naive_thin.c) */
+	WIDE_COLUMNS = 48,     /* narrower products in F32 are thin (naive_thin.c); with so few ... */
+	WIDE_ROWS = 96,        /* ... rows a weight of F32 is not worth its packing */
 	ROWS = 1024            /* rows whose sums are kept when k takes several packings */
 };
 
@@ -352,9 +353,9 @@ AMX static void task(void *arg, int64_t t, int32_t thread)
 static void split(amx_job *j, int32_t threads, int64_t *n_tasks)
 {
 	enum { PANELS = 4 }; /* columns of a task in blocks at least */
-	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE;
+	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE, rows = j->parts_b == 3 ? 16 : 4; /* of a task at least, in blocks: B in parts is dear to pack */
 	j->tasks_n = threads < 2 ? 1 : least(wide < PANELS ? 1 : wide / PANELS, (int64_t)threads);
-	j->tasks_m = threads < 2 ? 1 : least((2 * threads + j->tasks_n - 1) / j->tasks_n, (high + 3) / 4);
+	j->tasks_m = threads < 2 ? 1 : least((2 * threads + j->tasks_n - 1) / j->tasks_n, (high + rows - 1) / rows);
 	*n_tasks = j->tasks_m * j->tasks_n;
 }
 
@@ -363,7 +364,7 @@ static int takes_wide(const lora_call *c, int two)
 {
 	const lora_view *v = c->v;
 	if (v[0].dtype != LORA_F32 || v[2].dtype == LORA_F64 || v[0].stride[1] != 1 || v[1].stride[1] != 1) return 0;
-	if (v[0].size[0] <= GEMM_FEW || v[0].size[1] <= WIDE_COLUMNS || v[1].size[1] <= THIN_K) return 0;
+	if (v[0].size[0] <= (v[2].dtype == LORA_BF16 ? GEMM_FEW : WIDE_ROWS) || v[0].size[1] <= WIDE_COLUMNS || v[1].size[1] <= THIN_K) return 0;
 	return !two || (v[3].dtype == LORA_F32 && v[4].dtype != LORA_F64 && c->f[0] != 0);
 }
 

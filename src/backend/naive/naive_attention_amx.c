@@ -127,17 +127,26 @@ AMX static void pack(void *arg, int64_t task, int32_t thread)
 
 lora_task_fn lora__attn_amx_pack(void) { return pack; }
 
-/* Tiles 0 to 3 += the products of steps of a, a_step apart with rows stride apart, and of b. Everything lies in the nearest caches. */
-SMALL static void products(const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps)
+#define FETCH1 do { _mm_prefetch(next, _MM_HINT_T0); next += 64; } while (0)
+#define FETCH8 do { FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; } while (0)
+
+/* Tiles 0 to 3 += the products of steps of a, a_step apart with rows stride apart, and of b. The block behind b, with which most callers go on, is
+ * fetched meanwhile. */
+AMX static void products(const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps)
 {
 	for (int64_t i = 0; i < steps; i++, a += a_step, b += BLOCK) {
+		const char *next = (const char *)(b + BLOCK);
 		_tile_loadd(4, a, stride * 2);
 		_tile_loadd(6, b, 64);
+		FETCH8;
 		_tile_loadd(7, b + TILE, 64);
 		_tile_dpbf16ps(0, 4, 6);
+		FETCH8;
 		_tile_loadd(5, a + 16 * stride, stride * 2);
 		_tile_dpbf16ps(1, 4, 7);
+		FETCH8;
 		_tile_dpbf16ps(2, 5, 6);
+		FETCH8;
 		_tile_dpbf16ps(3, 5, 7);
 	}
 }

@@ -65,7 +65,7 @@ static const option options[] = {
 	{ "validation", 0, TEXT, AT(validation), "FILE", "data that chooses the prior precision" },
 	{ "ensemble", 0, FLAG, AT(ensemble), NULL, "every -a is a model of its own, and their probabilities are averaged" },
 	{ "mc-dropout", 0, INTEGER, AT(mc_dropout), "N", "average the probabilities of N passes with the adapters' dropout on" },
-	{ "to", 0, TEXT, AT(to), "TYPE", "q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k" },
+	{ "to", 0, TEXT, AT(to), "TYPE", "nf4, fp4, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k" },
 	{ "force", 0, FLAG, AT(force), NULL, "replace an output that is something else" },
 	{ "backend", 0, TEXT, AT(backend), "NAME", "auto (default), naive, blis, ..." },
 	{ "threads", 0, INTEGER, AT(threads), "N", "threads; default all cores" },

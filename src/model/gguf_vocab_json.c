@@ -107,11 +107,12 @@ static void put_vocab(maker *k, json_t *model, json_t *merges)
 {
 	json_t *vocab = json_object(), *added = json_array();
 	char *key;
+	size_t own = k->n; /* what stands behind the last common token is added to the vocabulary, the rest is in it */
+	while (own && !json_object_get(model, "byte_fallback") && (k->list[own - 1].type == CONTROL || k->list[own - 1].type == USER)) own--;
 	for (size_t i = 0; i < k->n; i++) {
 		const token *t = &k->list[i];
 		if (!(key = lora__strndup(k->ctx, t->s, t->n))) continue;
-		if (t->type != CONTROL && t->type != USER) json_object_set_new(vocab, key, json_integer((json_int_t)i));
-		else if (json_object_get(model, "byte_fallback")) json_object_set_new(vocab, key, json_integer((json_int_t)i));
+		if (i < own) json_object_set_new(vocab, key, json_integer((json_int_t)i));
 		lora__free(k->ctx, key);
 		if (t->type == CONTROL || t->type == USER || t->type == UNKNOWN)
 			json_array_append_new(added, json_pack("{s:I, s:s%, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)i, "content", t->s, t->n, "single_word", 0, "lstrip", 0,
@@ -183,7 +184,7 @@ static lora_status bpe(maker *k, int *add_bos)
 	put_vocab(k, json_pack("{s:b}", "ignore_merges", p->ignore_merges), merges);
 	json_object_set_new(k->root, "normalizer", p->nfc ? json_pack("{s:s}", "type", "NFC") : json_null());
 	json_object_set_new(k->root, "pre_tokenizer", json_loads(p->json, 0, NULL));
-	json_object_set_new(k->root, "decoder", json_pack("{s:s}", "type", "ByteLevel"));
+	json_object_set_new(k->root, "decoder", json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 1));
 	return st;
 }
 

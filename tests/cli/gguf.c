@@ -51,6 +51,20 @@ START_TEST(sharded)
 }
 END_TEST
 
+/* A byte-level vocabulary whose special tokens come first: what is made of it from GGUF opens, and cuts the same. */
+START_TEST(special_tokens_first)
+{
+#define TOLD "tokenize --json -t 'Once upon a time, <s> twice'"
+	static char first[sizeof run_out];
+	ck_assert_int_eq(run_lora("convert examples/demo/model '%s'", in_scratch("demo.gguf")), 0);
+	ck_assert_int_eq(run_lora("convert '%s' '%s'", in_scratch("demo.gguf"), in_scratch("demo")), 0);
+	ck_assert_int_eq(run_lora(TOLD " -m examples/demo/model"), 0);
+	memcpy(first, run_out, sizeof first);
+	ck_assert_int_eq(run_lora(TOLD " -m '%s'", in_scratch("demo")), 0);
+	ck_assert_str_eq(run_out, first);
+}
+END_TEST
+
 START_TEST(quantised)
 {
 	ck_assert_int_eq(run_lora("quantize --json -m " MODEL " --to q8_0 -o '%s'", in_scratch("q.gguf")), 0);
@@ -91,6 +105,7 @@ Suite *suite_gguf(void)
 	tcase_set_timeout(t, 60);
 	tcase_add_test(t, there_and_back);
 	tcase_add_test(t, sharded);
+	tcase_add_test(t, special_tokens_first);
 	tcase_add_test(t, quantised);
 	tcase_add_test(t, adapters);
 	suite_add_tcase(s, t);

@@ -301,6 +301,36 @@ START_TEST(copies)
 }
 END_TEST
 
+/* What a posterior keeps from prediction to prediction does not show: the same bits as from one that has never predicted, whatever was asked before, layers at rest. */
+START_TEST(one_after_another)
+{
+	enum { TURNS = 6 };
+	static const struct { const char *settings; int covariance; uint8_t layers[3]; } turns[TURNS] = { { "{}", 0, { 1, 1, 1 } }, { "{}", 1, { 1, 1, 1 } }, { "{\"directions\":\"one\"}", 0, { 1, 1, 1 } },
+		{ "{}", 0, { 1, 1, 1 } }, { "{}", 0, { 0, 1, 1 } }, { "{}", 0, { 1, 1, 1 } } };
+	net t;
+	golden_context("naive", 1);
+	net_open(&t, _i, "f64");
+	lora_posterior *p = fit(&t, ""), *fresh[TURNS];
+	double got[64], want[64], cov[256], cov_want[256], all[64];
+	int64_t layers;
+	ck_ok(lora_adapter_layers(t.a, NULL, lora_model_site_count(t.m), &layers));
+	for (int i = 0; i < TURNS; i++) fresh[i] = fit(&t, "");
+	for (int i = 0; i < TURNS; i++) {
+		ck_ok(lora_adapter_set_layers(t.a, turns[i].layers, layers));
+		predict(p, &t, turns[i].settings, got, NULL, turns[i].covariance ? cov : NULL);
+		predict(fresh[i], &t, turns[i].settings, want, NULL, turns[i].covariance ? cov_want : NULL);
+		ck_assert_mem_eq(got, want, sizeof *got * (size_t)(t.n * t.classes));
+		if (turns[i].covariance) ck_assert_mem_eq(cov, cov_want, sizeof *cov * (size_t)(t.n * t.classes * t.classes));
+		if (!i) memcpy(all, got, sizeof all);
+	}
+	ck_assert_mem_eq(got, all, sizeof *got * (size_t)(t.n * t.classes));
+	for (int i = 0; i < TURNS; i++) lora_posterior_destroy(fresh[i]);
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
 START_TEST(predictions)
 {
 	net t;
@@ -447,6 +477,7 @@ int main(void)
 	tcase_add_loop_test(c, low_rank_covariances, 0, 2);
 	tcase_add_test(c, batches_and_fisher);
 	tcase_add_loop_test(c, copies, 0, CASES);
+	tcase_add_loop_test(c, one_after_another, 0, CASES);
 	tcase_add_loop_test(c, predictions, 0, CASES);
 	tcase_add_test(c, bridge);
 	tcase_add_test(c, validation);

@@ -40,6 +40,19 @@ static int add_tensor(sites *all, const st_tensor *t)
 	return OK;
 }
 
+static int refuse_prompt(const char *dir)
+{
+	char *path = path_join(dir, "adapter_config.json"), *text = NULL;
+	size_t n = 0;
+	int status = path ? read_file(path, 64u << 20, &text, &n) : FAILED;
+	json_t *config = status ? NULL : json_loadb(text, n, 0, NULL);
+	const char *type = json_string_value(json_object_get(config, "peft_type"));
+	if (!status) status = fail(FAILED, dir, "is %s; only LoRA can be combined", type && !strcmp(type, "PROMPT_TUNING") ? "prompt_tuning" : "prefix_tuning");
+	json_decref(config);
+	free(text), free(path);
+	return status;
+}
+
 /* The modules that the adapters' tensors name, as sites of a model without weights. */
 static int host_model(session *s, const args *a, sites *all)
 {
@@ -56,7 +69,7 @@ static int host_model(session *s, const args *a, sites *all)
 		else if (lora_gguf_is(dir)) status = fail(USAGE, "-m", "adapters in GGUF are combined with their base model at hand: names and the order of rows depend on it");
 		else if (path_exists(path)) status = st_read(path, 1, &f); /* else opening says what is missing */
 		for (size_t k = 0; k < f.n && !status; k++)
-			status = strncmp(f.tensors[k].name, "prompt_embeddings", 17) ? add_tensor(all, &f.tensors[k]) : fail(FAILED, dir, "is of kind prefix_tuning or prompt_tuning; only LoRA can be combined");
+			status = strncmp(f.tensors[k].name, "prompt_embeddings", 17) ? add_tensor(all, &f.tensors[k]) : refuse_prompt(dir);
 		st_free(&f);
 		free(path);
 	}

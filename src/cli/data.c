@@ -199,28 +199,36 @@ static int64_t largest(const int64_t *count, int64_t top, int64_t k)
 	return sum;
 }
 
+/* Examples of a unit, their tokens and the longest of them. */
+static int64_t unit_size(const dataset *d, int64_t u, int64_t *tokens, int64_t *longest)
+{
+	size_t from = d->block ? d->block[u] : (size_t)u, to = d->block ? d->block[u + 1] : (size_t)u + 1;
+	*tokens = 0;
+	for (size_t i = from; i < to; i++) {
+		int64_t m = (int64_t)data_length(d, data_example(d, d->block ? d->item[i] : i));
+		*tokens += m;
+		if (m > *longest) *longest = m;
+	}
+	return (int64_t)(to - from);
+}
+
 data_shape data_largest(const dataset *d)
 {
 	data_shape s = { d->rows, d->length, d->rows * d->length };
 	if (d->slabs) return s;
-	/* the order is shuffled, so the longest may meet; a unit has up to sequence_length tokens, with a target twice that */
-	int64_t units = d->n < d->options.batch_size ? d->n : d->options.batch_size, all = (int64_t)(d->ids.n / sizeof(int32_t));
-	int64_t top = (d->options.sequence_length < all / 2 ? 2 * d->options.sequence_length : all) + 1;
-	int64_t *tokens = new_array((size_t)top * 2, sizeof *tokens), *sequences = tokens + top;
+	int64_t units = d->n < d->options.batch_size ? d->n : d->options.batch_size, top = 0, sum, longest = 0;
 	s = (data_shape){ units, d->options.sequence_length, units * d->options.sequence_length };
-	if (!tokens) return s;
-	s.length = 0;
 	for (int64_t u = 0; u < d->n; u++) {
-		size_t sum = 0, from = d->block ? d->block[u] : (size_t)u, to = d->block ? d->block[u + 1] : (size_t)u + 1;
-		for (size_t i = from; i < to; i++) {
-			size_t m = data_length(d, data_example(d, d->block ? d->item[i] : i));
-			sum += m;
-			if ((int64_t)m > s.length) s.length = (int64_t)m;
-		}
-		tokens[sum]++;
-		sequences[to - from]++;
+		int64_t examples = unit_size(d, u, &sum, &longest);
+		if (sum >= top) top = sum + 1;
+		if (examples >= top) top = examples + 1;
 	}
-	s.tokens = largest(tokens, top, units);
+	int64_t *tokens = new_array((size_t)top * 2, sizeof *tokens);
+	if (!tokens) return s;
+	int64_t *sequences = tokens + top;
+	for (int64_t u = 0; u < d->n; u++) sequences[unit_size(d, u, &sum, &longest)]++, tokens[sum]++;
+	s.length = longest;
+	s.tokens = largest(tokens, top, units); /* the order is shuffled, so the longest may meet */
 	if (d->block) s.sequences = largest(sequences, top, units);
 	free(tokens);
 	return s;

@@ -35,7 +35,7 @@ static int nested_wanted(const args *a, int *nested)
 static int run_fourbit(const args *a, fourbit_type type)
 {
 	static const char *const names[][2] = { { "keep", "keep" }, { "f32", "F32" }, { "f16", "F16" }, { "bf16", "BF16" } };
-	session s;
+	session s = { .ctx = NULL };
 	args to = *a;
 	const char *dtype = NULL;
 	double start = seconds_now();

@@ -11,7 +11,7 @@ typedef struct what {
 	int dropout;
 } what;
 
-static const char *const reasons[] = { "", "dropout", "W is packed", "M would lose precision", "head", "the host's", "quantised" };
+static const char *const reasons[] = { "", "dropout", "W is packed", "not all in F32", "head", "the host's", "quantised" };
 
 /* rows=N, r=N and lora_dropout=P of -s; lists of rows are separated by commas. */
 static int read_settings(const args *a, what *w)

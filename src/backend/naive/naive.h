@@ -6,9 +6,9 @@
  * instruction set can, so there the copies differ by at most the roundings that are left out; XENT and SiLU in BF16 have
  * forms of their own on AVX-512 (other order of sums, an approximate reciprocal refined to 2^-27); elsewhere all copies give the same bits.
  * BF16: loaded as F32, computed in F32, rounded once when stored (norms, rotary and SiLU of isa 3 take subnormals for zero); on AMX tiles
- * (isa 3: naive_amx.c, naive_attention_amx.c) the second operand of a product is rounded to BF16 as well, as lora/backend.h allows. F32 products that
- * are not thin run on the tiles without such rounding (naive_amx_f32.c). Loops are parallel over outputs, never over a sum: the bits are the
- * same for any number of threads. */
+ * (isa 3: naive_amx.c, naive_attention_amx.c) the second operand of a product is rounded to BF16 as well, as lora/backend.h allows. F32 products
+ * that are not thin run on the tiles too, without such rounding but in an order of their own (naive_amx_f32.c).
+ * Loops are parallel over outputs, never over a sum: the bits are the same for any number of threads. */
 #ifndef LORA_BACKEND_NAIVE_H
 #define LORA_BACKEND_NAIVE_H
 

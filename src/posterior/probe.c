@@ -185,9 +185,9 @@ lora_status lora__probe_backward(lora__probe *p, const lora__site *last)
 	size_t from = lora__plan_turn(p->plan), to = from;
 	for (size_t i = from; i < p->plan->n_steps; i++)
 		if (p->plan->steps[i].node >= 0 && m->graph.nodes[p->plan->steps[i].node].site == last) to = i + 1;
-	m->s.tap = p->tap;
+	m->s.tap = p->tap, m->s.rounded = p->rounded;
 	lora_status st = lora__plan_run_steps(&m->graph, p->plan, m->s.real, &p->info, m->arena, from, to);
-	m->s.tap = NULL;
+	m->s.tap = NULL, m->s.rounded = 0;
 	p->pass += p->copies;
 	return st;
 }

@@ -249,7 +249,7 @@ lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int n
 {
 	lora_posterior *p = v->p;
 	lora__probe *q = &p->probe;
-	q->tap = &v->tap, q->direction = direction, q->self = v;
+	q->tap = &v->tap, q->direction = direction, q->self = v, q->rounded = v->rounded;
 	int64_t cells = 0;
 	q->copies = batch && lora__mul_i64(batch->n_sequences, batch->length, &cells) ? lora__probe_copies(p->m, cells, v->dirs) : 1;
 	memset(v->taken, 0, p->n);
@@ -262,7 +262,7 @@ lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int n
 		st = project(v, i, q->n * v->dirs);
 		if (st == LORA_OK) st = left_over(v, i, q->n);
 	}
-	q->self = p;
+	q->self = p, q->rounded = 0;
 	return st;
 }
 

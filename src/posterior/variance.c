@@ -48,25 +48,25 @@ static lora_view rows_of(lora_view v, int64_t first, int64_t n)
 	return v;
 }
 
-/* to[small,big] = f x^T y of a few rows: a call of the backend would take longer than the work. Some columns of `count` rows of the result at a time. */
+/* to[small,big] = f x^T y of a few rows: a call of the backend would take longer than the work. Two vectors of `count` rows of the result at a time. */
 typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
 enum { EIGHT = 8, SOME = 4 };
 
 static inline __attribute__((always_inline)) void short_rows(const int count, float f, const lora_view *x, int64_t s, const lora_view *y, float *to)
 {
 	int64_t big = y->size[1], rows = x->size[0], as = x->stride[0], bs = y->stride[0], j = 0;
-	for (; j + EIGHT <= big; j += EIGHT) {
+	for (; j + 2 * EIGHT <= big; j += 2 * EIGHT) {
 		const float *a = (const float *)x->data + s, *b = (const float *)y->data + j;
-		eight sum[SOME];
+		eight sum[SOME][2];
 #pragma GCC unroll 4
-		for (int i = 0; i < count; i++) sum[i] = (eight){ 0 };
+		for (int i = 0; i < count; i++) sum[i][0] = sum[i][1] = (eight){ 0 };
 		for (int64_t r = 0; r < rows; r++, a += as, b += bs) {
-			eight row = *(const eight *)b;
+			eight left = *(const eight *)b, right = *(const eight *)(b + EIGHT);
 #pragma GCC unroll 4
-			for (int i = 0; i < count; i++) sum[i] += row * a[i];
+			for (int i = 0; i < count; i++) sum[i][0] += left * a[i], sum[i][1] += right * a[i];
 		}
 #pragma GCC unroll 4
-		for (int i = 0; i < count; i++) *(eight *)(to + i * big + j) = sum[i] * f;
+		for (int i = 0; i < count; i++) *(eight *)(to + i * big + j) = sum[i][0] * f, *(eight *)(to + i * big + j + EIGHT) = sum[i][1] * f;
 	}
 	for (; j < big; j++)
 		for (int i = 0; i < count; i++) {

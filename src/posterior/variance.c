@@ -36,8 +36,7 @@ static void direction(void *self, int64_t example, int64_t pass, const double *f
 {
 	const lora__variance *v = self;
 	(void)example;
-	if (pass >= v->dirs) memset(g, 0, sizeof *g * (size_t)v->p->classes); /* a copy too many */
-	else if (v->one) best_direction(f, v->p->classes, g);
+	if (v->one) best_direction(f, v->p->classes, g);
 	else for (int64_t c = 0; c < v->p->classes; c++) g[c] = v->basis[c * v->dirs + pass];
 }
 
@@ -106,10 +105,10 @@ static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora
 	char *own;
 	size_t size = (size_t)(w->out * w->in) * lora__dtype_size(wide);
 	lora_status st = lora__posterior_inputs(p->ctx, w, right, &inputs, &own);
-	for (int64_t i = 0; i < p->probe.n * p->probe.copies && st == LORA_OK; i++) {
+	for (int64_t i = 0; i < p->probe.info.n_head_rows && st == LORA_OK; i++) {
 		int64_t e = i % p->probe.n, copy = i / p->probe.n, pass = p->probe.pass + copy;
 		int64_t first = (w->head ? i : p->probe.first[w->space][e] + copy * p->probe.stride[w->space]) - first_row, n = w->head ? 1 : p->probe.rows[w->space][e];
-		if (first < 0 || first >= left.size[0] || pass >= v->dirs) continue;
+		if (first < 0 || first >= left.size[0]) continue;
 		lora_view l = rows_of(left, first, n), r = rows_of(inputs, first, n);
 		char *at = v->jac[w - p->list] + size * (size_t)(e * v->dirs + pass);
 		if (is_short(l, r)) short_product(f, big_of(w) ? l : r, big_of(w) ? r : l, (float *)(void *)at);
@@ -251,6 +250,7 @@ lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int n
 	lora__probe *q = &p->probe;
 	q->tap = &v->tap, q->direction = direction, q->self = v, q->rounded = v->rounded;
 	int64_t cells = 0;
+	q->directions = v->dirs;
 	q->copies = batch && lora__mul_i64(batch->n_sequences, batch->length, &cells) ? lora__probe_copies(p->m, cells, v->dirs) : 1;
 	memset(v->taken, 0, p->n);
 	lora_status st = lora__probe_forward(q, batch, need_labels);

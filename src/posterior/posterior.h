@@ -71,7 +71,7 @@ typedef struct lora__probe {
 	const int32_t *ids;      /* tokens that stand for the classes; NULL: the model is a classifier */
 	lora__tap     *tap;
 	int            rounded;  /* the backward passes' products may be of numbers rounded to BF16 */
-	int64_t        directions, copies; /* in all; in a pass (0: one), from lora__probe_copies() */
+	int64_t        directions, copies; /* in all (0: as many as come); in a pass (0: one), from lora__probe_copies() */
 	/* turn the logits f[classes] of an example into their gradient g */
 	void         (*direction)(void *self, int64_t example, int64_t pass, const double *f, double *g);
 	void          *self;

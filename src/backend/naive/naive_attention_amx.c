@@ -151,16 +151,12 @@ AMX static void products(const uint16_t *a, int64_t stride, int64_t a_step, cons
 	}
 }
 
-/* 2^x to 2^-22, 0 from -126 down and where in is not set; NaN stays NaN. The polynomial is a minimax fit of (2^r - 1) / r, |r| <= 1/2. */
+/* 2^x to 2^-13.7, as results are rounded to BF16; 0 where in is not set; NaN stays NaN. The polynomial is a minimax fit of 2^r, 0 <= r < 1. */
 AMX static inline __m512 exp2_16(__mmask16 in, __m512 x)
 {
-	__m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);
-	__m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.3264727e-3f), r, _mm512_set1_ps(9.671513e-3f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5507336e-2f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022242e-1f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931470e-1f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-	return _mm512_maskz_scalef_ps(_mm512_mask_cmp_ps_mask(in, x, _mm512_set1_ps(-126.0f), _CMP_NLE_UQ), p, n);
+	__m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), p = _mm512_fmadd_ps(_mm512_set1_ps(7.802452e-2f), r, _mm512_set1_ps(2.2606716e-1f));
+	p = _mm512_fmadd_ps(_mm512_fmadd_ps(p, r, _mm512_set1_ps(6.9583356e-1f)), r, _mm512_set1_ps(9.999252e-1f));
+	return _mm512_maskz_scalef_ps(in, p, x); /* p 2^floor(x) */
 }
 
 /* Scale, cap and mask n scores of query i (of the segment) against keys from k0 on, or of queries from i on against key k0: dq, dk are the steps

@@ -151,11 +151,15 @@ AMX static void products(const uint16_t *a, int64_t stride, int64_t a_step, cons
 	}
 }
 
-/* 2^x to 2^-13.7, as results are rounded to BF16; 0 where in is not set; NaN stays NaN. The polynomial is a minimax fit of 2^r, 0 <= r < 1. */
-AMX static inline __m512 exp2_16(__mmask16 in, __m512 x)
+/* 2^x to 2^-13.7, for what is rounded to BF16, or (sums: lse) to 2^-23.7; 0 where in is not set; NaN stays NaN. The polynomials are minimax fits of
+ * 2^r, 0 <= r < 1. */
+AMX static inline __m512 exp2_16(__mmask16 in, __m512 x, int sums)
 {
-	__m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), p = _mm512_fmadd_ps(_mm512_set1_ps(7.802452e-2f), r, _mm512_set1_ps(2.2606716e-1f));
-	p = _mm512_fmadd_ps(_mm512_fmadd_ps(p, r, _mm512_set1_ps(6.9583356e-1f)), r, _mm512_set1_ps(9.999252e-1f));
+	__m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), p = _mm512_set1_ps(sums ? 1.8775767e-3f : 7.802452e-2f);
+	if (sums) p = _mm512_fmadd_ps(_mm512_fmadd_ps(p, r, _mm512_set1_ps(8.98934e-3f)), r, _mm512_set1_ps(5.5826318e-2f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(sums ? 2.4015361e-1f : 2.2606716e-1f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(sums ? 6.931531e-1f : 6.9583356e-1f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(sums ? 9.9999994e-1f : 9.999252e-1f));
 	return _mm512_maskz_scalef_ps(in, p, x); /* p 2^floor(x) */
 }
 
@@ -223,7 +227,7 @@ AMX static void softmax_row(work *t, int64_t r, int64_t n, int64_t all, float sc
 	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top * log2e);
 	for (x = 0; x < all; x += SIDE) {
 		uint32_t in = lora__first32(n - x);
-		__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + x), from)), f = exp2_16((__mmask16)(in >> 16), _mm512_fmsub_ps(by, _mm512_load_ps(s + x + 16), from));
+		__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + x), from), 1), f = exp2_16((__mmask16)(in >> 16), _mm512_fmsub_ps(by, _mm512_load_ps(s + x + 16), from), 1);
 		sum = _mm512_add_ps(sum, e), rest = _mm512_add_ps(rest, f);
 		_mm512_store_si512(t->p + r * KEYS + x, (__m512i)_mm512_cvtne2ps_pbh(f, e));
 	}
@@ -327,7 +331,7 @@ AMX static void grad_block(const attn_job *j, const attn_seg *g, grads *t, const
 		uint32_t in = k >= n || from >= SIDE ? 0 : from <= 0 ? ~0u : ~0u << from, in2 = k + 1 >= n || from + 1 >= SIDE ? 0 : from < 0 ? ~0u : ~0u << (from + 1);
 		for (int h = 0; h < SIDE; h += 16, in >>= 16, in2 >>= 16) {
 			const __m512 lse = _mm512_load_ps(t->lse + at * SIDE + h), d = _mm512_maskz_load_ps(less, delta + h);
-			__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + h), lse)), e2 = exp2_16((__mmask16)in2, _mm512_fmsub_ps(by, _mm512_load_ps(s + SIDE + h), lse));
+			__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + h), lse), 0), e2 = exp2_16((__mmask16)in2, _mm512_fmsub_ps(by, _mm512_load_ps(s + SIDE + h), lse), 0);
 			__m512i both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
 			_mm256_store_si256((__m256i *)(void *)(p + h), _mm512_castsi512_si256(both));
 			_mm256_store_si256((__m256i *)(void *)(p + ROW + h), _mm512_extracti64x4_epi64(both, 1));

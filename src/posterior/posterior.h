@@ -62,7 +62,7 @@ lora_status lora__predictive_find(lora_context *ctx, const char *name, const lor
 void        lora__softmax(const double *f, int64_t n, double *p);
 
 /* ---- passes over a batch: one forward, then backward passes with gradients of our own (probe.c) ----
- * Several directions go back in one pass when the batch is small: what the forward kept is copied, and row r of copy c is row c * stride + r. */
+ * Several directions go back in one pass when the batch is small: row r of copy c is row c * stride + r. */
 
 typedef struct lora__probe {
 	lora_context  *ctx;
@@ -87,7 +87,7 @@ typedef struct lora__probe {
 	int32_t       *mask;
 	double        *grad; /* [classes] */
 	const lora__plan *plan;
-	lora__rowinfo  info, source;
+	lora__rowinfo  info, source, one, under; /* of all copies; of the first */
 	lora__ownloss  own;
 	lora_status    trouble;
 } lora__probe;

@@ -169,6 +169,7 @@ typedef struct lora__variance {
 	int64_t n, cap;      /* examples */
 	char   *taken;       /* by matrix: in this batch */
 	char  **jac;         /* by matrix: [n,dirs,small,big] of the wide type */
+	char   *shared;      /* the same of one matrix after another, when a single pass has all directions; those of heads come in pieces and have their own */
 	double **t, **rest;  /* by matrix: [n,dirs,k_small k_big], [n,dirs,dirs] */
 	lora__tap tap;
 } lora__variance;

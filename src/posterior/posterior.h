@@ -51,6 +51,7 @@ typedef struct lora__gauss { int64_t n, dirs; const double *basis, *f, *noise; i
 typedef struct lora__predictive {
 	lora__member m;
 	int          every; /* 1: wants the whole covariance, basis = I; 0: differences of logits do */
+	int          draws; /* with an error of sampling, far above what rounded Jacobians bring in */
 	void (*run)(const lora__gauss *g, double *p);
 } lora__predictive;
 

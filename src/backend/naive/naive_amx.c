@@ -173,8 +173,10 @@ AMX void lora__amx_add_block(const strip *t)
 	const uint16_t *b = t->b;
 	_tile_loadd(4, a, t->stride);
 	_tile_loadd(6, b, 64);
-	for (int64_t k = 1; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+	const char *rows = t->next;
+	for (int64_t k = 1; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE, rows += 64) {
 		const char *next = a + 64;
+		for (int64_t y = 0; y < t->ahead; y++) _mm_prefetch(rows + y * t->stride, _MM_HINT_T1);
 		_tile_loadd(7, b + TILE, 64);
 		FETCH(0);
 		_tile_dpbf16ps(0, 4, 6);
@@ -321,7 +323,7 @@ AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, u
 	uint16_t *packed_a2 = packed_a + SIDE * j->kc * j->parts;
 	for (int64_t row = p->m0; row < p->m1; row += SIDE) {
 		int64_t rows = least(SIDE, p->m1 - row), width2 = j->steps2 * SIDE;
-		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * 2, b, p->steps }, { (const char *)packed_a2, width2 * 2, b2, j->steps2 } };
+		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * 2, b, p->steps, NULL, 0 }, { (const char *)packed_a2, width2 * 2, b2, j->steps2, NULL, 0 } };
 		int two = p->last && j->steps2;
 		if (j->parts == 3) {
 			lora__amx_split_a(&j->a, packed_a, row, p->k0, p->steps);
@@ -334,6 +336,11 @@ AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, u
 		if (two && j->parts == 1) pack_a(&j->a2, packed_a2, row, rows, 0, j->k2, width2);
 		for (int64_t x = 0; x < panels; x++) {
 			int64_t n0 = p->n0 + x * SIDE, cols = least(SIDE, p->n1 - n0);
+			if (t[0].a != (const char *)packed_a) { /* the next rows, some with each panel: this strip's come from a cache then */
+				int64_t y = SIDE * x / panels;
+				t[0].ahead = SIDE * (x + 1) / panels - y;
+				t[0].next = lora__at(&j->a, (row + SIDE < p->m1 ? row + SIDE : p->m0) + y, p->k0);
+			}
 			float *s = p->first && p->last ? sums : sums + ((row - p->m0) / SIDE * panels + x) * BLOCK;
 			multiply(j, s, t, 1 + two, p->first, rows, cols);
 			if (p->last) store(j, s, row, n0, rows, cols, x + 1 < panels ? n0 + SIDE : p->n0);

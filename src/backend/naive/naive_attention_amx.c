@@ -23,7 +23,9 @@
 
 /* Parts of the order of sums. */
 enum {
-	KEYS = 256,              /* forward: keys of a block, a multiple of 32; a strip works in the nearer caches */
+	KEYS = 128,              /* forward: keys of a block, a multiple of 32 */
+	TURN = 8,                /* keys of it whose exponentials are taken while four tile products run */
+	SLACK = 16,              /* exponentials of the forward may be this large, e^16 */
 	STRIPS = 6,              /* backward: strips of queries that go through the keys together ... */
 	UNITS = 4,               /* ... and units of keys after which dq is added up */
 	ROW = STRIPS * SIDE      /* a row of P^T */
@@ -31,12 +33,22 @@ enum {
 #define SMALL AMX __attribute__((noinline)) /* called from several places */
 static const float log2e = 1.44269504f;
 
+/* What vector units do while tile products run: step() once for every four of them, as long as at < end. */
+typedef struct aside { void (*step)(struct aside *); int64_t at, end; } aside;
+
+/* Forward: a strip of queries, and a block of its scores, by key. Probabilities are written as second operands. */
+typedef struct strip_state { _Alignas(64) float top[SIDE], sum[SIDE]; int64_t i, n, fresh; } strip_state;
+typedef struct block {
+	aside a;
+	_Alignas(64) float s[KEYS * SIDE], from[SIDE], factor[SIDE];
+	_Alignas(64) uint16_t p[KEYS * SIDE];
+	strip_state *t;
+	int64_t units, unit, strip, other; /* other: some factor is not 1 */
+	float scale;
+} block;
+
 /* A thread's scratch: the forward's, the backward's. */
-typedef struct work {
-	_Alignas(64) float s[SIDE * KEYS];
-	_Alignas(64) uint16_t p[SIDE * KEYS];
-	float top[SIDE], sum[SIDE];
-} work;
+typedef struct work { block b[2]; strip_state t[ATTN_TQ / SIDE]; _Alignas(64) uint16_t rows[BLOCK], turned[BLOCK]; } work;
 typedef struct grads {
 	_Alignas(64) float s[BLOCK], dp[BLOCK], lse[ROW], delta[ROW];
 	_Alignas(64) uint16_t p[SIDE * ROW], ds[SIDE * ROW], pairs[STRIPS * UNITS * BLOCK], rows[BLOCK];
@@ -47,7 +59,7 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static size_t line(size_t n) { return (n + 63) & ~(size_t)63; }
 static size_t work_bytes(void) { return line(sizeof(work) > sizeof(grads) ? sizeof(work) : sizeof(grads)); }
 
-/* Behind the work area. Forward: q [32][w] and a strip of sums [32][w]. Backward: Q and dO of all strips as second operands, along the head's
+/* Behind the work area. Forward: Q of all strips as second operands along the head's elements, and their sums, O^T [strip][w][32]. Backward: Q and dO of all strips as second operands, along the head's
  * elements [strip][w/32][2 tiles] and along the queries [w/32][strip][2 tiles], and dQ^T [strip][w][32]. */
 enum { PART_Q, PART_DOUT, PART_QN, PART_DOUTN, PART_O, PARTS };
 static size_t part_bytes(int64_t w, int which) { return line((size_t)(STRIPS * SIDE * w) * (which == PART_O ? 4 : 2)); }
@@ -86,8 +98,8 @@ SMALL static void turned(uint16_t *to, const uint16_t *rows) { lora__amx_turn_st
 SMALL static void paired(uint16_t *to, const uint16_t *rows) { interleave_step(to, 0, rows, SIDE, 1, 0); }
 SMALL static void transposed(uint16_t *to, const uint16_t *rows, int64_t step) { transpose_block(to, SIDE, rows, step); }
 
-/* Packed form which of a key head, of each unit of 32 keys. Forward: 0 keys [unit][d/32][2 tiles] and 1 values [d/32][unit][2 tiles].
- * Backward: rows of 0 keys and 1 values [unit][32][w], 2 keys transposed [unit][w][32]. */
+/* Packed form which of a key head, of each unit of 32 keys. Rows of 0 keys [unit][32][w]; forward: 1 values transposed [unit][w][32];
+ * backward: 1 rows of values, 2 keys transposed. */
 static uint16_t *packing(const attn_job *j, int which, int64_t kv)
 {
 	return (uint16_t *)(void *)j->packed + (which * j->kv + kv) * j->units * SIDE * j->dp;
@@ -111,31 +123,26 @@ AMX static void pack(void *arg, int64_t task, int32_t thread)
 	for (int64_t p = 0; p < j->parts && j->clear; p++)
 		memset((float *)(void *)j->sums + ((kv * j->parts + p) * j->k.size[0] + g->k0 + first) * 2 * w, 0, sizeof(float) * (size_t)(n * 2 * w));
 	for (int64_t s = 0; s < steps; s++) {
-		if (j->packings == 3) {
-			uint16_t *k = packing(j, 0, kv) + at + s * SIDE;
-			load_rows(k, w, &j->k, g->k0 + first, n, kv, j->d, s * SIDE);
-			load_rows(packing(j, 1, kv) + at + s * SIDE, w, &j->v, g->k0 + first, n, kv, j->d, s * SIDE);
-			transposed(packing(j, 2, kv) + at + s * BLOCK, k, w);
-		} else {
-			load_rows(rows, SIDE, &j->k, g->k0 + first, n, kv, j->d, s * SIDE);
-			turned(packing(j, 0, kv) + at + s * BLOCK, rows);
-			load_rows(rows, SIDE, &j->v, g->k0 + first, n, kv, j->d, s * SIDE);
-			paired(packing(j, 1, kv) + (s * j->units + unit) * BLOCK, rows);
-		}
+		uint16_t *k = packing(j, 0, kv) + at + s * SIDE, *v = packing(j, 1, kv) + at;
+		int back = j->packings == 3;
+		load_rows(k, w, &j->k, g->k0 + first, n, kv, j->d, s * SIDE);
+		load_rows(back ? v + s * SIDE : rows, back ? w : SIDE, &j->v, g->k0 + first, n, kv, j->d, s * SIDE);
+		transposed((back ? packing(j, 2, kv) + at : v) + s * BLOCK, back ? k : rows, back ? w : SIDE);
 	}
 }
 
 lora_task_fn lora__attn_amx_pack(void) { return pack; }
 
-#define FETCH1 do { _mm_prefetch(next, _MM_HINT_T0); next += 64; } while (0)
+#define FETCH1 do { _mm_prefetch(next, _MM_HINT_T0); next += line_step; } while (0)
 #define FETCH8 do { FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; } while (0)
 
-/* Tiles 0 to 3 += the products of steps of a, a_step apart with rows stride apart, and of b. The block behind b, with which most callers go on, is
- * fetched meanwhile. */
-AMX static void products(const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps)
+/* Tiles 0 to 3 += the products of steps of a, a_step apart with rows stride apart, and of b. What lies ahead of a, or the block behind b (0), with
+ * which most callers go on, is fetched meanwhile, and the vector units work aside (may be NULL). */
+AMX static void products(const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps, int64_t ahead, aside *more)
 {
+	int64_t line_step = ahead ? stride * 2 : 64;
 	for (int64_t i = 0; i < steps; i++, a += a_step, b += BLOCK) {
-		const char *next = (const char *)(b + BLOCK);
+		const char *next = (const char *)(ahead ? a + ahead : b + BLOCK);
 		_tile_loadd(4, a, stride * 2);
 		_tile_loadd(6, b, 64);
 		FETCH8;
@@ -148,19 +155,20 @@ AMX static void products(const uint16_t *a, int64_t stride, int64_t a_step, cons
 		_tile_dpbf16ps(2, 5, 6);
 		FETCH8;
 		_tile_dpbf16ps(3, 5, 7);
+		if (more && more->at < more->end) more->step(more);
 	}
 }
 
-/* 2^x to 2^-22, 0 from -126 down and where in is not set; NaN stays NaN. The polynomial is a minimax fit of (2^r - 1) / r, |r| <= 1/2. */
-AMX static inline __m512 exp2_16(__mmask16 in, __m512 x)
+/* 2^x to 2^-13.7, for what is rounded to BF16, or (sums: lse) to 2^-23.7; 0 where in is not set; NaN stays NaN. The polynomials are minimax fits of
+ * 2^r, 0 <= r < 1. */
+AMX static inline __m512 exp2_16(__mmask16 in, __m512 x, int sums)
 {
-	__m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);
-	__m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.3264727e-3f), r, _mm512_set1_ps(9.671513e-3f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5507336e-2f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022242e-1f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931470e-1f));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-	return _mm512_maskz_scalef_ps(_mm512_mask_cmp_ps_mask(in, x, _mm512_set1_ps(-126.0f), _CMP_NLE_UQ), p, n);
+	__m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), p = _mm512_set1_ps(sums ? 1.8775767e-3f : 7.802452e-2f);
+	if (sums) p = _mm512_fmadd_ps(_mm512_fmadd_ps(p, r, _mm512_set1_ps(8.98934e-3f)), r, _mm512_set1_ps(5.5826318e-2f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(sums ? 2.4015361e-1f : 2.2606716e-1f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(sums ? 6.931531e-1f : 6.9583356e-1f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(sums ? 9.9999994e-1f : 9.999252e-1f));
+	return _mm512_maskz_scalef_ps(in, p, x); /* p 2^floor(x) */
 }
 
 /* Scale, cap and mask n scores of query i (of the segment) against keys from k0 on, or of queries from i on against key k0: dq, dk are the steps
@@ -190,53 +198,6 @@ AMX static inline int special(const attn_job *j, const attn_seg *g, int64_t i, i
 
 /* ---- Forward ---- */
 
-/* s[32][KEYS] = q[32][w] times the packed keys of n keys from unit on. */
-AMX static void scores(const attn_job *j, float *s, const uint16_t *q, const uint16_t *keys, int64_t unit, int64_t n)
-{
-	for (int64_t x = 0; x < n; x += SIDE) {
-		zero_sums();
-		products(q, j->dp, SIDE, keys + (unit * SIDE + x) * j->dp, j->dp / SIDE);
-		store_sums(s + x, KEYS);
-	}
-}
-
-/* o[32][w] += p[32][KEYS] times the packed rows of n keys from unit on. */
-AMX static void weigh(const attn_job *j, float *o, const uint16_t *p, const uint16_t *rows, int64_t unit, int64_t n)
-{
-	for (int64_t x = 0; x < j->dp; x += SIDE) {
-		load_sums(o + x, j->dp);
-		products(p, KEYS, SIDE, rows + (x / SIDE * j->units + unit) * BLOCK, up(n) / SIDE);
-		store_sums(o + x, j->dp);
-	}
-}
-
-/* Online softmax of one row of n scores yet to be multiplied with scale, p = exp(scale s - top) as BF16 up to all; what was summed so far is
- * multiplied with the factor that the new maximum asks for. */
-AMX static void softmax_row(work *t, int64_t r, int64_t n, int64_t all, float scale, float *o, int64_t w)
-{
-	const __m512 none = _mm512_set1_ps(-INFINITY), by = _mm512_set1_ps(scale * log2e);
-	__m512 most = none, more = none, sum = _mm512_setzero_ps(), rest = sum;
-	const float *s = t->s + r * KEYS;
-	int64_t x;
-	for (x = 0; x < n; x += SIDE) {
-		uint32_t in = lora__first32(n - x);
-		most = _mm512_mask_max_ps(most, (__mmask16)in, most, _mm512_load_ps(s + x));
-		more = _mm512_mask_max_ps(more, (__mmask16)(in >> 16), more, _mm512_load_ps(s + x + 16));
-	}
-	float old = t->top[r], here = _mm512_reduce_max_ps(_mm512_max_ps(most, more)) * scale, top = here > old ? here : old;
-	const __m512 from = _mm512_set1_ps(top == -INFINITY ? 0 : top * log2e);
-	for (x = 0; x < all; x += SIDE) {
-		uint32_t in = lora__first32(n - x);
-		__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + x), from)), f = exp2_16((__mmask16)(in >> 16), _mm512_fmsub_ps(by, _mm512_load_ps(s + x + 16), from));
-		sum = _mm512_add_ps(sum, e), rest = _mm512_add_ps(rest, f);
-		_mm512_store_si512(t->p + r * KEYS + x, (__m512i)_mm512_cvtne2ps_pbh(f, e));
-	}
-	float factor = old == top ? 1 : old == -INFINITY ? 0 : F(expr)(old - top);
-	t->sum[r] = t->sum[r] * factor + _mm512_reduce_add_ps(_mm512_add_ps(sum, rest));
-	t->top[r] = top;
-	for (x = 0; factor != 1 && x < w; x += 16) _mm512_store_ps(o + x, _mm512_mul_ps(_mm512_load_ps(o + x), _mm512_set1_ps(factor)));
-}
-
 /* Keys of the block from k0 that some query i0 .. i0+n-1 sees. */
 static int64_t depth(const attn_job *j, const attn_seg *g, int64_t i0, int64_t n, int64_t k0, int64_t most)
 {
@@ -244,40 +205,152 @@ static int64_t depth(const attn_job *j, const attn_seg *g, int64_t i0, int64_t n
 	return j->causal && seen < all ? seen : all;
 }
 
-AMX static void strip_forward(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, int64_t nq, char *scratch)
+/* Before the first step of a block: the reference is the largest score of the first block, and a later one's only when that is SLACK larger, so that
+ * what was summed so far must hardly ever be multiplied with a factor. */
+AMX static void begin(block *b)
 {
-	work *t = (work *)(void *)scratch;
-	uint16_t *q = part(j, scratch, PART_Q);
-	float *o = part(j, scratch, PART_O);
-	int64_t w = j->dp, d = j->d, kv = head / (j->heads / j->kv);
-	for (int64_t x = 0; x < w; x += SIDE) load_rows(q + x, w, &j->q, g->q0 + i0, nq, head, d, x);
-	memset(o, 0, sizeof *o * (size_t)(SIDE * w));
-	for (int r = 0; r < SIDE; r++) t->top[r] = -INFINITY, t->sum[r] = 0;
-	for (int64_t k0 = 0; k0 < g->keys; k0 += KEYS) {
-		int64_t n = depth(j, g, i0, nq, k0, KEYS), unit = g->unit0 + k0 / SIDE;
-		if (n <= 0 || !attn_block_seen(j, g, i0, i0 + nq, k0, k0 + n)) continue;
-		scores(j, t->s, q, packing(j, 0, kv), unit, n);
-		int hard = special(j, g, i0, nq, k0, n);
-		for (int64_t r = 0; r < nq; r++) {
-			int64_t seen = depth(j, g, i0 + r, 1, k0, n);
-			if (hard) finish_row(j, g, i0 + r, 0, k0, 1, seen, t->s + r * KEYS, NULL);
-			softmax_row(t, r, seen, up(n), hard ? 1 : (float)j->scale, o + r * w, w);
-		}
-		weigh(j, o, t->p, packing(j, 1, kv), unit, n);
+	strip_state *t = b->t;
+	const __m512 by = _mm512_set1_ps(log2e);
+	b->other = 0;
+	for (int h = 0; h < SIDE; h += 16) {
+		__m512 most = _mm512_set1_ps(-INFINITY), more = most, old = _mm512_load_ps(t->top + h);
+		for (const float *s = b->s + h, *end = s + b->units * BLOCK; s < end; s += 2 * SIDE)
+			most = _mm512_max_ps(most, _mm512_load_ps(s)), more = _mm512_max_ps(more, _mm512_load_ps(s + SIDE));
+		__m512 here = _mm512_mul_ps(_mm512_max_ps(most, more), _mm512_set1_ps(b->scale));
+		__mmask16 new = _mm512_cmp_ps_mask(here, _mm512_add_ps(old, _mm512_set1_ps(SLACK)), _CMP_GT_OQ);
+		__m512 top = _mm512_mask_mov_ps(old, new, here);
+		__m512 from = _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(top, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ), top, by);
+		__m512 factor = _mm512_mask_mov_ps(_mm512_set1_ps(1), new, exp2_16(0xffff, _mm512_fmsub_ps(by, old, from), 1));
+		_mm512_store_ps(b->from + h, from);
+		_mm512_store_ps(b->factor + h, factor);
+		_mm512_store_ps(t->top + h, top);
+		_mm512_store_ps(t->sum + h, _mm512_mul_ps(_mm512_load_ps(t->sum + h), factor));
+		b->other |= new;
 	}
-	uint16_t *y = lora__at(&j->out, g->q0 + i0, head * d);
-	for (int64_t r = 0; r < nq; r++, y += j->out.stride[0]) {
-		const __m512 inv = _mm512_set1_ps(t->sum[r] == 0 ? 0 : 1 / t->sum[r]);
-		for (int64_t x = 0; x < d; x += 16) lora__store16(y + x, lora__first16(d - x), _mm512_mul_ps(_mm512_load_ps(o + r * w + x), inv));
-		*(float *)lora__at(&j->lse, g->q0 + i0 + r, head) = t->sum[r] == 0 ? -INFINITY : t->top[r] + (float)log((double)t->sum[r]);
+}
+
+static inline __attribute__((always_inline)) AMX __m512i pair_order(void)
+{
+	return _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+}
+
+/* p = exp(scale s - top) as BF16 of TURN keys, and their sum. */
+AMX static void weights(aside *a)
+{
+	block *b = (block *)(void *)a;
+	if (a->at < 0) begin(b);
+	else {
+		const __m512 by = _mm512_set1_ps(b->scale * log2e);
+		for (int h = 0; h < SIDE; h += 16) {
+			const float *s = b->s + a->at * SIDE + h;
+			uint16_t *p = b->p + a->at / SIDE * BLOCK + h / 16 * TILE + a->at % SIDE * 16;
+			const __m512 from = _mm512_load_ps(b->from + h);
+			__m512 sum = _mm512_load_ps(b->t->sum + h), rest = _mm512_setzero_ps();
+			for (int k = 0; k < TURN; k += 2, s += 2 * SIDE, p += 32) {
+				__m512 e = exp2_16(0xffff, _mm512_fmsub_ps(by, _mm512_load_ps(s), from), 1), f = exp2_16(0xffff, _mm512_fmsub_ps(by, _mm512_load_ps(s + SIDE), from), 1);
+				sum = _mm512_add_ps(sum, e), rest = _mm512_add_ps(rest, f);
+				_mm512_store_si512(p, _mm512_permutexvar_epi16(pair_order(), (__m512i)_mm512_cvtne2ps_pbh(f, e)));
+			}
+			_mm512_store_ps(b->t->sum + h, _mm512_add_ps(sum, rest));
+		}
+	}
+	a->at += TURN;
+}
+
+SMALL static void finish_aside(aside *a)
+{
+	while (a->at < a->end) a->step(a);
+}
+
+/* O^T [w][32] of a block's strip (+)= V^T P, its weights ready; of the next block meanwhile. */
+AMX static void weigh(const attn_job *j, block *b, int64_t kv, float *o, aside *next)
+{
+	int64_t w = j->dp;
+	finish_aside(&b->a);
+	o += b->strip * SIDE * w;
+	for (int64_t x = 0; x < SIDE * w && b->other && !b->t->fresh; x += 16) _mm512_store_ps(o + x, _mm512_mul_ps(_mm512_load_ps(o + x), _mm512_load_ps(b->factor + x % SIDE)));
+	for (int64_t y = 0; y < SIDE * w; y += BLOCK) {
+		if (b->t->fresh) zero_sums();
+		else load_sums(o + y, SIDE);
+		products(packing(j, 1, kv) + b->unit * SIDE * w + y, SIDE, SIDE * w, b->p, b->units, SIDE * w, next);
+		store_sums(o + y, SIDE);
+	}
+	b->t->fresh = 0;
+}
+
+/* Scores of a block of n keys from k0 on; what is not seen, and keys behind the last, become -infinity. */
+AMX static void scores(const attn_job *j, const attn_seg *g, block *b, int64_t kv, int64_t k0, int64_t n, const uint16_t *q, aside *before)
+{
+	const strip_state *t = b->t;
+	int64_t w = j->dp, self = g->keys - g->queries + t->i;
+	b->units = up(n) / SIDE, b->unit = g->unit0 + k0 / SIDE;
+	for (int64_t u = 0; u < b->units; u++) {
+		zero_sums();
+		products(packing(j, 0, kv) + (b->unit + u) * SIDE * w, w, SIDE, q + b->strip * SIDE * w, w / SIDE, SIDE * w, before);
+		store_sums(b->s + u * BLOCK, SIDE);
+	}
+	int hard = special(j, g, t->i, t->n, k0, n);
+	b->scale = hard ? 1 : (float)j->scale;
+	for (int64_t k = 0; k < n && hard; k++) finish_row(j, g, t->i, 1, k0 + k, 0, t->n, b->s + k * SIDE, NULL);
+	for (int64_t k = j->causal ? least(n, self - k0 + 1 > 0 ? self - k0 + 1 : 0) : n; k < b->units * SIDE; k++) {
+		uint32_t out = k >= n || k0 + k - self >= SIDE ? ~0u : ((uint32_t)1 << (k0 + k - self)) - 1; /* queries before the key's own */
+		_mm512_mask_store_ps(b->s + k * SIDE, (__mmask16)out, _mm512_set1_ps(-INFINITY));
+		_mm512_mask_store_ps(b->s + k * SIDE + 16, (__mmask16)(out >> 16), _mm512_set1_ps(-INFINITY));
+	}
+	b->a = (aside){ weights, -TURN, b->units * SIDE };
+}
+
+/* Q (or dO) of a strip as second operands along the head's elements. */
+AMX static void turn_rows(const attn_job *j, const lora_view *v, int64_t row, int64_t n, int64_t head, uint16_t *rows, uint16_t *to)
+{
+	for (int64_t x = 0; x < j->dp; x += SIDE, to += BLOCK) {
+		load_rows(rows, SIDE, v, row, n, head, j->d, x);
+		turned(to, rows);
+	}
+}
+
+/* n rows of a head from its transposed sums [w][32] times scale, one for each row. */
+AMX static void write_rows(const attn_job *j, const lora_view *v, int64_t row, int64_t n, int64_t head, const float *from, const float *scale, uint16_t *rows, uint16_t *turned_rows)
+{
+	for (int64_t x = 0; x < j->d; x += SIDE, from += BLOCK) {
+		uint16_t *y = lora__at(v, row, head * j->d + x);
+		for (int64_t r = 0; r < BLOCK; r += 16) lora__store16(rows + r, 0xffff, _mm512_mul_ps(_mm512_loadu_ps(scale + r % SIDE), _mm512_load_ps(from + r)));
+		transposed(turned_rows, rows, SIDE);
+		for (int64_t r = 0; r < n; r++, y += v->stride[0]) _mm512_mask_storeu_epi16(y, lora__first32(j->d - x), _mm512_load_si512(turned_rows + r * SIDE));
 	}
 }
 
 AMX void lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch)
 {
+	work *t = (work *)(void *)scratch;
+	uint16_t *q = part(j, scratch, PART_Q);
+	float *o = part(j, scratch, PART_O);
+	int64_t w = j->dp, kv = head / (j->heads / j->kv), n = (least(ATTN_TQ, g->queries - i0) + SIDE - 1) / SIDE;
+	block *last = NULL, *b = t->b;
 	_tile_loadconfig(&tiles);
-	for (int64_t i = i0; i < g->queries && i < i0 + ATTN_TQ; i += SIDE)
-		strip_forward(j, g, head, i, least(SIDE, g->queries - i), scratch);
+	for (int64_t i = 0; i < n; i++) {
+		strip_state *s = &t->t[i];
+		for (int r = 0; r < SIDE; r++) s->top[r] = -INFINITY, s->sum[r] = 0;
+		s->i = i0 + i * SIDE, s->n = least(SIDE, g->queries - s->i), s->fresh = 1;
+		turn_rows(j, &j->q, g->q0 + s->i, s->n, head, t->rows, q + i * SIDE * w);
+	}
+	for (int64_t k0 = 0; k0 < g->keys; k0 += KEYS)
+		for (int64_t i = 0; i < n; i++) {
+			int64_t seen = depth(j, g, t->t[i].i, t->t[i].n, k0, KEYS);
+			if (seen <= 0 || !attn_block_seen(j, g, t->t[i].i, t->t[i].i + t->t[i].n, k0, k0 + seen)) continue;
+			b->t = &t->t[i], b->strip = i;
+			scores(j, g, b, kv, k0, seen, q, last ? &last->a : NULL);
+			if (last) weigh(j, last, kv, o, &b->a);
+			last = b, b = b == t->b ? t->b + 1 : t->b;
+		}
+	if (last) weigh(j, last, kv, o, NULL);
+	for (int64_t i = 0; i < n; i++) {
+		strip_state *s = &t->t[i];
+		for (int r = 0; r < s->n; r++) *(float *)lora__at(&j->lse, g->q0 + s->i + r, head) = s->sum[r] == 0 ? -INFINITY : s->top[r] + (float)log((double)s->sum[r]);
+		for (int r = 0; r < SIDE; r++) s->sum[r] = s->sum[r] == 0 ? 0 : 1 / s->sum[r];
+		if (s->fresh) memset(o + i * SIDE * w, 0, sizeof *o * (size_t)(SIDE * w));
+		write_rows(j, &j->out, g->q0 + s->i, s->n, head, o + i * SIDE * w, s->sum, t->rows, t->turned);
+	}
 	_tile_release();
 }
 
@@ -315,7 +388,6 @@ AMX static void load_strip(const attn_job *j, const attn_seg *g, const queries *
 /* P^T and dS^T of keys k0 .. k0+31 and strip number at, from S^T and dP^T; dS^T also in pairs of rows. */
 AMX static void grad_block(const attn_job *j, const attn_seg *g, grads *t, const queries *q, int64_t at, int64_t k0, uint16_t *pairs)
 {
-	const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 	int64_t n = least(SIDE, g->keys - k0), behind = j->causal ? k0 - (g->keys - g->queries + q->i) : -SIDE;
 	int hard = special(j, g, q->i, q->n, k0, n);
 	const __m512 by = _mm512_set1_ps(log2e * (hard ? 1 : (float)j->scale));
@@ -331,7 +403,7 @@ AMX static void grad_block(const attn_job *j, const attn_seg *g, grads *t, const
 		uint32_t in = k >= n || from >= SIDE ? 0 : from <= 0 ? ~0u : ~0u << from, in2 = k + 1 >= n || from + 1 >= SIDE ? 0 : from < 0 ? ~0u : ~0u << (from + 1);
 		for (int h = 0; h < SIDE; h += 16, in >>= 16, in2 >>= 16) {
 			const __m512 lse = _mm512_load_ps(t->lse + at * SIDE + h), d = _mm512_maskz_load_ps(less, delta + h);
-			__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + h), lse)), e2 = exp2_16((__mmask16)in2, _mm512_fmsub_ps(by, _mm512_load_ps(s + SIDE + h), lse));
+			__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + h), lse), 0), e2 = exp2_16((__mmask16)in2, _mm512_fmsub_ps(by, _mm512_load_ps(s + SIDE + h), lse), 0);
 			__m512i both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
 			_mm256_store_si256((__m256i *)(void *)(p + h), _mm512_castsi512_si256(both));
 			_mm256_store_si256((__m256i *)(void *)(p + ROW + h), _mm512_extracti64x4_epi64(both, 1));
@@ -340,7 +412,7 @@ AMX static void grad_block(const attn_job *j, const attn_seg *g, grads *t, const
 			both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
 			_mm256_store_si256((__m256i *)(void *)(ds + h), _mm512_castsi512_si256(both));
 			_mm256_store_si256((__m256i *)(void *)(ds + ROW + h), _mm512_extracti64x4_epi64(both, 1));
-			_mm512_store_si512(pairs + h / 16 * TILE, _mm512_permutexvar_epi16(order, both));
+			_mm512_store_si512(pairs + h / 16 * TILE, _mm512_permutexvar_epi16(pair_order(), both));
 		}
 	}
 }
@@ -354,7 +426,7 @@ AMX static void gather(const attn_job *j, grads *t, int64_t first, int64_t strip
 		const uint16_t *b = (uint16_t *)part(j, scratch, value ? PART_DOUTN : PART_QN) + ((value ? y - w : y) * STRIPS + first * SIDE) * SIDE;
 		if (rows >= SIDE) load_sums(sums + y, 2 * w);
 		else zero_sums();
-		products((value ? t->p : t->ds) + first * SIDE, ROW, SIDE, b, strips);
+		products((value ? t->p : t->ds) + first * SIDE, ROW, SIDE, b, strips, 0, NULL);
 		store_sums(rows >= SIDE ? sums + y : t->s, rows >= SIDE ? 2 * w : SIDE);
 		for (int64_t i = 0; i < rows * SIDE && rows < SIDE; i++) sums[i / SIDE * 2 * w + y + i % SIDE] += t->s[i];
 	}
@@ -379,10 +451,10 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 			for (int64_t i = 0; i < n; i++) {
 				if (k >= q[i].keys || !attn_block_seen(j, g, q[i].i, q[i].i + q[i].n, k, least(k + SIDE, g->keys))) continue;
 				zero_sums();
-				products(at, w, SIDE, qt + i * size, w / SIDE);
+				products(at, w, SIDE, qt + i * size, w / SIDE, 0, NULL);
 				store_sums(t->s, SIDE);
 				zero_sums();
-				products(values, w, SIDE, dout + i * size, w / SIDE);
+				products(values, w, SIDE, dout + i * size, w / SIDE, 0, NULL);
 				store_sums(t->dp, SIDE);
 				grad_block(j, g, t, &q[i], i, k, t->pairs + (i * UNITS + u) * BLOCK);
 				if (!to[i]) from[i] = u;
@@ -394,7 +466,7 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 		for (int64_t i = 0; i < n; i++)
 			for (int64_t y = 0; y < size && to[i]; y += BLOCK) {
 				load_sums(dq + i * size + y, SIDE);
-				products(packing(j, 2, kv) + (g->unit0 * SIDE + k0 + from[i] * SIDE) * w + y, SIDE, size, t->pairs + (i * UNITS + from[i]) * BLOCK, to[i] - from[i]);
+				products(packing(j, 2, kv) + (g->unit0 * SIDE + k0 + from[i] * SIDE) * w + y, SIDE, size, t->pairs + (i * UNITS + from[i]) * BLOCK, to[i] - from[i], 0, NULL);
 				store_sums(dq + i * size + y, SIDE);
 			}
 	}

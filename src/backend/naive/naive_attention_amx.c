@@ -398,22 +398,26 @@ AMX static void grad_block(const attn_job *j, const attn_seg *g, grads *t, const
 		for (int64_t r = 0; r < q->n && j->cap > 0; r++) dp[k * SIDE + r] = (dp[k * SIDE + r] - delta[r]) * dcap[r];
 	}
 	const __mmask16 less = hard && j->cap > 0 ? 0 : 0xffff;
-	for (int64_t k = 0; k < SIDE; k += 2, s += 2 * SIDE, dp += 2 * SIDE, p += 2 * ROW, ds += 2 * ROW, pairs += 32) {
+	const float *lse = t->lse + at * SIDE;
+	const __m512 lse0 = _mm512_load_ps(lse), lse1 = _mm512_load_ps(lse + 16), d0 = _mm512_maskz_load_ps(less, delta), d1 = _mm512_maskz_load_ps(less, delta + 16);
+	const __m512i lower = lower_pairs(), upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
+	__m512i even = lower;
+	for (int64_t k = 0; k < SIDE; k++, s += SIDE, dp += SIDE, p += ROW, ds += ROW) {
 		int64_t from = behind + k; /* the first query that sees the key */
-		uint32_t in = k >= n || from >= SIDE ? 0 : from <= 0 ? ~0u : ~0u << from, in2 = k + 1 >= n || from + 1 >= SIDE ? 0 : from < 0 ? ~0u : ~0u << (from + 1);
-		for (int h = 0; h < SIDE; h += 16, in >>= 16, in2 >>= 16) {
-			const __m512 lse = _mm512_load_ps(t->lse + at * SIDE + h), d = _mm512_maskz_load_ps(less, delta + h);
-			__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + h), lse), 0), e2 = exp2_16((__mmask16)in2, _mm512_fmsub_ps(by, _mm512_load_ps(s + SIDE + h), lse), 0);
-			__m512i both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
-			_mm256_store_si256((__m256i *)(void *)(p + h), _mm512_castsi512_si256(both));
-			_mm256_store_si256((__m256i *)(void *)(p + ROW + h), _mm512_extracti64x4_epi64(both, 1));
-			e = _mm512_maskz_mul_ps((__mmask16)in, e, _mm512_sub_ps(_mm512_load_ps(dp + h), d));
-			e2 = _mm512_maskz_mul_ps((__mmask16)in2, e2, _mm512_sub_ps(_mm512_load_ps(dp + SIDE + h), d));
-			both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
-			_mm256_store_si256((__m256i *)(void *)(ds + h), _mm512_castsi512_si256(both));
-			_mm256_store_si256((__m256i *)(void *)(ds + ROW + h), _mm512_extracti64x4_epi64(both, 1));
-			_mm512_store_si512(pairs + h / 16 * TILE, _mm512_permutexvar_epi16(pair_order(), both));
+		uint32_t in = k >= n || from >= SIDE ? 0 : from <= 0 ? ~0u : ~0u << from;
+		__mmask16 in0 = (__mmask16)in, in1 = (__mmask16)(in >> 16);
+		__m512 e = exp2_16(in0, _mm512_fmsub_ps(by, _mm512_load_ps(s), lse0), 0), f = exp2_16(in1, _mm512_fmsub_ps(by, _mm512_load_ps(s + 16), lse1), 0);
+		_mm512_store_si512(p, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+		e = _mm512_maskz_mul_ps(in0, e, _mm512_sub_ps(_mm512_load_ps(dp), d0));
+		f = _mm512_maskz_mul_ps(in1, f, _mm512_sub_ps(_mm512_load_ps(dp + 16), d1));
+		__m512i row = (__m512i)_mm512_cvtne2ps_pbh(f, e);
+		_mm512_store_si512(ds, row);
+		if (k % 2) {
+			_mm512_store_si512(pairs, _mm512_permutex2var_epi16(even, lower, row));
+			_mm512_store_si512(pairs + TILE, _mm512_permutex2var_epi16(even, upper, row));
+			pairs += 32;
 		}
+		even = row;
 	}
 }
 

@@ -93,6 +93,14 @@ SMALL static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int6
 	for (int64_t r = n; r < SIDE; r++, to += step) _mm512_storeu_si512(to, _mm512_setzero_si512());
 }
 
+/* Ask for what n rows of a head hold. */
+SMALL static void fetch_rows(const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d)
+{
+	const char *from = lora__at(v, row, head * d);
+	for (int64_t r = 0; r < n; r++, from += v->stride[0] * 2)
+		for (int64_t x = 0; x < d * 2; x += 64) _mm_prefetch(from + x, _MM_HINT_T1);
+}
+
 /* 32 x 32 elements as two tiles of a second operand, along the rows and across them; transposed. */
 SMALL static void turned(uint16_t *to, const uint16_t *rows) { lora__amx_turn_step(to, rows, SIDE, 0); }
 SMALL static void paired(uint16_t *to, const uint16_t *rows) { interleave_step(to, 0, rows, SIDE, 1, 0); }
@@ -328,6 +336,7 @@ AMX void lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head,
 	int64_t w = j->dp, kv = head / (j->heads / j->kv), n = (least(ATTN_TQ, g->queries - i0) + SIDE - 1) / SIDE;
 	block *last = NULL, *b = t->b;
 	_tile_loadconfig(&tiles);
+	fetch_rows(&j->q, g->q0 + i0, least(ATTN_TQ, g->queries - i0), head, j->d);
 	for (int64_t i = 0; i < n; i++) {
 		strip_state *s = &t->t[i];
 		for (int r = 0; r < SIDE; r++) s->top[r] = -INFINITY, s->sum[r] = 0;
@@ -343,10 +352,11 @@ AMX void lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head,
 			if (last) weigh(j, last, kv, o, &b->a);
 			last = b, b = b == t->b ? t->b + 1 : t->b;
 		}
+	fetch_rows(&j->out, g->q0 + i0, least(ATTN_TQ, g->queries - i0), head, j->d);
 	if (last) weigh(j, last, kv, o, NULL);
 	for (int64_t i = 0; i < n; i++) {
 		strip_state *s = &t->t[i];
-		for (int r = 0; r < s->n; r++) *(float *)lora__at(&j->lse, g->q0 + s->i + r, head) = s->sum[r] == 0 ? -INFINITY : s->top[r] + (float)log((double)s->sum[r]);
+		for (int r = 0; r < s->n; r++) *(float *)lora__at(&j->lse, g->q0 + s->i + r, head) = s->sum[r] == 0 ? -INFINITY : s->top[r] + logf(s->sum[r]);
 		for (int r = 0; r < SIDE; r++) s->sum[r] = s->sum[r] == 0 ? 0 : 1 / s->sum[r];
 		if (s->fresh) memset(o + i * SIDE * w, 0, sizeof *o * (size_t)(SIDE * w));
 		write_rows(j, &j->out, g->q0 + s->i, s->n, head, o + i * SIDE * w, s->sum, t->rows, t->turned);
@@ -443,6 +453,10 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 	const uint16_t *qt = part(j, scratch, PART_Q), *dout = part(j, scratch, PART_DOUT);
 	float *dq = part(j, scratch, PART_O);
 	int64_t w = j->dp, keys = 0, size = SIDE * w;
+	for (int64_t i = 0; i < n; i++) {
+		const lora_view *of[] = { &j->q, &j->dout, &j->out };
+		for (int v = 0; v < 3; v++) fetch_rows(of[v], g->q0 + q[i].i, q[i].n, q[i].head, j->d);
+	}
 	for (int64_t i = 0; i < n; i++) {
 		load_strip(j, g, &q[i], i, scratch);
 		if (q[i].keys > keys) keys = q[i].keys;

@@ -93,6 +93,11 @@ SMALL static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int6
 	for (int64_t r = n; r < SIDE; r++, to += step) _mm512_storeu_si512(to, _mm512_setzero_si512());
 }
 
+static void fetch(const void *from, int64_t bytes)
+{
+	for (int64_t x = 0; x < bytes; x += 64) _mm_prefetch((const char *)from + x, _MM_HINT_T1);
+}
+
 /* Ask for what n rows of a head hold. */
 SMALL static void fetch_rows(const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d)
 {
@@ -468,6 +473,10 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 			const uint16_t *at = packing(j, 0, kv) + (g->unit0 * SIDE + k) * w, *values = packing(j, 1, kv) + (g->unit0 * SIDE + k) * w;
 			for (int64_t i = 0; i < n; i++) {
 				if (k >= q[i].keys || !attn_block_seen(j, g, q[i].i, q[i].i + q[i].n, k, least(k + SIDE, g->keys))) continue;
+				if (k + SIDE < keys) {
+					int64_t some = up(2 * size / n), x = i * some;
+					fetch(sums + (k + SIDE) * 2 * w + x, least(some, 2 * size - x) * 4);
+				}
 				zero_sums();
 				products(at, w, SIDE, qt + i * size, w / SIDE, 0, NULL);
 				store_sums(t->s, SIDE);
@@ -481,6 +490,7 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 			}
 			if (first < end) gather(j, t, first, end - first, g->keys - k, sums + k * 2 * w, scratch);
 		}
+		for (int64_t i = 0; i < n && k0 + UNITS * SIDE >= keys; i++) fetch_rows(&j->dq, g->q0 + q[i].i, q[i].n, q[i].head, j->d);
 		for (int64_t i = 0; i < n; i++)
 			for (int64_t y = 0; y < size && to[i]; y += BLOCK) {
 				load_sums(dq + i * size + y, SIDE);

@@ -93,7 +93,7 @@ SMALL static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int6
 	for (int64_t r = n; r < SIDE; r++, to += step) _mm512_storeu_si512(to, _mm512_setzero_si512());
 }
 
-static void fetch(const void *from, int64_t bytes)
+SMALL static void fetch(const void *from, int64_t bytes)
 {
 	for (int64_t x = 0; x < bytes; x += 64) _mm_prefetch((const char *)from + x, _MM_HINT_T1);
 }
@@ -101,9 +101,8 @@ static void fetch(const void *from, int64_t bytes)
 /* Ask for what n rows of a head hold. */
 SMALL static void fetch_rows(const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d)
 {
-	const char *from = lora__at(v, row, head * d);
-	for (int64_t r = 0; r < n; r++, from += v->stride[0] * 2)
-		for (int64_t x = 0; x < d * 2; x += 64) _mm_prefetch(from + x, _MM_HINT_T1);
+	const uint16_t *from = lora__at(v, row, head * d);
+	for (int64_t r = 0; r < n; r++, from += v->stride[0]) fetch(from, d * 2);
 }
 
 /* 32 x 32 elements as two tiles of a second operand, along the rows and across them; transposed. */

@@ -89,6 +89,7 @@ static lora_status accumulate(lora_posterior *p, const lora_batch *batch)
 	int64_t passes = exact ? p->classes - 1 : 1, cells = 0;
 	p->tap.take = take;
 	q->tap = &p->tap, q->direction = exact ? exact_direction : sampled_direction;
+	q->directions = passes;
 	q->copies = lora__mul_i64(batch->n_sequences, batch->length, &cells) ? lora__probe_copies(p->m, cells, passes) : 1;
 	lora_status st = lora__probe_forward(q, batch, 1);
 	while (q->pass < passes && q->n && st == LORA_OK) st = lora__probe_backward(q, p->last);

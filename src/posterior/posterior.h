@@ -70,7 +70,8 @@ typedef struct lora__probe {
 	int64_t        classes;
 	const int32_t *ids;      /* tokens that stand for the classes; NULL: the model is a classifier */
 	lora__tap     *tap;
-	int64_t        copies;   /* directions in a pass (0: one); from lora__probe_copies() */
+	int            rounded;  /* the backward passes' products may be of numbers rounded to BF16 */
+	int64_t        directions, copies; /* in all (0: as many as come); in a pass (0: one), from lora__probe_copies() */
 	/* turn the logits f[classes] of an example into their gradient g */
 	void         (*direction)(void *self, int64_t example, int64_t pass, const double *f, double *g);
 	void          *self;
@@ -163,6 +164,7 @@ typedef struct lora__variance {
 	lora_posterior *p;
 	int64_t dirs;        /* directions in the space of logits */
 	int     one;         /* a single one, of each example its own: towards its most likely class. basis is not for it */
+	int     rounded;     /* as of probe */
 	double *basis;       /* [classes,dirs] */
 	int64_t n, cap;      /* examples */
 	char   *taken;       /* by matrix: in this batch */

@@ -6,6 +6,7 @@
 static const lora__param params[] = {
 	{ "form", LORA__STRING, "sampled", 0, 0, NULL, "member of family predictive" },
 	{ "directions", LORA__STRING, "all", 0, 0, "all|one", "all: a backward pass per class but one; one: the variance of the best class's log-odds stands for all (form sampled)" },
+	{ "jacobian", LORA__STRING, "auto", 0, 0, "auto|exact|rounded", "products of its backward passes (F32): exact; rounded: of numbers rounded to BF16; auto: rounded for form sampled without covariance" },
 	{ "samples", LORA__INT, "1000", 1, 1e9, NULL, "draws of form sampled" },
 	{ "prior_precision", LORA__FLOAT, NULL, 1e-300, 1e300, NULL, "in place of what the fit has found" },
 	{ "seed", LORA__INT, "0", 0, 9e15, NULL, "seed of the draws" },
@@ -55,10 +56,12 @@ lora_status lora__posterior_predict(lora_posterior *p, const lora_batch *batch, 
 	if (st == LORA_OK) st = lora__posterior_usable(p);
 	if (st == LORA_OK && p->a->scale != p->scale)
 		st = lora__fail_at(ctx, LORA_E_STATE, "posterior", "scale", -1, "the adapter is attached with scale %g, the posterior was fitted with %g", p->a->scale, p->scale);
+	const char *how = st == LORA_OK ? lora__get_string(settings, params, "jacobian") : "";
 	int one = st == LORA_OK && strcmp(lora__get_string(settings, params, "directions"), "one") == 0;
 	if (one && (form->every || covariance))
 		st = lora__fail_at(ctx, LORA_E_ARGUMENT, "posterior", "directions", -1, "directions: one has no covariance and is for form sampled only");
 	if (st == LORA_OK) st = lora__variance_keep(p, form->every || covariance, one);
+	if (st == LORA_OK) p->kept->rounded = *how == 'r' || (*how == 'a' && !form->every && !covariance);
 	if (st == LORA_OK) st = make_noise(ctx, settings, one ? (int64_t)c - 1 : p->kept->dirs, lora__get_int(settings, params, "samples"), &noise);
 	if (st == LORA_OK && !(room = lora__calloc(ctx, c * c + 4 * c, sizeof *room))) st = LORA_E_MEMORY;
 	if (st == LORA_OK) st = lora__variance_run(p->kept, batch, 0);

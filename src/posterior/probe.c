@@ -182,12 +182,14 @@ lora_status lora__probe_forward(lora__probe *p, const lora_batch *batch, int nee
 lora_status lora__probe_backward(lora__probe *p, const lora__site *last)
 {
 	lora_model *m = p->m;
+	int64_t left = p->directions ? p->directions - p->pass : p->copies, copies = left < p->copies ? left : p->copies; /* the last pass may be of fewer */
+	p->info.n = copies * p->stride[0], p->info.n_segments = p->source.n_segments = p->info.n_head_rows = p->n * copies, p->source.n = copies * p->stride[1];
 	size_t from = lora__plan_turn(p->plan), to = from;
 	for (size_t i = from; i < p->plan->n_steps; i++)
 		if (p->plan->steps[i].node >= 0 && m->graph.nodes[p->plan->steps[i].node].site == last) to = i + 1;
-	m->s.tap = p->tap;
+	m->s.tap = p->tap, m->s.rounded = p->rounded;
 	lora_status st = lora__plan_run_steps(&m->graph, p->plan, m->s.real, &p->info, m->arena, from, to);
-	m->s.tap = NULL;
-	p->pass += p->copies;
+	m->s.tap = NULL, m->s.rounded = 0;
+	p->pass += copies;
 	return st;
 }

@@ -36,8 +36,7 @@ static void direction(void *self, int64_t example, int64_t pass, const double *f
 {
 	const lora__variance *v = self;
 	(void)example;
-	if (pass >= v->dirs) memset(g, 0, sizeof *g * (size_t)v->p->classes); /* a copy too many */
-	else if (v->one) best_direction(f, v->p->classes, g);
+	if (v->one) best_direction(f, v->p->classes, g);
 	else for (int64_t c = 0; c < v->p->classes; c++) g[c] = v->basis[c * v->dirs + pass];
 }
 
@@ -48,25 +47,25 @@ static lora_view rows_of(lora_view v, int64_t first, int64_t n)
 	return v;
 }
 
-/* to[small,big] = f x^T y of a few rows: a call of the backend would take longer than the work. Some columns of `count` rows of the result at a time. */
+/* to[small,big] = f x^T y of a few rows: a call of the backend would take longer than the work. Two vectors of `count` rows of the result at a time. */
 typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
 enum { EIGHT = 8, SOME = 4 };
 
 static inline __attribute__((always_inline)) void short_rows(const int count, float f, const lora_view *x, int64_t s, const lora_view *y, float *to)
 {
 	int64_t big = y->size[1], rows = x->size[0], as = x->stride[0], bs = y->stride[0], j = 0;
-	for (; j + EIGHT <= big; j += EIGHT) {
+	for (; j + 2 * EIGHT <= big; j += 2 * EIGHT) {
 		const float *a = (const float *)x->data + s, *b = (const float *)y->data + j;
-		eight sum[SOME];
+		eight sum[SOME][2];
 #pragma GCC unroll 4
-		for (int i = 0; i < count; i++) sum[i] = (eight){ 0 };
+		for (int i = 0; i < count; i++) sum[i][0] = sum[i][1] = (eight){ 0 };
 		for (int64_t r = 0; r < rows; r++, a += as, b += bs) {
-			eight row = *(const eight *)b;
+			eight left = *(const eight *)b, right = *(const eight *)(b + EIGHT);
 #pragma GCC unroll 4
-			for (int i = 0; i < count; i++) sum[i] += row * a[i];
+			for (int i = 0; i < count; i++) sum[i][0] += left * a[i], sum[i][1] += right * a[i];
 		}
 #pragma GCC unroll 4
-		for (int i = 0; i < count; i++) *(eight *)(to + i * big + j) = sum[i] * f;
+		for (int i = 0; i < count; i++) *(eight *)(to + i * big + j) = sum[i][0] * f, *(eight *)(to + i * big + j + EIGHT) = sum[i][1] * f;
 	}
 	for (; j < big; j++)
 		for (int i = 0; i < count; i++) {
@@ -106,10 +105,10 @@ static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora
 	char *own;
 	size_t size = (size_t)(w->out * w->in) * lora__dtype_size(wide);
 	lora_status st = lora__posterior_inputs(p->ctx, w, right, &inputs, &own);
-	for (int64_t i = 0; i < p->probe.n * p->probe.copies && st == LORA_OK; i++) {
+	for (int64_t i = 0; i < p->probe.info.n_head_rows && st == LORA_OK; i++) {
 		int64_t e = i % p->probe.n, copy = i / p->probe.n, pass = p->probe.pass + copy;
 		int64_t first = (w->head ? i : p->probe.first[w->space][e] + copy * p->probe.stride[w->space]) - first_row, n = w->head ? 1 : p->probe.rows[w->space][e];
-		if (first < 0 || first >= left.size[0] || pass >= v->dirs) continue;
+		if (first < 0 || first >= left.size[0]) continue;
 		lora_view l = rows_of(left, first, n), r = rows_of(inputs, first, n);
 		char *at = v->jac[w - p->list] + size * (size_t)(e * v->dirs + pass);
 		if (is_short(l, r)) short_product(f, big_of(w) ? l : r, big_of(w) ? r : l, (float *)(void *)at);
@@ -249,8 +248,9 @@ lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int n
 {
 	lora_posterior *p = v->p;
 	lora__probe *q = &p->probe;
-	q->tap = &v->tap, q->direction = direction, q->self = v;
+	q->tap = &v->tap, q->direction = direction, q->self = v, q->rounded = v->rounded;
 	int64_t cells = 0;
+	q->directions = v->dirs;
 	q->copies = batch && lora__mul_i64(batch->n_sequences, batch->length, &cells) ? lora__probe_copies(p->m, cells, v->dirs) : 1;
 	memset(v->taken, 0, p->n);
 	lora_status st = lora__probe_forward(q, batch, need_labels);
@@ -262,7 +262,7 @@ lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int n
 		st = project(v, i, q->n * v->dirs);
 		if (st == LORA_OK) st = left_over(v, i, q->n);
 	}
-	q->self = p;
+	q->self = p, q->rounded = 0;
 	return st;
 }
 

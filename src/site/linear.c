@@ -129,6 +129,7 @@ static lora_status base_product(lora__site *s, const lora__site_call *c, int whi
 	lora_view w = lora__site_weight(s);
 	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 3, .f = { 1.0, which ? c->dx_beta : 0.0 } };
 	call.v[0] = which ? c->dx : c->y, call.v[1] = which ? c->dy : c->x, call.v[2] = which ? w : lora__view_t(w);
+	call.i[0] = which && s->all->rounded;
 	call.packed = lora__site_packed(s, c->ctx, c->real, which, c->n);
 	if (call.packed && !c->ctx->backend->supports(c->ctx->backend_self, &call, NULL)) call.packed = NULL;
 	if (pair->a.data) call.n_views = 5, call.v[3] = pair->a, call.v[4] = pair->b, call.f[2] = pair->f;

@@ -124,6 +124,7 @@ typedef struct lora__sites {
 	uint64_t      pack_limit, pack_bytes; /* memory that packed weights may take, and take now */
 	lora_dtype    real;       /* dtype of activations and of adapter gradients */
 	lora__tap    *tap;        /* NULL = gradients go to the adapters */
+	int           rounded;    /* products of backward passes may be of numbers rounded to BF16 */
 	uint64_t      generation; /* counts changes that make plans stale */
 	void (*destroy)(struct lora__sites *s); /* frees the whole model */
 	lora_status (*merged_rows)(struct lora__site *s, int64_t first, int64_t n, float *out); /* base and deltas before they are rounded (merge layer) */

@@ -73,8 +73,10 @@ AMX static void gather(uint16_t *to, const void *from, lora_dtype type, int64_t 
 	const char *s = from;
 	if (type == LORA_F32 && stride == 1) { /* adapters */
 		const __m512 factor = _mm512_set1_ps(scale);
-		for (int64_t i = 0; i < count; i += 16)
-			_mm256_storeu_si256((__m256i *)(void *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(factor, _mm512_maskz_loadu_ps(lora__first16(n - i), s + 4 * i))));
+		for (int64_t i = 0; i < count; i += 32) {
+			__m512 low = _mm512_maskz_loadu_ps(lora__first16(n - i), s + 4 * i), high = _mm512_maskz_loadu_ps(lora__first16(n - i - 16), s + 4 * i + 64);
+			_mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(factor, high), _mm512_mul_ps(factor, low)));
+		}
 		return;
 	}
 	int64_t step = stride * (int64_t)lora__dtype_size(type);
@@ -99,13 +101,26 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 	else interleave_step(to, 0, t, SIDE, 1, 0);
 }
 
+/* interleave_step() of F32. */
+AMX static void round_step(uint16_t *to, int64_t panel, const float *from, int64_t step, int64_t panels, int64_t ahead)
+{
+	const __m512i pairs = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+	for (int x = 0; x < 16; x++, from += 2 * step, to += 32)
+		for (int64_t p = 0; p < 2 * panels; p++) {
+			const float *row = from + p * 16;
+			_mm_prefetch((const char *)(row + ahead), _MM_HINT_T0), _mm_prefetch((const char *)(row + ahead + step), _MM_HINT_T0);
+			__m512i both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + step), _mm512_loadu_ps(row));
+			_mm512_store_si512(to + p / 2 * panel + p % 2 * TILE, _mm512_permutexvar_epi16(pairs, both));
+		}
+}
+
 /* B's columns and depth of a piece, panel by panel; in the order in which B lies in memory. */
 AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piece *p, int64_t k0, int64_t steps, int parts)
 {
 	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE, panel = steps * 2 * TILE, along = b->stride[0] == 1;
 	for (int64_t x = 0; x < panels && parts == 3; x++) lora__amx_split_b(b, scale, to + 3 * x * panel, p->n0 + x * SIDE, k0, steps);
 	if (parts == 3) return;
-	int64_t whole = b->dtype == LORA_BF16 && scale == 1 && (along || b->stride[1] == 1) ? least(p->n1 - p->n0, b->size[1] - p->n0) / SIDE : 0;
+	int64_t whole = (b->dtype == LORA_BF16 || (b->dtype == LORA_F32 && !along)) && scale == 1 && (along || b->stride[1] == 1) ? least(p->n1 - p->n0, b->size[1] - p->n0) / SIDE : 0;
 	if (along) {
 		for (int64_t x = 0; x < panels; x++) {
 			const uint16_t *from = lora__at(b, k0, p->n0 + x * SIDE);
@@ -118,7 +133,8 @@ AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piec
 	}
 	for (int64_t s = 0; s < steps; s++, to += 2 * TILE) {
 		int64_t k = k0 + s * SIDE, x = k + SIDE <= b->size[0] ? whole : 0;
-		interleave_step(to, panel, lora__at(b, k, p->n0), b->stride[0], x, SIDE * b->stride[0]);
+		if (b->dtype == LORA_F32) round_step(to, panel, lora__at(b, k, p->n0), b->stride[0], x, SIDE * b->stride[0]);
+		else interleave_step(to, panel, lora__at(b, k, p->n0), b->stride[0], x, SIDE * b->stride[0]);
 		for (; x < panels; x++) pack_step(b, scale, to + x * panel, p->n0 + x * SIDE, k);
 	}
 }
@@ -157,8 +173,10 @@ AMX void lora__amx_add_block(const strip *t)
 	const uint16_t *b = t->b;
 	_tile_loadd(4, a, t->stride);
 	_tile_loadd(6, b, 64);
-	for (int64_t k = 1; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE) {
+	const char *rows = t->next;
+	for (int64_t k = 1; k < t->steps; k++, a += 64, a2 += 64, b += 2 * TILE, rows += 64) {
 		const char *next = a + 64;
+		for (int64_t y = 0; y < t->ahead; y++) _mm_prefetch(rows + y * t->stride, _MM_HINT_T1);
 		_tile_loadd(7, b + TILE, 64);
 		FETCH(0);
 		_tile_dpbf16ps(0, 4, 6);
@@ -305,7 +323,7 @@ AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, u
 	uint16_t *packed_a2 = packed_a + SIDE * j->kc * j->parts;
 	for (int64_t row = p->m0; row < p->m1; row += SIDE) {
 		int64_t rows = least(SIDE, p->m1 - row), width2 = j->steps2 * SIDE;
-		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * 2, b, p->steps }, { (const char *)packed_a2, width2 * 2, b2, j->steps2 } };
+		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * 2, b, p->steps, NULL, 0 }, { (const char *)packed_a2, width2 * 2, b2, j->steps2, NULL, 0 } };
 		int two = p->last && j->steps2;
 		if (j->parts == 3) {
 			lora__amx_split_a(&j->a, packed_a, row, p->k0, p->steps);
@@ -318,6 +336,11 @@ AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, u
 		if (two && j->parts == 1) pack_a(&j->a2, packed_a2, row, rows, 0, j->k2, width2);
 		for (int64_t x = 0; x < panels; x++) {
 			int64_t n0 = p->n0 + x * SIDE, cols = least(SIDE, p->n1 - n0);
+			if (t[0].a != (const char *)packed_a) { /* the next rows, some with each panel: this strip's come from a cache then */
+				int64_t y = SIDE * x / panels;
+				t[0].ahead = SIDE * (x + 1) / panels - y;
+				t[0].next = lora__at(&j->a, (row + SIDE < p->m1 ? row + SIDE : p->m0) + y, p->k0);
+			}
 			float *s = p->first && p->last ? sums : sums + ((row - p->m0) / SIDE * panels + x) * BLOCK;
 			multiply(j, s, t, 1 + two, p->first, rows, cols);
 			if (p->last) store(j, s, row, n0, rows, cols, x + 1 < panels ? n0 + SIDE : p->n0);
@@ -383,7 +406,7 @@ int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 	const lora_view *cv = &c->v[0], *av = &c->v[1], *bv = &c->v[2];
 	int two = c->n_views > 4 && c->v[3].data && c->v[3].size[1] > 0;
 	if (!takes(self, c, two)) return 0;
-	amx_job j = { .c = *cv, .a = *av, .b = *bv, .alpha = (float)c->f[0], .beta = (float)c->f[1], .parts = av->dtype == LORA_F32 ? 3 : 1 };
+	amx_job j = { .c = *cv, .a = *av, .b = *bv, .alpha = (float)c->f[0], .beta = (float)c->f[1], .parts = av->dtype == LORA_F32 && !c->i[0] ? 3 : 1 };
 	j.parts_b = bv->dtype == LORA_BF16 ? 1 : j.parts;
 	if (two) {
 		j.a2 = c->v[3], j.b2 = c->v[4], j.k2 = j.a2.size[1], j.scale2 = (float)(c->f[2] / c->f[0]);
@@ -395,7 +418,7 @@ int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 	int64_t deep = j.m > SIDE ? DEPTH : least(DEPTH, up(GROUP_BYTES / 2 / j.n, SIDE)), packings = (j.k + deep - 1) / deep;
 	j.kc = up((j.k + packings - 1) / packings, SIDE);
 	j.group = least(up(j.n, SIDE), up(GROUP_BYTES / 2 / j.kc / j.parts_b, SIDE));
-	j.direct = j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;
+	j.direct = j.a.dtype == LORA_BF16 && j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;
 	int64_t n_tasks, sums = packings > 1 ? least(up(j.m, SIDE), ROWS) * j.group : BLOCK;
 	split(&j, self->host.threads, &n_tasks);
 	j.per_thread = (size_t)up((j.group * (j.kc * j.parts_b + j.steps2 * SIDE * j.parts) + SIDE * (j.kc + j.steps2 * SIDE) * j.parts) * 2 + sums * 4, 4096) + 1088; /* not the same cache sets for every thread */

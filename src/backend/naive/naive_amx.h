@@ -97,8 +97,8 @@ AMX static inline void store_sums(float *s, int64_t step)
 	_tile_stored(3, s + 16 * step + 16, step * 4);
 }
 
-/* A run of steps: a has its rows stride bytes apart. */
-typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t steps; } strip;
+/* A run of steps: a has its rows stride bytes apart. Meanwhile `ahead` rows from next, such rows as well, are fetched into the second-level cache. */
+typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t steps; const char *next; int64_t ahead; } strip;
 
 /* tiles 0..3 += the strip's products */
 AMX void lora__amx_add_block(const strip *t);

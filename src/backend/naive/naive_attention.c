@@ -17,7 +17,7 @@ static __attribute__((noinline)) int64_t attn_whole(int64_t n, int64_t nr, int64
 /* Check the integers of the call; note whether segments share keys. */
 static lora_status prepare(lora__naive *self, const lora_call *c, const lora_view *segments, attn_job *j)
 {
-	int64_t keys_end = 0, most = 0, rest = j->k.size[0];
+	int64_t keys_end = 0, most = 0, rest = j->k.size[0], longest = 0;
 	j->heads = c->i[0], j->kv = c->i[1], j->d = c->i[2], j->causal = c->i[3] != 0, j->window = c->i[4], j->scale = c->f[0], j->cap = c->f[1];
 	if (j->heads < 1 || j->kv < 1 || j->d < 1 || j->window < 0 || j->heads % j->kv || j->d > 65536 || j->heads > 65536 ||
 	    j->heads * j->d != j->q.size[1] || j->kv * j->d != j->k.size[1] || j->lse.size[1] != j->heads)
@@ -27,11 +27,12 @@ static lora_status prepare(lora__naive *self, const lora_call *c, const lora_vie
 		const int32_t *s = (const int32_t *)segments->data + i * segments->stride[0];
 		if (s[3] > 0) j->units += ((int64_t)s[3] + 31) / 32;
 		if (s[1] > most) most = s[1];
+		if (s[3] > longest) longest = s[3];
 		rest -= s[3];
 		if (s[3] && s[2] < keys_end) j->serial_segments = 1;
 		if (s[3] && s[2] + (int64_t)s[3] > keys_end) keys_end = s[2] + (int64_t)s[3];
 	}
-	j->clear = !rest && !j->serial_segments;
+	j->clear = !rest && !j->serial_segments, j->longest = longest;
 	j->amx = self->isa >= 3 && j->q.dtype == LORA_BF16 && most > ATTN_FEW && j->units < 1 << 24;
 	return LORA_OK;
 }
@@ -72,7 +73,7 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	lora_status st = prepare(self, c, sv, j);
 	if (st) return st;
 	const lora_view *bias = c->n_views > segments + 2 && c->v[segments + 2].data ? &c->v[segments + 2] : NULL;
-	j->amx = j->amx && !bias, j->clear &= j->amx && backward;
+	j->amx = j->amx && !bias;
 	if (j->amx) lora__attn_amx_layout(j, backward);
 	else PICK_WIDE(self, real, attn_layout)(j, backward);
 	size_t packed = j->amx ? (lora__attn_amx_bytes(j, j->units) + 63) & ~(size_t)63 : 0;
@@ -81,7 +82,11 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 		return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: the bias must be dense, with an odd number of columns");
 	if (bias) j->bias = bias->data, j->reach = bias->size[1] / 2;
 	j->parts = !j->serial_segments && pieces && pieces < enough ? (enough + pieces - 1) / pieces : 1; /* from sizes only: the same bits for any threads */
-	if (backward) sums = (size_t)(j->kv * j->parts * keys * 2 * j->dp) * lora__dtype_size(lora__wide(real));
+	if (backward && j->clear && !j->amx && j->parts == 1) {
+		j->own = j->per_thread;
+		j->per_thread += (size_t)(j->longest * 2 * j->dp) * lora__dtype_size(lora__wide(real));
+	} else if (backward) sums = (size_t)(j->kv * j->parts * keys * 2 * j->dp) * lora__dtype_size(lora__wide(real));
+	j->clear &= j->amx && backward;
 	char *scratch = lora__naive_scratch(self, seg_bytes + packed + j->per_thread * (size_t)self->host.threads + sums);
 	if (!scratch) return LORA_E_MEMORY;
 	st = read_segments(self, sv, j, (attn_seg *)(void *)scratch);
@@ -91,9 +96,9 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	if (st == LORA_OK && backward) {
 		int64_t blocks = (keys + ATTN_ROWS - 1) / ATTN_ROWS;
 		double size = 2.0 * (double)(j->kv * keys * j->dp);
-		if (!j->clear) lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_zero), j);
+		if (!j->clear && !j->own) lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_zero), j);
 		lora__naive_parallel(self, j->serial_segments ? j->kv : j->n_seg * j->kv * j->parts, pairs(j), PICK_WIDE(self, real, attention_bwd), j);
-		lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, j->amx ? lora__attn_amx_finish() : PICK_WIDE(self, real, attn_finish), j);
+		if (!j->own) lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, j->amx ? lora__attn_amx_finish() : PICK_WIDE(self, real, attn_finish), j);
 	} else if (st == LORA_OK && j->n_seg) {
 		const attn_seg *last = &j->seg[j->n_seg - 1];
 		int64_t tiles = last->task0 + (last->queries + ATTN_TQ - 1) / ATTN_TQ * j->heads;

@@ -30,6 +30,8 @@ typedef struct attn_job {
 	size_t  per_thread;
 	int     amx;             /* on AMX tiles: naive_attention_amx.c */
 	int     clear;           /* packing starts the sums: each key row is in one segment */
+	int64_t longest;         /* keys of a segment */
+	size_t  own;             /* backward: where in its scratch a thread has the sums of one segment and head, which no other task adds to; 0 = they are in sums */
 	int64_t packings, units; /* packed forms of a key head's keys and values, each of this many units of 32 keys */
 	char   *packed;
 	size_t  at[12];          /* arrays of a thread's scratch, in bytes, see attn_layout() */

@@ -251,6 +251,45 @@ START_TEST(f32_products)
 }
 END_TEST
 
+/* A call of F32 that says that numbers rounded to BF16 will do: that far from the product, the same for any threads, and nothing else changes. */
+START_TEST(rounded_products)
+{
+	enum { M = 130, N = 90, K = 1700, R = 16 };
+	lora_dtype type = _i ? LORA_F64 : LORA_F32;
+	size_t each = lora__dtype_size(type);
+	char *c[3] = { malloc(each * M * N), malloc(each * M * N), malloc(each * M * N) }, *in[4];
+	const int64_t size[4][2] = { { M, K }, { K, N }, { M, R }, { R, N } };
+	uint64_t seed = 12;
+	double worst = 0;
+	lora_call call = { .struct_size = sizeof call, .prim = LORA_PRIM_GEMM, .n_views = 5, .f = { 0.5, 2, 0.75 } };
+	for (int k = 0; k < 4; k++) {
+		in[k] = malloc(each * (size_t)(size[k][0] * size[k][1]));
+		for (int64_t i = 0; i < size[k][0] * size[k][1]; i++) put(in[k], type, i, (float)(check_random(&seed) >> 40) * 0x1p-23f - 1);
+		call.v[k + 1] = lora__view2(in[k], type, size[k][0], size[k][1], size[k][1]);
+	}
+	for (int t = 0; t < 3; t++) { /* as the types say; the hint with one thread and with two */
+		lora_context *ctx = context("naive", t == 2 ? 2 : 1);
+		for (int i = 0; i < M * N; i++) put(c[t], type, i, (float)(i % 7) - 3);
+		call.i[0] = t > 0, call.v[0] = lora__view2(c[t], type, M, N, N);
+		check_ok(ctx, lora__run(ctx, &call));
+		lora_context_destroy(ctx);
+	}
+	ck_assert_mem_eq(c[1], c[2], each * M * N);
+	if (type == LORA_F64) ck_assert_mem_eq(c[0], c[1], each * M * N);
+	for (int i = 0; i < M && type == LORA_F32; i++)
+		for (int j = 0; j < N; j++) {
+			double sum = 0, gap = (double)((float *)(void *)c[1])[i * N + j] - (double)((float *)(void *)c[0])[i * N + j];
+			for (int k = 0; k < K; k++) sum += 0.5 * fabs((double)*(float *)lora__at(&call.v[1], i, k) * (double)*(float *)lora__at(&call.v[2], k, j));
+			for (int k = 0; k < R; k++) sum += 0.75 * fabs((double)*(float *)lora__at(&call.v[3], i, k) * (double)*(float *)lora__at(&call.v[4], k, j));
+			worst = fmax(worst, fabs(gap) / sum);
+		}
+	ck_assert_double_lt(worst, 0x1p-7); /* 2^-9 for each of two numbers, and a third for what f2 is multiplied with */
+	if (type == LORA_F32 && lora__amx_ready()) ck_assert_double_gt(worst, 1e-5);
+	for (int k = 0; k < 4; k++) free(in[k]);
+	for (int t = 0; t < 3; t++) free(c[t]);
+}
+END_TEST
+
 /* Products with a deep packed B: every slice of it counts, rows of A apart, added to what is there, many parts. */
 static void deep_products(lora_context *ctx)
 {
@@ -476,6 +515,7 @@ int main(void)
 	tcase_add_test(c, float_functions);
 	tcase_add_test(c, xent_halves);
 	tcase_add_loop_test(c, f32_products, 0, 4);
+	tcase_add_loop_test(c, rounded_products, 0, 2);
 	tcase_add_loop_test(c, nan_stays, 0, 2);
 	tcase_add_test(c, refusals);
 	tcase_add_test(c, memory);

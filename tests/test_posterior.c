@@ -1,5 +1,6 @@
 /* Laplace posteriors: factors, evidence and covariances against dense matrices that are built here in double, from gradients that are themselves held against
  * the ordinary backward pass; the low-rank forms; forms of prediction; priors. Files and refusals: test_posterior_files.c. */
+#include "backend/backend.h"
 #include "combine/lowrank.h"
 #include "posterior/dense_oracle.h"
 
@@ -270,15 +271,15 @@ START_TEST(copies)
 	net_open(&t, _i, "f64");
 	lora_posterior *p = fit(&t, "");
 	int64_t c = t.classes, cells;
-	double want[64], small[256], *cov = calloc((size_t)(1200 * c * c), sizeof *cov), *prob = calloc((size_t)(1200 * c), sizeof *prob);
-	int32_t *tables[3] = { calloc(1200, sizeof(int32_t)), calloc(1200, sizeof(int32_t)), calloc(1200, sizeof(int32_t)) };
+	double want[64], small[256], *cov = calloc((size_t)(2700 * c * c), sizeof *cov), *prob = calloc((size_t)(2700 * c), sizeof *prob);
+	int32_t *tables[3] = { calloc(2700, sizeof(int32_t)), calloc(2700, sizeof(int32_t)), calloc(2700, sizeof(int32_t)) };
 	lora_batch b = { .struct_size = sizeof b }, many;
 	t.batch = t.n;
 	get(&t, 0, &b);
 	b.labels = NULL, cells = b.n_sequences * b.length;
 	ck_ok(lora_posterior_predict(p, &b, NULL, want, NULL, NULL, t.n * c));
 	ck_ok(lora_posterior_predict(p, &b, NULL, NULL, NULL, small, t.n * c));
-	for (int64_t target = 260; target < 1200; target += 130) {
+	for (int64_t target = 510; target < 2700; target += 310) {
 		const int32_t **from[3] = { &many.input_ids, &many.attention_mask, &many.token_type_ids };
 		int64_t times = target / cells;
 		many = b, many.n_sequences = times * b.n_sequences;
@@ -466,6 +467,68 @@ START_TEST(halves)
 }
 END_TEST
 
+/* --- Jacobians of rounded numbers: by default where draws follow, nowhere else --- */
+
+static void wide_net(net *t, const char *dtype)
+{
+	char text[400];
+	snprintf(text, sizeof text, "{\"hidden_size\":128,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"intermediate_size\":256,\"vocab_size\":30,\"max_position_embeddings\":16,"
+		"\"type_vocab_size\":2,\"num_labels\":4,\"initializer_range\":0.1,\"seed\":3,\"dtype\":\"%s\"}", dtype);
+	*t = (net){ .classes = 4, .n = 40, .length = 12, .batch = 40 };
+	lora_settings *s = settings(text);
+	ck_ok(lora_model_build(golden_ctx, "bert", s, &t->m));
+	lora_settings_destroy(s);
+	s = settings("{\"r\":4,\"target_modules\":[\"query\",\"value\",\"dense\"],\"modules_to_save\":[\"classifier\"]}");
+	ck_ok(lora_adapter_create(t->m, "lora", s, &t->a));
+	lora_settings_destroy(s);
+	t->seed = 5;
+	scramble(t->a, &t->seed, 0.1);
+	ck_ok(lora_adapter_attach(t->a, 1));
+	for (int i = 0; i < 40 * 12; i++) t->ids[i] = (int32_t)(check_random(&t->seed) % 30), t->mask[i] = i % 12 < 6 + i / 12 % 7;
+	for (int i = 0; i < 40; i++) t->labels[i] = (int32_t)(check_random(&t->seed) % 4);
+}
+
+START_TEST(rounded_jacobians)
+{
+	enum { N = 160, DRAWS = 3 };
+	net t;
+	double exact[N], got[N], cov[4 * N], rounded[4 * N], worst = 0;
+	golden_context("naive", 1 + _i);
+	wide_net(&t, "f32");
+	lora_posterior *p = fit(&t, "");
+	predict(p, &t, "{\"jacobian\":\"exact\"}", exact, NULL, NULL);
+	predict(p, &t, "{}", got, NULL, NULL);
+	for (int i = 0; i < N; i++) worst = fmax(worst, fabs(got[i] - exact[i]));
+	ck_assert_double_lt(worst, 1e-3);
+	if (lora__amx_ready()) ck_assert_double_gt(worst, 0);
+	predict(p, &t, "{\"jacobian\":\"rounded\"}", exact, NULL, NULL);
+	ck_assert_mem_eq(got, exact, sizeof got);
+	predict(p, &t, "{}", NULL, NULL, cov); /* whoever asks for it gets the exact one */
+	predict(p, &t, "{\"jacobian\":\"exact\"}", NULL, NULL, rounded);
+	ck_assert_mem_eq(cov, rounded, sizeof cov);
+	predict(p, &t, "{\"jacobian\":\"rounded\"}", NULL, NULL, rounded);
+	ck_assert_double_lt(gap(rounded, cov, 4 * N), 1e-2);
+	if (lora__amx_ready()) ck_assert_double_gt(gap(rounded, cov, 4 * N), 1e-6);
+	static const char *const forms[DRAWS][2] = { { "{\"form\":\"probit\"}", "{\"form\":\"probit\",\"jacobian\":\"exact\"}" },
+		{ "{\"form\":\"bridge\"}", "{\"form\":\"bridge\",\"jacobian\":\"exact\"}" }, { "{\"jacobian\":\"exact\"}", "{\"jacobian\":\"exact\",\"form\":\"sampled\"}" } };
+	for (int k = 0; k < DRAWS; k++) {
+		predict(p, &t, forms[k][0], got, NULL, NULL);
+		predict(p, &t, forms[k][1], exact, NULL, NULL);
+		ck_assert_mem_eq(got, exact, sizeof got);
+	}
+	lora_posterior_destroy(p);
+	net_close(&t);
+	wide_net(&t, "f64");
+	p = fit(&t, "");
+	predict(p, &t, "{\"jacobian\":\"exact\"}", exact, NULL, NULL);
+	predict(p, &t, "{}", got, NULL, NULL);
+	ck_assert_mem_eq(got, exact, sizeof got);
+	lora_posterior_destroy(p);
+	net_close(&t);
+	lora_context_destroy(golden_ctx);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("posterior");
@@ -482,6 +545,7 @@ int main(void)
 	tcase_add_test(c, bridge);
 	tcase_add_test(c, validation);
 	tcase_add_test(c, halves);
+	tcase_add_loop_test(c, rounded_jacobians, 0, 2);
 	suite_add_tcase(s, c);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);

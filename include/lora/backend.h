@@ -38,7 +38,8 @@ enum {
 	 * With v3 A2[m,r] and v4 B2[r,n] also + f2 * A2 B2 (LoRA's product in the same pass over C); a backend that does not know them refuses the call,
 	 * and the core runs it as two. When A is BF16, a backend may round a B or B2 of F32 or F16 to BF16 first, with f2 already in B2, and take subnormals
 	 * for zero. When A is F32, a backend may take numbers below 2^-110 with fewer bits and give NaN where a number from 2^128 - 2^119 on or an
-	 * infinite one takes part. With packed set, v2 still tells B's sizes; its data may be NULL where supports() takes that. */
+	 * infinite one takes part. i0 = 1: for this call numbers of A, B, A2 and B2 rounded to BF16 will do, with sums as ever; a backend may pass over it.
+	 * With packed set, v2 still tells B's sizes; its data may be NULL where supports() takes that. */
 	LORA_PRIM_GEMM = 1,
 	/* v0 out[n,d] = cast(v1 in[n,d]); any strides and float types; round to nearest even */
 	LORA_PRIM_COPY = 2,

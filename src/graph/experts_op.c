@@ -262,4 +262,4 @@ static lora_status backward(lora__exec *e)
 }
 
 const lora__op lora__op_experts = { .m = { "experts", "mixture of experts behind a router", "arXiv:2401.04088 section 2.1", NULL }, .keeps = keeps,
-	.planes = -1, .saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .backward = backward };
+	.saved_bytes = saved_bytes, .scratch_bytes = scratch_bytes, .forward = forward, .backward = backward };

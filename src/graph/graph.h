@@ -70,10 +70,13 @@ void        lora__plan_free(lora_context *ctx, lora__plan *p);
 size_t      lora__plan_turn(const lora__plan *p);
 /* Steps from .. to - 1 of those that lora__plan_run() runs. */
 lora_status lora__plan_run_steps(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena, size_t from, size_t to);
-/* After the forward steps of a plan REPEAT over rows: what backward reads is copied, so that these hold copies times rows->n rows, batch after batch. Backward
- * steps then run over all of them. lora__plan_spreads: whether all ops of the graph let their saved memory be copied. */
+/* After the forward steps of a plan REPEAT over rows: what products and the head read in backward is copied, so that gradients may hold copies times rows->n
+ * rows, batch after batch. Backward steps then run over all rows where it was copied, over those of one copy after another elsewhere.
+ * lora__plan_spreads: whether the graph allows for that. */
 void        lora__plan_spread(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena, int64_t copies);
 int         lora__plan_spreads(const lora__graph *g);
+lora_status lora__plan_run_copies(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *one, const lora__rowinfo *all, char *arena, int64_t copies,
+                                  size_t from, size_t to);
 /* Run all steps with rows->n <= plan->rows; those over a space without rows are left out. arena: plan->arena_bytes, 64-byte aligned. */
 lora_status lora__plan_run(const lora__graph *g, const lora__plan *p, lora_dtype real, const lora__rowinfo *rows, char *arena);
 

@@ -30,4 +30,4 @@ static lora_status backward(lora__exec *e)
 }
 
 const lora__op lora__op_layernorm = { .m = { "layernorm", "layer norm", "arXiv:1607.06450 eq. 3", NULL }, .flags = LORA__OP_CHEAP, .keeps = keeps,
-	.planes = 2, .saved_bytes = saved_bytes, .forward = forward, .backward = backward };
+	.saved_bytes = saved_bytes, .forward = forward, .backward = backward };

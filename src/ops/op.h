@@ -98,7 +98,6 @@ enum {
 typedef struct lora__op {
 	lora__member m;
 	uint32_t     flags;
-	int32_t      planes; /* saved is so many arrays of row after row, for row_capacity rows each (0: one); -1: it has another form */
 	uint32_t (*keeps)(const lora__node *n);                                /* LORA__KEEP_*: what backward reads; NULL = nothing */
 	size_t (*saved_bytes)(const lora__node *n, lora_dtype real, int64_t rows);   /* small things kept for backward; NULL = none */
 	size_t (*scratch_bytes)(const lora__node *n, lora_dtype real, int64_t rows); /* NULL = none */

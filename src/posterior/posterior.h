@@ -51,6 +51,7 @@ typedef struct lora__gauss { int64_t n, dirs; const double *basis, *f, *noise; i
 typedef struct lora__predictive {
 	lora__member m;
 	int          every; /* 1: wants the whole covariance, basis = I; 0: differences of logits do */
+	int          draws; /* with an error of sampling, far above what rounded Jacobians bring in */
 	void (*run)(const lora__gauss *g, double *p);
 } lora__predictive;
 
@@ -62,7 +63,7 @@ lora_status lora__predictive_find(lora_context *ctx, const char *name, const lor
 void        lora__softmax(const double *f, int64_t n, double *p);
 
 /* ---- passes over a batch: one forward, then backward passes with gradients of our own (probe.c) ----
- * Several directions go back in one pass when the batch is small: what the forward kept is copied, and row r of copy c is row c * stride + r. */
+ * Several directions go back in one pass when the batch is small: row r of copy c is row c * stride + r. */
 
 typedef struct lora__probe {
 	lora_context  *ctx;
@@ -87,7 +88,7 @@ typedef struct lora__probe {
 	int32_t       *mask;
 	double        *grad; /* [classes] */
 	const lora__plan *plan;
-	lora__rowinfo  info, source;
+	lora__rowinfo  info, source, one, under; /* of all copies; of the first */
 	lora__ownloss  own;
 	lora_status    trouble;
 } lora__probe;
@@ -169,6 +170,7 @@ typedef struct lora__variance {
 	int64_t n, cap;      /* examples */
 	char   *taken;       /* by matrix: in this batch */
 	char  **jac;         /* by matrix: [n,dirs,small,big] of the wide type */
+	char   *shared;      /* the same of one matrix after another, when a single pass has all directions; those of heads come in pieces and have their own */
 	double **t, **rest;  /* by matrix: [n,dirs,k_small k_big], [n,dirs,dirs] */
 	lora__tap tap;
 } lora__variance;

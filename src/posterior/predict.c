@@ -61,7 +61,7 @@ lora_status lora__posterior_predict(lora_posterior *p, const lora_batch *batch, 
 	if (one && (form->every || covariance))
 		st = lora__fail_at(ctx, LORA_E_ARGUMENT, "posterior", "directions", -1, "directions: one has no covariance and is for form sampled only");
 	if (st == LORA_OK) st = lora__variance_keep(p, form->every || covariance, one);
-	if (st == LORA_OK) p->kept->rounded = *how == 'r' || (*how == 'a' && !form->every && !covariance);
+	if (st == LORA_OK) p->kept->rounded = *how == 'r' || (*how == 'a' && form->draws && !covariance);
 	if (st == LORA_OK) st = make_noise(ctx, settings, one ? (int64_t)c - 1 : p->kept->dirs, lora__get_int(settings, params, "samples"), &noise);
 	if (st == LORA_OK && !(room = lora__calloc(ctx, c * c + 4 * c, sizeof *room))) st = LORA_E_MEMORY;
 	if (st == LORA_OK) st = lora__variance_run(p->kept, batch, 0);

@@ -99,6 +99,6 @@ static void bridge(const lora__gauss *g, double *p)
 	for (int64_t i = 0; i < n; i++) p[i] /= sum;
 }
 
-const lora__predictive lora__predictive_sampled = { .m = { "sampled", "mean of softmax over draws of the logits", "arXiv:2308.13111 equation 17", NULL }, .run = sampled };
+const lora__predictive lora__predictive_sampled = { .m = { "sampled", "mean of softmax over draws of the logits", "arXiv:2308.13111 equation 17", NULL }, .draws = 1, .run = sampled };
 const lora__predictive lora__predictive_probit = { .m = { "probit", "softmax of logits shrunk by their variances", "MacKay 1992", NULL }, .every = 1, .run = probit };
 const lora__predictive lora__predictive_bridge = { .m = { "bridge", "mean of the Dirichlet that the Laplace bridge gives", "arXiv:2003.01227", NULL }, .run = bridge };

@@ -92,33 +92,6 @@ static int is_short(lora_view x, lora_view y)
 	return x.dtype == LORA_F32 && y.dtype == LORA_F32 && x.stride[1] == 1 && y.stride[1] == 1 && x.size[0] * x.size[1] * y.size[1] <= SHORT;
 }
 
-/* J of every example that has rows in this call. */
-static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora_view left, lora_view right, int64_t first_row)
-{
-	lora__variance *v = (lora__variance *)(void *)((char *)t - offsetof(lora__variance, tap));
-	lora_posterior *p = v->p;
-	lora__matrix *w = lora__posterior_matrix(p, slot, role);
-	lora_dtype wide = lora__wide(p->m->s.real);
-	if (!w || !left.size[0]) return LORA_OK;
-	v->taken[w - p->list] = 1;
-	lora_view inputs;
-	char *own;
-	size_t size = (size_t)(w->out * w->in) * lora__dtype_size(wide);
-	lora_status st = lora__posterior_inputs(p->ctx, w, right, &inputs, &own);
-	for (int64_t i = 0; i < p->probe.info.n_head_rows && st == LORA_OK; i++) {
-		int64_t e = i % p->probe.n, copy = i / p->probe.n, pass = p->probe.pass + copy;
-		int64_t first = (w->head ? i : p->probe.first[w->space][e] + copy * p->probe.stride[w->space]) - first_row, n = w->head ? 1 : p->probe.rows[w->space][e];
-		if (first < 0 || first >= left.size[0]) continue;
-		lora_view l = rows_of(left, first, n), r = rows_of(inputs, first, n);
-		char *at = v->jac[w - p->list] + size * (size_t)(e * v->dirs + pass);
-		if (is_short(l, r)) short_product(f, big_of(w) ? l : r, big_of(w) ? r : l, (float *)(void *)at);
-		else if (big_of(w)) st = lora__gemm(p->ctx, f, lora__view_t(l), r, 0.0, lora__view2(at, wide, w->out, w->in, w->in));
-		else st = lora__gemm(p->ctx, f, lora__view_t(r), l, 0.0, lora__view2(at, wide, w->in, w->out, w->out));
-	}
-	lora__free(p->ctx, own);
-	return st;
-}
-
 /* dirs columns of basis[classes,dirs]: unit vectors, or an orthonormal basis of what is orthogonal to (1, .., 1) (Helmert). */
 lora_status lora__variance_open(lora__variance *v, lora_posterior *p, int every)
 {
@@ -135,17 +108,19 @@ lora_status lora__variance_open(lora__variance *v, lora_posterior *p, int every)
 			double n = (double)(j + 1);
 			v->basis[i * v->dirs + j] = every ? i == j : i <= j ? 1 / sqrt(n * (n + 1)) : i == j + 1 ? -n / sqrt(n * (n + 1)) : 0;
 		}
-	v->tap.take = take;
 	return LORA_OK;
 }
 
 static void free_batch(lora__variance *v)
 {
 	for (size_t i = 0; v->p && i < v->p->n; i++) {
-		if (v->jac) lora__free(v->p->ctx, v->jac[i]), v->jac[i] = NULL;
+		if (v->jac && v->jac[i] != v->shared) lora__free(v->p->ctx, v->jac[i]);
+		if (v->jac) v->jac[i] = NULL;
 		if (v->t) lora__free(v->p->ctx, v->t[i]), v->t[i] = NULL;
 		if (v->rest) lora__free(v->p->ctx, v->rest[i]), v->rest[i] = NULL;
 	}
+	if (v->p) lora__free(v->p->ctx, v->shared);
+	v->shared = NULL;
 	v->cap = 0;
 }
 
@@ -176,15 +151,18 @@ void lora__variance_drop(lora_posterior *p)
 	p->kept = NULL;
 }
 
-static lora_status reserve(lora__variance *v, int64_t n)
+static lora_status reserve(lora__variance *v, int64_t n, int once)
 {
 	lora_posterior *p = v->p;
-	if (n <= v->cap) return LORA_OK;
+	size_t most = 0, cells = (size_t)(n * v->dirs), each = lora__dtype_size(lora__wide(p->m->s.real));
+	if (n <= v->cap && (once || !v->shared)) return LORA_OK;
 	free_batch(v);
+	for (size_t i = 0; i < p->n; i++)
+		if (once && !p->list[i].head && (size_t)(p->list[i].out * p->list[i].in) > most) most = (size_t)(p->list[i].out * p->list[i].in);
+	if (most && !(v->shared = lora__calloc(p->ctx, cells * most, each))) return LORA_E_MEMORY;
 	for (size_t i = 0; i < p->n; i++) {
 		const lora__matrix *w = &p->list[i];
-		size_t cells = (size_t)(n * v->dirs);
-		v->jac[i] = lora__calloc(p->ctx, cells * (size_t)(w->out * w->in), lora__dtype_size(lora__wide(p->m->s.real)));
+		v->jac[i] = once && !w->head ? v->shared : lora__calloc(p->ctx, cells * (size_t)(w->out * w->in), each);
 		v->t[i] = lora__calloc(p->ctx, cells * (size_t)(w->side[0].k * w->side[1].k) + 1, sizeof(double));
 		v->rest[i] = lora__calloc(p->ctx, cells * (size_t)v->dirs, sizeof(double));
 		if (!v->jac[i] || !v->t[i] || !v->rest[i]) return LORA_E_MEMORY;
@@ -194,10 +172,11 @@ static lora_status reserve(lora__variance *v, int64_t n)
 }
 
 /* t[cells,k_small,k_big] of jac[cells,small,big]: all rows at once are multiplied with the large side's basis, what is left of each cell with the small one's. */
-static lora_status project(const lora__variance *v, size_t i, int64_t cells)
+static lora_status to_bases(const lora__variance *v, size_t i)
 {
 	lora_posterior *p = v->p;
 	const lora__matrix *w = &p->list[i];
+	int64_t cells = p->probe.n * v->dirs;
 	const lora__factor *big = &w->side[big_of(w)], *small = &w->side[!big_of(w)];
 	lora_dtype wide = lora__wide(p->m->s.real);
 	size_t each = lora__dtype_size(wide);
@@ -219,9 +198,10 @@ static lora_status project(const lora__variance *v, size_t i, int64_t cells)
 }
 
 /* rest[n,dirs,dirs] = <J_c, J_c'> - <t_c, t_c'> */
-static lora_status left_over(const lora__variance *v, size_t i, int64_t n)
+static lora_status left_over(const lora__variance *v, size_t i)
 {
 	lora_posterior *p = v->p;
+	int64_t n = p->probe.n;
 	const lora__matrix *w = &p->list[i];
 	lora_dtype wide = lora__wide(p->m->s.real);
 	int64_t dirs = v->dirs, size = w->out * w->in, k = w->side[0].k * w->side[1].k;
@@ -244,23 +224,57 @@ static lora_status left_over(const lora__variance *v, size_t i, int64_t n)
 	return st;
 }
 
+static lora_status project(const lora__variance *v, size_t i)
+{
+	lora_status st = to_bases(v, i);
+	return st ? st : left_over(v, i);
+}
+
+/* J of every example that has rows in this call. */
+static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora_view left, lora_view right, int64_t first_row)
+{
+	lora__variance *v = (lora__variance *)(void *)((char *)t - offsetof(lora__variance, tap));
+	lora_posterior *p = v->p;
+	lora__matrix *w = lora__posterior_matrix(p, slot, role);
+	lora_dtype wide = lora__wide(p->m->s.real);
+	if (!w || !left.size[0]) return LORA_OK;
+	size_t which = (size_t)(w - p->list);
+	v->taken[which] = 1;
+	lora_view inputs;
+	char *own;
+	size_t size = (size_t)(w->out * w->in) * lora__dtype_size(wide);
+	lora_status st = lora__posterior_inputs(p->ctx, w, right, &inputs, &own);
+	for (int64_t i = 0; i < p->probe.info.n_head_rows && st == LORA_OK; i++) {
+		int64_t e = i % p->probe.n, copy = i / p->probe.n, pass = p->probe.pass + copy;
+		int64_t first = (w->head ? i : p->probe.first[w->space][e] + copy * p->probe.stride[w->space]) - first_row, n = w->head ? 1 : p->probe.rows[w->space][e];
+		if (first < 0 || first >= left.size[0]) continue;
+		lora_view l = rows_of(left, first, n), r = rows_of(inputs, first, n);
+		char *at = v->jac[which] + size * (size_t)(e * v->dirs + pass);
+		if (is_short(l, r)) short_product(f, big_of(w) ? l : r, big_of(w) ? r : l, (float *)(void *)at);
+		else if (big_of(w)) st = lora__gemm(p->ctx, f, lora__view_t(l), r, 0.0, lora__view2(at, wide, w->out, w->in, w->in));
+		else st = lora__gemm(p->ctx, f, lora__view_t(r), l, 0.0, lora__view2(at, wide, w->in, w->out, w->out));
+	}
+	lora__free(p->ctx, own);
+	return st || v->jac[which] != v->shared ? st : project(v, which);
+}
+
 lora_status lora__variance_run(lora__variance *v, const lora_batch *batch, int need_labels)
 {
 	lora_posterior *p = v->p;
 	lora__probe *q = &p->probe;
+	v->tap.take = take;
 	q->tap = &v->tap, q->direction = direction, q->self = v, q->rounded = v->rounded;
 	int64_t cells = 0;
 	q->directions = v->dirs;
 	q->copies = batch && lora__mul_i64(batch->n_sequences, batch->length, &cells) ? lora__probe_copies(p->m, cells, v->dirs) : 1;
 	memset(v->taken, 0, p->n);
 	lora_status st = lora__probe_forward(q, batch, need_labels);
-	if (st == LORA_OK) st = reserve(v, q->n);
+	if (st == LORA_OK) st = reserve(v, q->n, q->copies >= v->dirs);
 	while (q->pass < v->dirs && q->n && st == LORA_OK) st = lora__probe_backward(q, p->last);
 	for (size_t i = 0; i < p->n && q->n && st == LORA_OK; i++) {
 		size_t size = (size_t)(q->n * v->dirs * p->list[i].out * p->list[i].in) * lora__dtype_size(lora__wide(p->m->s.real));
 		if (!v->taken[i]) memset(v->jac[i], 0, size); /* at rest now: what is there is of another batch */
-		st = project(v, i, q->n * v->dirs);
-		if (st == LORA_OK) st = left_over(v, i, q->n);
+		if (!v->taken[i] || v->jac[i] != v->shared) st = project(v, i);
 	}
 	q->self = p, q->rounded = 0;
 	return st;

@@ -98,7 +98,8 @@ LORA_API lora_status lora_model_create(lora_context *ctx, lora_model **out);
 LORA_API lora_status lora_model_add_site(lora_model *m, const lora_site_info *desc, int64_t *index);
 
 /* Open a model: an HF directory (config.json with model.safetensors or a sharded index), a .safetensors file with config.json beside it, or a
- * .gguf file (of a split model the first part). Weights are mapped, not copied; quantised ones stay quantised in memory.
+ * .gguf file (of a split model the first part). Weights are mapped, not copied; quantised ones stay quantised in memory (those in
+ * four bits of bitsandbytes' checkpoints are decoded to the type they had before).
  * path     UTF-8, borrowed for the call
  * settings of family "model": dtype ("auto", "f32", "bf16", "f64"); num_labels (a classifier on top of an encoder that has none); may be NULL
  * out      returned owned

@@ -47,6 +47,7 @@ struct lora_model {
 	char             *path, *dir;
 	lora__tensors     file;
 	int               has_file;
+	int               four_bits; /* a checkpoint of bitsandbytes: some weights are decoded when they are looked up */
 	lora__gguf       *gguf;       /* metadata of the GGUF file that the model came from, or NULL; its tensors are in file */
 	lora__weight     *weights;
 	size_t            n_weights, cap_weights;
@@ -188,6 +189,8 @@ lora_status lora__model_add_weight(lora_model *m, const char *name, lora_dtype d
                                    int owned, lora__weight **out);
 /* The weight of this name: found already, or taken from the file; NULL when there is none. */
 lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **out);
+/* Tensor t decoded, if it is in four bits, as an owned weight (four_bits.c); *out NULL if it is not. */
+lora_status lora__model_four_bits(lora_model *m, const lora__tensor *t, lora__weight **out);
 int         lora__model_unties(const lora_model *m); /* the head is the embedding's, and something is merged into one of them: they are two weights now */
 uint64_t    lora__model_digest(lora_model *m); /* over names, shapes and sampled pages of the base weights */
 

@@ -121,11 +121,13 @@ lora_status lora__model_weight(lora_model *m, const char *name, lora__weight **o
 	if ((*out = known(m, t ? t->name : name)) || !t) return LORA_OK;
 	size_t each = lora__dtype_size(t->dtype);
 	void *copy = NULL;
+	lora_status st = m->four_bits ? lora__model_four_bits(m, t, out) : LORA_OK;
+	if (st || *out) return st;
 	if (each && (uintptr_t)t->data % each) { /* old files may not align their data: computing needs it aligned */
 		if (!(copy = lora__alloc(m->s.ctx, t->bytes))) return LORA_E_MEMORY;
 		memcpy(copy, t->data, t->bytes);
 	}
-	lora_status st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, copy ? copy : t->data, copy != NULL, out);
+	st = lora__model_add_weight(m, t->name, t->dtype, t->rank, t->shape, copy ? copy : t->data, copy != NULL, out);
 	if (st) lora__free(m->s.ctx, copy);
 	return st;
 }
@@ -195,8 +197,11 @@ static lora_status choose_arch(lora_model *m)
 	const char *type = json_string_value(json_object_get(m->config, "model_type"));
 	if (!json_is_object(m->config)) return lora__fail(ctx, LORA_E_FORMAT, "model", "config.json: an object is expected");
 	if (!type) return lora__fail_at(ctx, LORA_E_FORMAT, "model", "model_type", -1, "config.json: model_type is missing");
-	if (json_is_object(json_object_get(m->config, "quantization_config")))
-		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "quantization_config", -1, "config.json: quantization_config: quantised weights are not supported here");
+	const json_t *q = json_object_get(m->config, "quantization_config");
+	m->four_bits = json_is_true(json_object_get(q, "load_in_4bit")); /* as bitsandbytes has it; decoded, it is a model like others */
+	if (json_is_object(q) && !m->four_bits)
+		return lora__fail_at(ctx, LORA_E_UNSUPPORTED, "model", "quantization_config", -1, "config.json: quantization_config: quantised weights are supported with load_in_4bit of bitsandbytes only");
+	json_object_del(m->config, "quantization_config");
 	for (int i = 0; lora__archs[i]; i++)
 		for (int j = 0; lora__archs[i]->model_types[j]; j++)
 			if (strcmp(type, lora__archs[i]->model_types[j]) == 0) m->arch = lora__archs[i];
@@ -272,7 +277,7 @@ static lora_status keep_the_rest(lora_model *m)
 	for (size_t i = 0; i < m->file.n && st == LORA_OK; i++) {
 		const lora__tensor *t = &m->file.list[i];
 		lora__weight *w;
-		if (lora__map_find(&seen, t->name, strlen(t->name)) >= 0) continue;
+		if (lora__map_find(&seen, t->name, strlen(t->name)) >= 0 || (m->four_bits && strstr(t->name, ".weight."))) continue;
 		size_t n = strlen(t->name);
 		if (m->gguf && n > 5 && strcmp(t->name + n - 5, ".bias") == 0) /* llama.cpp would add it: leaving it out would be another model */
 			return lora__map_free(&seen), lora__fail_at(m->s.ctx, LORA_E_UNSUPPORTED, "model", t->name, -1, "tensor %s: the architecture has no such bias here", lora__quote(t->name).text);

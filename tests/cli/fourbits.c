@@ -121,6 +121,10 @@ START_TEST(directory)
 	ck_assert_int_eq(json_is_true(json_object_get(q, "bnb_4bit_use_double_quant")), nested);
 	json_decref(config);
 	ck_assert_int_eq(files_in(in_scratch("four")), files_in(MODEL));
+	ck_assert_int_eq(run_lora("info --json '%s'", in_scratch("four")), 0); /* what it writes it reads (values: tests/test_four_bits.c) */
+	o = out_json(0);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "dtype")), "F32");
+	json_decref(o);
 }
 END_TEST
 

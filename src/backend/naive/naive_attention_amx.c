@@ -93,6 +93,19 @@ SMALL static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int6
 	for (int64_t r = n; r < SIDE; r++, to += step) _mm512_storeu_si512(to, _mm512_setzero_si512());
 }
 
+SMALL static void fetch(const void *from, int64_t bytes)
+{
+	for (int64_t x = 0; x < bytes; x += 64) _mm_prefetch((const char *)from + x, _MM_HINT_T1);
+	__asm__ volatile(""); /* or the compiler takes the function for one without effect, and leaves its calls out */
+}
+
+/* Ask for what n rows of a head hold. */
+SMALL static void fetch_rows(const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d)
+{
+	const uint16_t *from = lora__at(v, row, head * d);
+	for (int64_t r = 0; r < n; r++, from += v->stride[0]) fetch(from, d * 2);
+}
+
 /* 32 x 32 elements as two tiles of a second operand, along the rows and across them; transposed. */
 SMALL static void turned(uint16_t *to, const uint16_t *rows) { lora__amx_turn_step(to, rows, SIDE, 0); }
 SMALL static void paired(uint16_t *to, const uint16_t *rows) { interleave_step(to, 0, rows, SIDE, 1, 0); }
@@ -328,6 +341,7 @@ AMX void lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head,
 	int64_t w = j->dp, kv = head / (j->heads / j->kv), n = (least(ATTN_TQ, g->queries - i0) + SIDE - 1) / SIDE;
 	block *last = NULL, *b = t->b;
 	_tile_loadconfig(&tiles);
+	fetch_rows(&j->q, g->q0 + i0, least(ATTN_TQ, g->queries - i0), head, j->d);
 	for (int64_t i = 0; i < n; i++) {
 		strip_state *s = &t->t[i];
 		for (int r = 0; r < SIDE; r++) s->top[r] = -INFINITY, s->sum[r] = 0;
@@ -343,10 +357,11 @@ AMX void lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head,
 			if (last) weigh(j, last, kv, o, &b->a);
 			last = b, b = b == t->b ? t->b + 1 : t->b;
 		}
+	fetch_rows(&j->out, g->q0 + i0, least(ATTN_TQ, g->queries - i0), head, j->d);
 	if (last) weigh(j, last, kv, o, NULL);
 	for (int64_t i = 0; i < n; i++) {
 		strip_state *s = &t->t[i];
-		for (int r = 0; r < s->n; r++) *(float *)lora__at(&j->lse, g->q0 + s->i + r, head) = s->sum[r] == 0 ? -INFINITY : s->top[r] + (float)log((double)s->sum[r]);
+		for (int r = 0; r < s->n; r++) *(float *)lora__at(&j->lse, g->q0 + s->i + r, head) = s->sum[r] == 0 ? -INFINITY : s->top[r] + logf(s->sum[r]);
 		for (int r = 0; r < SIDE; r++) s->sum[r] = s->sum[r] == 0 ? 0 : 1 / s->sum[r];
 		if (s->fresh) memset(o + i * SIDE * w, 0, sizeof *o * (size_t)(SIDE * w));
 		write_rows(j, &j->out, g->q0 + s->i, s->n, head, o + i * SIDE * w, s->sum, t->rows, t->turned);
@@ -398,22 +413,26 @@ AMX static void grad_block(const attn_job *j, const attn_seg *g, grads *t, const
 		for (int64_t r = 0; r < q->n && j->cap > 0; r++) dp[k * SIDE + r] = (dp[k * SIDE + r] - delta[r]) * dcap[r];
 	}
 	const __mmask16 less = hard && j->cap > 0 ? 0 : 0xffff;
-	for (int64_t k = 0; k < SIDE; k += 2, s += 2 * SIDE, dp += 2 * SIDE, p += 2 * ROW, ds += 2 * ROW, pairs += 32) {
+	const float *lse = t->lse + at * SIDE;
+	const __m512 lse0 = _mm512_load_ps(lse), lse1 = _mm512_load_ps(lse + 16), d0 = _mm512_maskz_load_ps(less, delta), d1 = _mm512_maskz_load_ps(less, delta + 16);
+	const __m512i lower = lower_pairs(), upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
+	__m512i even = lower;
+	for (int64_t k = 0; k < SIDE; k++, s += SIDE, dp += SIDE, p += ROW, ds += ROW) {
 		int64_t from = behind + k; /* the first query that sees the key */
-		uint32_t in = k >= n || from >= SIDE ? 0 : from <= 0 ? ~0u : ~0u << from, in2 = k + 1 >= n || from + 1 >= SIDE ? 0 : from < 0 ? ~0u : ~0u << (from + 1);
-		for (int h = 0; h < SIDE; h += 16, in >>= 16, in2 >>= 16) {
-			const __m512 lse = _mm512_load_ps(t->lse + at * SIDE + h), d = _mm512_maskz_load_ps(less, delta + h);
-			__m512 e = exp2_16((__mmask16)in, _mm512_fmsub_ps(by, _mm512_load_ps(s + h), lse), 0), e2 = exp2_16((__mmask16)in2, _mm512_fmsub_ps(by, _mm512_load_ps(s + SIDE + h), lse), 0);
-			__m512i both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
-			_mm256_store_si256((__m256i *)(void *)(p + h), _mm512_castsi512_si256(both));
-			_mm256_store_si256((__m256i *)(void *)(p + ROW + h), _mm512_extracti64x4_epi64(both, 1));
-			e = _mm512_maskz_mul_ps((__mmask16)in, e, _mm512_sub_ps(_mm512_load_ps(dp + h), d));
-			e2 = _mm512_maskz_mul_ps((__mmask16)in2, e2, _mm512_sub_ps(_mm512_load_ps(dp + SIDE + h), d));
-			both = (__m512i)_mm512_cvtne2ps_pbh(e2, e);
-			_mm256_store_si256((__m256i *)(void *)(ds + h), _mm512_castsi512_si256(both));
-			_mm256_store_si256((__m256i *)(void *)(ds + ROW + h), _mm512_extracti64x4_epi64(both, 1));
-			_mm512_store_si512(pairs + h / 16 * TILE, _mm512_permutexvar_epi16(pair_order(), both));
+		uint32_t in = k >= n || from >= SIDE ? 0 : from <= 0 ? ~0u : ~0u << from;
+		__mmask16 in0 = (__mmask16)in, in1 = (__mmask16)(in >> 16);
+		__m512 e = exp2_16(in0, _mm512_fmsub_ps(by, _mm512_load_ps(s), lse0), 0), f = exp2_16(in1, _mm512_fmsub_ps(by, _mm512_load_ps(s + 16), lse1), 0);
+		_mm512_store_si512(p, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+		e = _mm512_maskz_mul_ps(in0, e, _mm512_sub_ps(_mm512_load_ps(dp), d0));
+		f = _mm512_maskz_mul_ps(in1, f, _mm512_sub_ps(_mm512_load_ps(dp + 16), d1));
+		__m512i row = (__m512i)_mm512_cvtne2ps_pbh(f, e);
+		_mm512_store_si512(ds, row);
+		if (k % 2) {
+			_mm512_store_si512(pairs, _mm512_permutex2var_epi16(even, lower, row));
+			_mm512_store_si512(pairs + TILE, _mm512_permutex2var_epi16(even, upper, row));
+			pairs += 32;
 		}
+		even = row;
 	}
 }
 
@@ -440,6 +459,10 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 	float *dq = part(j, scratch, PART_O);
 	int64_t w = j->dp, keys = 0, size = SIDE * w;
 	for (int64_t i = 0; i < n; i++) {
+		const lora_view *of[] = { &j->q, &j->dout, &j->out };
+		for (int v = 0; v < 3; v++) fetch_rows(of[v], g->q0 + q[i].i, q[i].n, q[i].head, j->d);
+	}
+	for (int64_t i = 0; i < n; i++) {
 		load_strip(j, g, &q[i], i, scratch);
 		if (q[i].keys > keys) keys = q[i].keys;
 	}
@@ -450,6 +473,10 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 			const uint16_t *at = packing(j, 0, kv) + (g->unit0 * SIDE + k) * w, *values = packing(j, 1, kv) + (g->unit0 * SIDE + k) * w;
 			for (int64_t i = 0; i < n; i++) {
 				if (k >= q[i].keys || !attn_block_seen(j, g, q[i].i, q[i].i + q[i].n, k, least(k + SIDE, g->keys))) continue;
+				if (k + SIDE < keys) {
+					int64_t some = up(2 * size / n), x = i * some;
+					fetch(sums + (k + SIDE) * 2 * w + x, least(some, 2 * size - x) * 4);
+				}
 				zero_sums();
 				products(at, w, SIDE, qt + i * size, w / SIDE, 0, NULL);
 				store_sums(t->s, SIDE);
@@ -463,6 +490,7 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 			}
 			if (first < end) gather(j, t, first, end - first, g->keys - k, sums + k * 2 * w, scratch);
 		}
+		for (int64_t i = 0; i < n && k0 + UNITS * SIDE >= keys; i++) fetch_rows(&j->dq, g->q0 + q[i].i, q[i].n, q[i].head, j->d);
 		for (int64_t i = 0; i < n; i++)
 			for (int64_t y = 0; y < size && to[i]; y += BLOCK) {
 				load_sums(dq + i * size + y, SIDE);

@@ -3,6 +3,11 @@
  * of rows that was converted. The whole of B is packed once. The depth is cut in blocks of THIN_KC as in naive_gemm.c. */
 #include "backend/naive/naive_gemm.h"
 
+#ifdef __clang__
+#define SMALL __attribute__((noinline))
+#else
+#define SMALL __attribute__((noinline, optimize("Os")))
+#endif
 #define NAIVE_NO_BF16
 #define NAIVE_TEMPLATE "backend/naive/naive_thin.inc"
 #include "backend/naive/naive_each.h"

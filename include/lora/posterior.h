@@ -62,7 +62,8 @@ LORA_API lora_status lora_posterior_estimate(lora_model *m, lora_adapter *a, int
 
 /* Predict: p = E softmax(f), f ~ N(f_MAP, V), with f linear in the parameters around the trained ones.
  * batch    borrowed for the call. Of a causal model the answer is behind the token before a sequence's first label, or behind its last token when it has no label
- * settings form, directions, samples, prior_precision, seed; NULL = defaults
+ * settings form, directions, jacobian, samples, prior_precision, seed; NULL = defaults. With form sampled and no covariance the backward passes of an F32 model may
+ *          multiply numbers rounded to BF16, which moves p far less than another seed does; jacobian "exact" rules that out
  * probability, logits  [B,classes], each may be NULL: p; f_MAP. Sequences without tokens get zeros
  * covariance  [B,classes,classes]: V; NULL = not wanted (one backward pass less)
  * count    B * classes

@@ -230,7 +230,31 @@ static lora_status project(const lora__variance *v, size_t i)
 	return st ? st : left_over(v, i);
 }
 
-/* J of every example that has rows in this call. */
+/* J of every example that has rows in a call of the tap. */
+typedef struct take_job { const lora__variance *v; const lora__matrix *w; lora_view left, inputs; double f; int64_t first_row; } take_job;
+
+/* Rows of example i of all copies' and where its J goes; 0 when they are not in this call. */
+static int rows_at(const take_job *j, int64_t i, lora_view *l, lora_view *r, char **at)
+{
+	const lora_posterior *p = j->v->p;
+	const lora__matrix *w = j->w;
+	int64_t e = i % p->probe.n, copy = i / p->probe.n, n = w->head ? 1 : p->probe.rows[w->space][e];
+	int64_t first = (w->head ? i : p->probe.first[w->space][e] + copy * p->probe.stride[w->space]) - j->first_row;
+	if (first < 0 || first >= j->left.size[0]) return 0;
+	*l = rows_of(j->left, first, n), *r = rows_of(j->inputs, first, n);
+	*at = j->v->jac[w - p->list] + (size_t)((e * j->v->dirs + p->probe.pass + copy) * w->out * w->in) * lora__dtype_size(lora__wide(p->m->s.real));
+	return 1;
+}
+
+static void short_task(void *arg, int64_t i, int32_t thread)
+{
+	const take_job *j = arg;
+	lora_view l, r;
+	char *at;
+	(void)thread;
+	if (rows_at(j, i, &l, &r, &at) && is_short(l, r)) short_product(j->f, big_of(j->w) ? l : r, big_of(j->w) ? r : l, (float *)(void *)at);
+}
+
 static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora_view left, lora_view right, int64_t first_row)
 {
 	lora__variance *v = (lora__variance *)(void *)((char *)t - offsetof(lora__variance, tap));
@@ -240,18 +264,14 @@ static lora_status take(lora__tap *t, lora__slot *slot, int role, double f, lora
 	if (!w || !left.size[0]) return LORA_OK;
 	size_t which = (size_t)(w - p->list);
 	v->taken[which] = 1;
-	lora_view inputs;
-	char *own;
-	size_t size = (size_t)(w->out * w->in) * lora__dtype_size(wide);
-	lora_status st = lora__posterior_inputs(p->ctx, w, right, &inputs, &own);
+	char *own, *at;
+	take_job j = { .v = v, .w = w, .left = left, .f = f, .first_row = first_row };
+	lora_status st = lora__posterior_inputs(p->ctx, w, right, &j.inputs, &own);
+	if (st == LORA_OK) lora__parallel(p->ctx, p->probe.info.n_head_rows, short_task, &j);
 	for (int64_t i = 0; i < p->probe.info.n_head_rows && st == LORA_OK; i++) {
-		int64_t e = i % p->probe.n, copy = i / p->probe.n, pass = p->probe.pass + copy;
-		int64_t first = (w->head ? i : p->probe.first[w->space][e] + copy * p->probe.stride[w->space]) - first_row, n = w->head ? 1 : p->probe.rows[w->space][e];
-		if (first < 0 || first >= left.size[0]) continue;
-		lora_view l = rows_of(left, first, n), r = rows_of(inputs, first, n);
-		char *at = v->jac[which] + size * (size_t)(e * v->dirs + pass);
-		if (is_short(l, r)) short_product(f, big_of(w) ? l : r, big_of(w) ? r : l, (float *)(void *)at);
-		else if (big_of(w)) st = lora__gemm(p->ctx, f, lora__view_t(l), r, 0.0, lora__view2(at, wide, w->out, w->in, w->in));
+		lora_view l, r;
+		if (!rows_at(&j, i, &l, &r, &at) || is_short(l, r)) continue;
+		if (big_of(w)) st = lora__gemm(p->ctx, f, lora__view_t(l), r, 0.0, lora__view2(at, wide, w->out, w->in, w->in));
 		else st = lora__gemm(p->ctx, f, lora__view_t(r), l, 0.0, lora__view2(at, wide, w->in, w->out, w->out));
 	}
 	lora__free(p->ctx, own);

@@ -94,7 +94,7 @@ const command command_quantize = { "quantize", "-m MODEL --to TYPE -o OUT.gguf|O
 	"TYPE q8_0, q4_0, q4_1, q5_0, q5_1, q2_k ... q6_k: all matrices, embedding and head too, take it; vectors stay F32. Rows that\n"
 	"are no whole number of blocks fall back as in llama.cpp: K-quants to a type with 32 weights a block, those to F16. OUT becomes\n"
 	"a GGUF file with the tokenizer.\n"
-	"TYPE nf4, fp4: OUT becomes a directory as bitsandbytes writes it, for transformers: linear layers in blocks of 64, embedding and head as they\n"
+	"TYPE nf4, fp4: OUT becomes a directory as bitsandbytes writes it, for transformers and lora: linear layers in blocks of 64, embedding and head as they\n"
 	"were (--dtype-out f32, f16, bf16: converted before); -s bnb_4bit_use_double_quant=true. Such a directory is written, not read, by lora.\n"
 	"JSON: output, dtype, parameters, bytes (GGUF), double_quant (nf4, fp4), seconds.\n",
 	"model to output set dtype-out force", 0, 0, run };

@@ -95,6 +95,6 @@ const command command_quantize = { "quantize", "-m MODEL --to TYPE -o OUT.gguf|O
 	"are no whole number of blocks fall back as in llama.cpp: K-quants to a type with 32 weights a block, those to F16. OUT becomes\n"
 	"a GGUF file with the tokenizer.\n"
 	"TYPE nf4, fp4: OUT becomes a directory as bitsandbytes writes it, for transformers and lora: linear layers in blocks of 64, embedding and head as they\n"
-	"were (--dtype-out f32, f16, bf16: converted before); -s bnb_4bit_use_double_quant=true. Such a directory is written, not read, by lora.\n"
+	"were (--dtype-out f32, f16, bf16: converted before); -s bnb_4bit_use_double_quant=true. lora decodes it when it opens it.\n"
 	"JSON: output, dtype, parameters, bytes (GGUF), double_quant (nf4, fp4), seconds.\n",
 	"model to output set dtype-out force", 0, 0, run };

@@ -146,6 +146,7 @@ static const struct { const char *part, *text; lora_dtype dtype; uint64_t bytes;
 	{ ".quant_state.bitsandbytes__nf4", "{\"dtype\":\"float32\",\"blocksize\":64,\"shape\":[32,128]}", 0, 0, "64 numbers of type F32" },
 	{ ".quant_state.bitsandbytes__nf4", "{\"dtype\":\"float32\",\"blocksize\":64,\"shape\":[64,64],\"nested_offset\":0.1,\"nested_blocksize\":0}", 0, 0, "0 numbers of type F32" },
 	{ ".quant_state.bitsandbytes__nf4", "{\"dtype\":\"float32\",\"blocksize\":64,\"shape\":[64,64],\"nested_offset\":0.1,\"nested_blocksize\":16}", 0, 0, "4 numbers of type F32" },
+	{ ".quant_state.bitsandbytes__nf4", "{\"dtype\":\"float32\",\"blocksize\":64,\"shape\":[64,64],\"nested_offset\":\"0.1\",\"nested_blocksize\":256}", 0, 0, "is not that of the weight" },
 	{ ".quant_state.bitsandbytes__nf4", "{\"dtype\":\"float32\",\"blocksize\":1e3,\"shape\":[64,64]}", 0, 0, "is not that of the weight" },
 };
 

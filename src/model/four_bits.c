@@ -62,7 +62,7 @@ static uint64_t count_of(const json_t *v) { return json_is_integer(v) && json_in
 static lora_status read_state(four *f, const lora__tensor *t, const lora__tensor *state, int64_t shape[2])
 {
 	static const struct { const char *name; lora_dtype dtype; } types[] = { { "bfloat16", LORA_BF16 }, { "float16", LORA_F16 }, { "float32", LORA_F32 } };
-	json_t *s = NULL, *offset;
+	json_t *s = NULL;
 	uint64_t most = f->m->s.ctx->limits.json_bytes; /* what is longer is cut off, and no JSON then */
 	f->st = lora__json_parse(f->m->s.ctx, (const char *)state->data, state->bytes < most ? state->bytes : most, state->name, &s);
 	if (f->st) return f->st;
@@ -71,13 +71,14 @@ static lora_status read_state(four *f, const lora__tensor *t, const lora__tensor
 		if (strcmp(type, types[i].name) == 0) f->dtype = types[i].dtype;
 	for (size_t i = 0; i < 2; i++) shape[i] = (int64_t)count_of(json_array_get(json_object_get(s, "shape"), i));
 	f->block = count_of(json_object_get(s, "blocksize"));
-	if (!f->dtype || !f->block || !lora__mul_u64((uint64_t)shape[0], (uint64_t)shape[1], &f->n) || !f->n || t->bytes != f->n / 2 + f->n % 2) {
-		f->st = lora__fail_at(f->m->s.ctx, LORA_E_FORMAT, "model", state->name, -1, "%s: dtype, shape or blocksize is not that of the weight", lora__quote(state->name).text);
+	const json_t *offset = json_object_get(s, "nested_offset");
+	if ((offset && !json_is_number(offset)) || !f->dtype || !f->block || !lora__mul_u64((uint64_t)shape[0], (uint64_t)shape[1], &f->n) || !f->n || t->bytes != f->n / 2 + f->n % 2) {
+		f->st = lora__fail_at(f->m->s.ctx, LORA_E_FORMAT, "model", state->name, -1, "%s: dtype, shape, blocksize or nested_offset is not that of the weight", lora__quote(state->name).text);
 		goto done;
 	}
 	uint64_t blocks = (f->n - 1) / f->block + 1;
 	f->map = part(f, "quant_map", LORA_F32, 16);
-	if ((offset = json_object_get(s, "nested_offset")) && f->map) {
+	if (offset && f->map) {
 		f->offset = (float)json_number_value(offset);
 		f->nested_block = count_of(json_object_get(s, "nested_blocksize"));
 		f->nested = part(f, "nested_absmax", LORA_F32, f->nested_block ? (blocks - 1) / f->nested_block + 1 : 0);

@@ -129,7 +129,7 @@ typedef struct lora_call {
 /* A task of a parallel loop. thread is 0 .. threads-1. */
 typedef void (*lora_task_fn)(void *arg, int64_t task, int32_t thread);
 
-enum { LORA_HOST_BF16_GEMM = 1 }; /* GEMM of BF16 activations on matrix units (AMX) without packed weights */
+enum { LORA_HOST_BF16_GEMM = 1 }; /* GEMM of BF16 activations with BF16 instructions (AVX-512 BF16, AMX), without packed weights */
 
 /* What a backend may use of its host. All functions may be called from any thread, parallel only from the calling one. */
 typedef struct lora_host_services {
@@ -163,7 +163,7 @@ typedef struct lora_backend_v1 {
 	/* Make an instance for one context. */
 	lora_status (*open)(const lora_host_services *host, void **self);
 	void (*close)(void *self);
-	/* How good this is here: naive 0, or 30 where it has matrix units (AMX); higher is better, negative: can't run on this machine. */
+	/* How good this is here: naive 0, or 30 with BF16 instructions (AVX-512 BF16, AMX); higher is better, negative: can't run on this machine. */
 	int32_t (*score)(void *self);
 	lora_status (*info)(void *self, lora_device_info *out);
 	/* 1 when run() takes a call of this prim, dtypes and strides; else 0 and a reason (may be NULL). Looks at no data. */

@@ -90,7 +90,7 @@ lora_status lora__backend_select(lora_context *ctx, const char *name)
 	int32_t score = 0;
 	lora_status st = ctx->naive ? LORA_OK : open_naive(ctx);
 	if (st) return st;
-	ctx->host.features = !strcmp(name, "auto") && lora__amx_ready() ? LORA_HOST_BF16_GEMM : 0;
+	ctx->host.features = !strcmp(name, "auto") && lora__bf16_ready() ? LORA_HOST_BF16_GEMM : 0;
 	if (!strcmp(name, "auto")) return select_auto(ctx);
 	if (!strcmp(name, "naive")) return use(ctx, ctx->naive, ctx->naive_self);
 	st = open_plugin(ctx, name, &table, &self, &score);

@@ -23,6 +23,6 @@ int32_t             lora__backend_count(void);
 const lora__member *lora__backend_member(int32_t i);
 
 extern const lora_backend_v1 lora__backend_naive;
-int lora__amx_ready(void); /* naive multiplies BF16 on AMX tiles: the processor has them, and the system lets this process use them */
+int lora__bf16_ready(void); /* naive multiplies BF16: 1 in vector registers (AVX-512 BF16), 2 on AMX tiles, if the system lets this process use them; 0 no */
 
 #endif

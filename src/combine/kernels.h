@@ -2,6 +2,7 @@
 #ifndef LORA_COMBINE_KERNELS_H
 #define LORA_COMBINE_KERNELS_H
 
+#include "base/small.h"
 #include "lora/context.h"
 
 /* c[m,n] = alpha a[m,depth] b[depth,n], or (add) what c holds and that; element i, j of a at a[i * ar + j * ac], and so on. The backend's product is for models,
@@ -31,10 +32,8 @@ void lora__clear_below(float *v, int64_t n, uint32_t limit); /* magnitudes below
  * LORA__FUSED where sums need not be those of the others. */
 #if defined(__x86_64__)
 #ifdef __clang__
-#define LORA__SMALL
 #define LORA__FUSED
 #else
-#define LORA__SMALL __attribute__((optimize("Os")))
 #define LORA__FUSED , optimize("fp-contract=fast")
 #endif
 #define LORA__TWICE(name, list, ...) \

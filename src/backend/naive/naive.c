@@ -202,7 +202,7 @@ static lora_status naive_open(const lora_host_services *host, void **self)
 	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) s->isa = 1;
 	if (s->isa && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
 	    __builtin_cpu_supports("avx512vl"))
-		s->isa = lora__amx_ready() ? 3 : 2;
+		s->isa = 2 + lora__bf16_ready();
 #endif
 	*self = s;
 	return LORA_OK;
@@ -219,13 +219,13 @@ static void naive_close(void *self)
 
 static int32_t naive_score(void *self)
 {
-	enum { ON_TILES = 30 }; /* more than oneDNN's: quicker in F32 and BF16, and without packed weights */
-	return ((lora__naive *)self)->isa == 3 ? ON_TILES : 0;
+	enum { IN_BLOCKS = 30 }; /* more than oneDNN's: quicker in BF16, and without packed weights */
+	return ((lora__naive *)self)->isa >= 3 ? IN_BLOCKS : 0;
 }
 
 static lora_status naive_info(void *self, lora_device_info *out)
 {
-	static const char *const device[] = { "CPU", "CPU, AVX2", "CPU, AVX-512", "CPU, AVX-512 and AMX" };
+	static const char *const device[] = { "CPU", "CPU, AVX2", "CPU, AVX-512", "CPU, AVX-512 BF16", "CPU, AVX-512 and AMX" };
 	if (!out || out->struct_size < sizeof *out) return LORA_E_ARGUMENT;
 	out->host_memory = 1;
 	out->device = device[((lora__naive *)self)->isa];

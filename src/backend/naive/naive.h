@@ -5,9 +5,9 @@
  * order of sums does not depend on the vector length. Matrix products (GEMM, attention) and exp fuse a multiply with an add where the
  * instruction set can, so there the copies differ by at most the roundings that are left out; XENT and SiLU in BF16 have
  * forms of their own on AVX-512 (other order of sums, an approximate reciprocal refined to 2^-27); elsewhere all copies give the same bits.
- * BF16: loaded as F32, computed in F32, rounded once when stored (norms, rotary and SiLU of isa 3 take subnormals for zero); on AMX tiles
- * (isa 3: naive_amx.c, naive_attention_amx.c) the second operand of a product is rounded to BF16 as well, as lora/backend.h allows. F32 products
- * that are not thin run on the tiles too, without such rounding but in an order of their own (naive_amx_f32.c).
+ * BF16: loaded as F32, computed in F32, rounded once when stored (norms, rotary and SiLU of isa 3 and above take subnormals for
+ * zero); there products of BF16 instructions (naive_block.c, naive_attention_block.c) round the second operand as well, as lora/backend.h allows. F32
+ * products that are not thin run there too, without such rounding but in an order of their own (naive_block_f32.c).
  * Loops are parallel over outputs, never over a sum: the bits are the same for any number of threads. */
 #ifndef LORA_BACKEND_NAIVE_H
 #define LORA_BACKEND_NAIVE_H
@@ -15,6 +15,7 @@
 #include <math.h>
 #include <stdatomic.h>
 
+#include "base/small.h"
 #include "tensor/dtype.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -25,7 +26,7 @@
 /* One instance. One call at a time, except for calls from inside a parallel task, which find the scratch taken and get their own. */
 typedef struct lora__naive {
 	lora_host_services host;
-	int32_t     isa;     /* 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 and AMX */
+	int32_t     isa;     /* 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 with BF16, 4 and AMX */
 	atomic_flag taken;   /* the scratch is in use */
 	void       *scratch; /* kept between calls: fresh pages are dear */
 	size_t      scratch_bytes;

@@ -15,7 +15,7 @@ static __attribute__((noinline)) int64_t attn_whole(int64_t n, int64_t nr, int64
 #include "backend/naive/naive_each.h"
 
 /* Check the integers of the call; note whether segments share keys. */
-static lora_status prepare(lora__naive *self, const lora_call *c, const lora_view *segments, attn_job *j)
+LORA__SMALL static lora_status prepare(lora__naive *self, const lora_call *c, const lora_view *segments, attn_job *j)
 {
 	int64_t keys_end = 0, most = 0, rest = j->k.size[0], longest = 0;
 	j->heads = c->i[0], j->kv = c->i[1], j->d = c->i[2], j->causal = c->i[3] != 0, j->window = c->i[4], j->scale = c->f[0], j->cap = c->f[1];
@@ -33,12 +33,13 @@ static lora_status prepare(lora__naive *self, const lora_call *c, const lora_vie
 		if (s[3] && s[2] + (int64_t)s[3] > keys_end) keys_end = s[2] + (int64_t)s[3];
 	}
 	j->clear = !rest && !j->serial_segments, j->longest = longest;
-	j->amx = self->isa >= 3 && j->q.dtype == LORA_BF16 && most > ATTN_FEW && j->units < 1 << 24;
+	j->tiles = self->isa > 3;
+	j->blocks = self->isa >= 3 && j->q.dtype == LORA_BF16 && most > ATTN_FEW && j->units < 1 << 24;
 	return LORA_OK;
 }
 
 /* Check the segments and read them. */
-static lora_status read_segments(lora__naive *self, const lora_view *segments, attn_job *j, attn_seg *seg)
+LORA__SMALL static lora_status read_segments(lora__naive *self, const lora_view *segments, attn_job *j, attn_seg *seg)
 {
 	int64_t rows = j->q.size[0], keys = j->k.size[0], task = 0, unit = 0, queries_end = 0;
 	j->seg = seg;
@@ -65,7 +66,7 @@ static double pairs(const attn_job *j)
 }
 
 /* Scratch holds the segments first, then each thread's part, then (backward) the sums of dk and dv. */
-static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtype real, int segments, attn_job *j, int backward)
+LORA__SMALL static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtype real, int segments, attn_job *j, int backward)
 {
 	const lora_view *sv = &c->v[segments], *cv = c->n_views > segments + 1 && c->v[segments + 1].data ? &c->v[segments + 1] : NULL;
 	size_t seg_bytes = ((size_t)sv->size[0] * sizeof(attn_seg) + 63) & ~(size_t)63, sums = 0;
@@ -73,32 +74,32 @@ static lora_status with_scratch(lora__naive *self, const lora_call *c, lora_dtyp
 	lora_status st = prepare(self, c, sv, j);
 	if (st) return st;
 	const lora_view *bias = c->n_views > segments + 2 && c->v[segments + 2].data ? &c->v[segments + 2] : NULL;
-	j->amx = j->amx && !bias;
-	if (j->amx) lora__attn_amx_layout(j, backward);
+	j->blocks = j->blocks && !bias;
+	if (j->blocks) lora__attn_block_layout(j, backward);
 	else PICK_WIDE(self, real, attn_layout)(j, backward);
-	size_t packed = j->amx ? (lora__attn_amx_bytes(j, j->units) + 63) & ~(size_t)63 : 0;
+	size_t packed = j->blocks ? (lora__attn_block_bytes(j, j->units) + 63) & ~(size_t)63 : 0;
 	j->columns = cv ? cv->data : NULL;
 	if (bias && (bias->size[1] % 2 == 0 || bias->stride[0] != bias->size[1]))
 		return lora__naive_fail(self, LORA_E_SHAPE, "primitive attention: the bias must be dense, with an odd number of columns");
 	if (bias) j->bias = bias->data, j->reach = bias->size[1] / 2;
 	j->parts = !j->serial_segments && pieces && pieces < enough ? (enough + pieces - 1) / pieces : 1; /* from sizes only: the same bits for any threads */
-	if (backward && j->clear && !j->amx && j->parts == 1) {
+	if (backward && j->clear && !j->blocks && j->parts == 1) {
 		j->own = j->per_thread;
 		j->per_thread += (size_t)(j->longest * 2 * j->dp) * lora__dtype_size(lora__wide(real));
 	} else if (backward) sums = (size_t)(j->kv * j->parts * keys * 2 * j->dp) * lora__dtype_size(lora__wide(real));
-	j->clear &= j->amx && backward;
+	j->clear &= j->blocks && backward;
 	char *scratch = lora__naive_scratch(self, seg_bytes + packed + j->per_thread * (size_t)self->host.threads + sums);
 	if (!scratch) return LORA_E_MEMORY;
 	st = read_segments(self, sv, j, (attn_seg *)(void *)scratch);
 	j->packed = scratch + seg_bytes;
 	j->scratch = j->packed + packed, j->sums = j->scratch + j->per_thread * (size_t)self->host.threads;
-	if (st == LORA_OK && j->amx) lora__naive_parallel(self, j->kv * j->units, 64.0 * (double)(j->kv * j->units * j->dp), lora__attn_amx_pack(), j);
+	if (st == LORA_OK && j->blocks) lora__naive_parallel(self, j->kv * j->units, 64.0 * (double)(j->kv * j->units * j->dp), lora__attn_block_pack(), j);
 	if (st == LORA_OK && backward) {
 		int64_t blocks = (keys + ATTN_ROWS - 1) / ATTN_ROWS;
 		double size = 2.0 * (double)(j->kv * keys * j->dp);
 		if (!j->clear && !j->own) lora__naive_parallel(self, j->kv * j->parts * blocks, size * (double)j->parts, PICK_WIDE(self, real, attn_zero), j);
 		lora__naive_parallel(self, j->serial_segments ? j->kv : j->n_seg * j->kv * j->parts, pairs(j), PICK_WIDE(self, real, attention_bwd), j);
-		if (!j->own) lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, j->amx ? lora__attn_amx_finish() : PICK_WIDE(self, real, attn_finish), j);
+		if (!j->own) lora__naive_parallel(self, j->kv * blocks, size * (double)j->parts, j->blocks ? lora__attn_block_finish() : PICK_WIDE(self, real, attn_finish), j);
 	} else if (st == LORA_OK && j->n_seg) {
 		const attn_seg *last = &j->seg[j->n_seg - 1];
 		int64_t tiles = last->task0 + (last->queries + ATTN_TQ - 1) / ATTN_TQ * j->heads;

@@ -28,7 +28,7 @@ typedef struct attn_job {
 	char   *sums;            /* [kv][parts][key row][dk, dv][dp] */
 	char   *scratch;
 	size_t  per_thread;
-	int     amx;             /* on AMX tiles: naive_attention_amx.c */
+	int     blocks, tiles;   /* products of BF16 in blocks of 32 (naive_attention_block.c); those on AMX tiles */
 	int     clear;           /* packing starts the sums: each key row is in one segment */
 	int64_t longest;         /* keys of a segment */
 	size_t  own;             /* backward: where in its scratch a thread has the sums of one segment and head, which no other task adds to; 0 = they are in sums */
@@ -83,13 +83,13 @@ static inline int64_t attn_cost(const attn_job *j, const attn_seg *g, int64_t ti
 	return j->causal ? g->keys - g->queries + end : g->keys;
 }
 
-/* naive_attention_amx.c: sizes, packing (a task per key head and unit), a tile of ATTN_TQ queries, and for the backward
+/* naive_attention_block.c: sizes, packing (a task per key head and unit), a tile of ATTN_TQ queries, and for the backward
  * a part of a key head's queries. */
-void         lora__attn_amx_layout(attn_job *j, int backward);
-size_t       lora__attn_amx_bytes(const attn_job *j, int64_t units);
-lora_task_fn lora__attn_amx_pack(void);
-lora_task_fn lora__attn_amx_finish(void);
-void         lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch);
-void         lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch);
+void         lora__attn_block_layout(attn_job *j, int backward);
+size_t       lora__attn_block_bytes(const attn_job *j, int64_t units);
+lora_task_fn lora__attn_block_pack(void);
+lora_task_fn lora__attn_block_finish(void);
+void         lora__attn_block_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch);
+void         lora__attn_block_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch);
 
 #endif

@@ -11,8 +11,8 @@
 #define ACT_TYPE LORA_F64
 #define ACT_IS_BF16 0
 #define REAL_IS_DOUBLE 1
-#if defined(NAIVE_X86) && !defined(__clang__)
-#define TARGET __attribute__((optimize("Os"))) /* hardly any processor takes these: keep them small */
+#ifdef NAIVE_X86
+#define TARGET LORA__SMALL /* hardly any processor takes these */
 #else
 #define TARGET
 #endif

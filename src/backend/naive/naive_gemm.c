@@ -2,7 +2,7 @@
  * Panels of A and B are converted and packed, a register tile multiplies them: Goto and van de Geijn 2008, "Anatomy of high-performance
  * matrix multiplication"; Van Zee and van de Geijn 2015 (BLIS), section 4. The depth is cut in blocks of GEMM_KC: an element is
  * ((c0 + s0) + s1) + ... with each s summed in order of k. Few rows (decoding) skip the packing.
- * With A2 and B2 it is two products, one after the other. BF16 on AMX goes to naive_amx.c, which adds both in one pass. */
+ * With A2 and B2 it is two products, one after the other. With BF16 instructions, naive_block.c adds both in one pass. */
 #include "backend/naive/naive_gemm.h"
 
 #define NAIVE_NO_BF16
@@ -13,7 +13,7 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Convert C (not real) to the block of sums and back. */
-static void move_block(void *block, lora_dtype real, const lora_view *c, int64_t m0, int64_t n0, int64_t mb, int64_t nb, int back)
+LORA__SMALL static void move_block(void *block, lora_dtype real, const lora_view *c, int64_t m0, int64_t n0, int64_t mb, int64_t nb, int back)
 {
 	size_t rs = lora__dtype_size(real);
 	for (int64_t i = 0; i < mb; i++) {
@@ -44,7 +44,7 @@ static void run_block(lora__naive *self, gemm_job *j, lora_dtype real, int mr, i
 	                     PICK_WIDE(self, real, gemm_tile), j);
 }
 
-static lora_status packed_gemm(lora__naive *self, const lora_call *c, lora_dtype real)
+LORA__SMALL static lora_status packed_gemm(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	lora_view cv = c->v[0], av = c->v[1], bv = c->v[2];
 	int mr, nr;
@@ -92,7 +92,7 @@ static lora_status packed_gemm(lora__naive *self, const lora_call *c, lora_dtype
 }
 
 /* m <= GEMM_FEW and C real or BF16. Returns 0 when B's layout has no form here. */
-static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv, double alpha, double beta, lora_dtype real, lora_status *st)
+LORA__SMALL static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv, double alpha, double beta, lora_dtype real, lora_status *st)
 {
 	gemm_few_job j = { .b = &bv, .c = &cv, .m = cv.size[0], .n = cv.size[1], .k = av.size[1], .alpha = alpha, .beta = beta };
 	size_t size = lora__dtype_size(real), x_bytes = (size_t)round_up(j.m * j.k, 16) * size;
@@ -116,13 +116,13 @@ static int few_rows(lora__naive *self, lora_view cv, lora_view av, lora_view bv,
 	return *st = LORA_OK, 1;
 }
 
-lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype real)
+LORA__SMALL lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype real)
 {
 	const lora_view *cv = &c->v[0], *av = &c->v[1], *bv = &c->v[2];
 	lora_status st = LORA_OK;
 	if (c->n_views > 3 && c->v[3].data) {
 		if (!c->v[4].data || c->n_views < 5) return lora__naive_fail(self, LORA_E_ARGUMENT, "primitive gemm: A2 without B2");
-		if (cv->size[0] && cv->size[1] && lora__naive_amx(self, c, &st)) return st;
+		if (cv->size[0] && cv->size[1] && lora__naive_block(self, c, &st)) return st;
 		lora_call one = *c, two = *c;
 		one.n_views = two.n_views = 3;
 		two.v[1] = c->v[3], two.v[2] = c->v[4], two.f[0] = c->f[2], two.f[1] = 1;
@@ -131,7 +131,7 @@ lora_status lora__naive_gemm(lora__naive *self, const lora_call *c, lora_dtype r
 	}
 	real = cv->dtype == LORA_F64 || av->dtype == LORA_F64 || bv->dtype == LORA_F64 ? LORA_F64 : LORA_F32;
 	if (!cv->size[0] || !cv->size[1]) return LORA_OK;
-	if (lora__naive_amx(self, c, &st)) return st;
+	if (lora__naive_block(self, c, &st)) return st;
 	if (cv->size[0] > GEMM_TINY && cv->size[1] > GEMM_TINY && lora__naive_thin(self, c, real, &st)) return st;
 	if ((cv->dtype == real || (real == LORA_F32 && cv->dtype == LORA_BF16)) && av->size[1] > 0) {
 		if (cv->size[0] <= GEMM_FEW && cv->size[0] <= cv->size[1]) {

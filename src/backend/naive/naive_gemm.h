@@ -38,8 +38,8 @@ typedef struct thin_job {
 /* Run c on the thin form when it has one: 1, and the status in *st. */
 int lora__naive_thin(lora__naive *self, const lora_call *c, lora_dtype real, lora_status *st);
 
-/* Run c on AMX tiles when it is BF16 and the processor has them: 1, and the status in *st. */
-int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st);
+/* Run c in blocks when it has that form on this processor: 1, and the status in *st. */
+int lora__naive_block(lora__naive *self, const lora_call *c, lora_status *st);
 
 /* Few rows: x[m][k] contiguous real. */
 typedef struct gemm_few_job {

@@ -6,6 +6,6 @@
 
 typedef struct rope_job { const lora_call *c; lora__naive_grid g; } rope_job;
 
-/* Of BF16, on processors of isa 3. */
+/* Of BF16, on processors of isa 3 and above. */
 void lora__rope_bf16(void *arg, int64_t task, int32_t thread);
 #endif

@@ -3,16 +3,12 @@
  * of rows that was converted. The whole of B is packed once. The depth is cut in blocks of THIN_KC as in naive_gemm.c. */
 #include "backend/naive/naive_gemm.h"
 
-#ifdef __clang__
-#define SMALL __attribute__((noinline))
-#else
-#define SMALL __attribute__((noinline, optimize("Os")))
-#endif
+#define SMALL LORA__SMALL __attribute__((noinline))
 #define NAIVE_NO_BF16
 #define NAIVE_TEMPLATE "backend/naive/naive_thin.inc"
 #include "backend/naive/naive_each.h"
 
-int lora__naive_thin(lora__naive *self, const lora_call *c, lora_dtype real, lora_status *st)
+LORA__SMALL int lora__naive_thin(lora__naive *self, const lora_call *c, lora_dtype real, lora_status *st)
 {
 	lora_view cv = c->v[0], av = c->v[1], bv = c->v[2];
 	int vl, nr;

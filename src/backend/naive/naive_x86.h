@@ -6,7 +6,7 @@
 
 #ifdef NAIVE_X86
 #define AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
-/* With conversions to BF16 in one step, which like the tile product take subnormals for zero: isa 3, where BF16 is quick at all. */
+/* With conversions to BF16 in one step, which like the tile product take subnormals for zero: from isa 3 on, where BF16 is quick at all. */
 #define AVX512_BF16 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 
 /* The first n of 16 elements. */

@@ -1,7 +1,7 @@
-/* What code on AMX tiles shares: blocks of 32 x 32 sums in tiles 0 to 3, operands of 32 x 32 BF16 in tiles 4 to 7, and the packings that the
- * tile product wants. Internal to this folder; for processors that lora__amx_ready() has approved. */
-#ifndef LORA_BACKEND_NAIVE_AMX_H
-#define LORA_BACKEND_NAIVE_AMX_H
+/* What products in blocks share: 32 x 32 sums, on AMX in tiles 0 to 3, operands of 32 x 32 BF16, there in tiles 4 to 7, and the packings that the
+ * tile product and VDPBF16PS want. Internal to this folder; for processors that lora__bf16_ready() has approved. */
+#ifndef LORA_BACKEND_NAIVE_BLOCK_H
+#define LORA_BACKEND_NAIVE_BLOCK_H
 
 #include "backend/naive/naive_x86.h"
 
@@ -39,7 +39,7 @@ AMX static inline void turn(const __m512i *row, uint16_t *to)
 }
 
 /* One step of B that lies along k: 32 rows of 32 elements, step apart, as two tiles. ahead: distance of what is fetched meanwhile, 0 = nothing. */
-AMX void lora__amx_turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead);
+AMX void lora__block_turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead);
 
 AMX static inline __m512i lower_pairs(void)
 {
@@ -103,7 +103,14 @@ typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t
 /* tiles 0..3 += the strip's products */
 AMX void lora__amx_add_block(const strip *t);
 
-/* F32 in parts of BF16 (naive_amx_f32.c): rows row .. row + 31 of A as [steps][three parts, the least first][two tiles], columns n0 .. n0 + 31 of B
+/* Without tiles (naive_block_avx512.c): s[32][s_step] += the strip's products, of height rows and width columns at least; in F32 (wide) or BF16. a_step:
+ * bytes between steps of A. */
+/* F32 as it is, for the same: rows row .. row + 31 of A as [32][steps * 32], columns n0 .. n0 + 31 of B times scale as [steps * 32][32]. */
+AMX void lora__block_pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t k0, int64_t steps);
+AMX void lora__block_pack_b(const lora_view *b, float scale, uint16_t *to, int64_t n0, int64_t k0, int64_t steps);
+AVX512_BF16 void lora__block_add(float *s, int64_t s_step, const strip *t, int64_t a_step, int wide, int64_t height, int64_t width);
+
+/* F32 in parts of BF16 (naive_block_f32.c): rows row .. row + 31 of A as [steps][three parts, the least first][two tiles], columns n0 .. n0 + 31 of B
  * times scale as [steps][three parts][two tiles]. */
 AMX void lora__amx_split_a(const lora_view *a, uint16_t *to, int64_t row, int64_t k0, int64_t steps);
 AMX void lora__amx_split_b(const lora_view *b, float scale, uint16_t *to, int64_t n0, int64_t k0, int64_t steps);

@@ -1,15 +1,15 @@
-/* ATTENTION and its gradient for BF16 on AMX tiles: strips of 32 queries against units of 32 keys. Keys and values are packed once per key head and
- * call. Same algorithms as naive_attention.inc, but probabilities and their gradients are rounded to BF16 before they are multiplied, as FlashAttention
+/* ATTENTION and its gradient for BF16 with BF16 instructions, on AMX tiles or in vector registers: strips of 32 queries against units of 32 keys. Keys
+ * and values are packed once per key head and call. Same algorithms as naive_attention.inc, but probabilities and their gradients are rounded to BF16 before they are multiplied, as FlashAttention
  * does (Dao 2023, arXiv:2307.08691). Sums, softmax, lse and the sums of dk, dv and dq are F32.
  * The backward computes scores by key, S^T = K Q^T and dP^T = V dO^T: so P^T and dS^T come out as the tile products for dV += P^T dO and dK += dS^T Q
  * read them, and dS^T with its rows in pairs as the one for dQ^T += K^T dS^T does. Nothing is transposed but Q, dO and dQ, once each. Several
  * strips, of all query heads that share a key head, go through the keys together, so that the sums are loaded and stored once for all of them. */
-#include "backend/naive/naive_amx.h"
+#include "backend/naive/naive_block.h"
 #include "backend/naive/naive_attention.h"
 
 #ifdef NAIVE_AMX
 
-#define F(name) name##_amx
+#define F(name) name##_block
 #define REAL float
 #define ACT uint16_t
 #define ACT_TYPE LORA_BF16
@@ -70,7 +70,7 @@ static void *part(const attn_job *j, char *scratch, int which)
 	return scratch + at;
 }
 
-void lora__attn_amx_layout(attn_job *j, int backward)
+void lora__attn_block_layout(attn_job *j, int backward)
 {
 	j->dp = up(j->d);
 	j->per_thread = work_bytes() + 4096;
@@ -82,7 +82,7 @@ void lora__attn_amx_layout(attn_job *j, int backward)
 	if (j->per_thread < few) j->per_thread = few;
 }
 
-size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (size_t)(j->packings * j->kv * units * SIDE * j->dp) * 2; }
+size_t lora__attn_block_bytes(const attn_job *j, int64_t units) { return (size_t)(j->packings * j->kv * units * SIDE * j->dp) * 2; }
 
 /* 32 elements of n <= 32 rows of one head from element x on, step apart; zeros beyond the head and the rows. */
 SMALL static void load_rows(uint16_t *to, int64_t step, const lora_view *v, int64_t row, int64_t n, int64_t head, int64_t d, int64_t x)
@@ -107,7 +107,7 @@ SMALL static void fetch_rows(const lora_view *v, int64_t row, int64_t n, int64_t
 }
 
 /* 32 x 32 elements as two tiles of a second operand, along the rows and across them; transposed. */
-SMALL static void turned(uint16_t *to, const uint16_t *rows) { lora__amx_turn_step(to, rows, SIDE, 0); }
+SMALL static void turned(uint16_t *to, const uint16_t *rows) { lora__block_turn_step(to, rows, SIDE, 0); }
 SMALL static void paired(uint16_t *to, const uint16_t *rows) { interleave_step(to, 0, rows, SIDE, 1, 0); }
 SMALL static void transposed(uint16_t *to, const uint16_t *rows, int64_t step) { transpose_block(to, SIDE, rows, step); }
 
@@ -144,7 +144,7 @@ AMX static void pack(void *arg, int64_t task, int32_t thread)
 	}
 }
 
-lora_task_fn lora__attn_amx_pack(void) { return pack; }
+lora_task_fn lora__attn_block_pack(void) { return pack; }
 
 #define FETCH1 do { _mm_prefetch(next, _MM_HINT_T0); next += line_step; } while (0)
 #define FETCH8 do { FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; FETCH1; } while (0)
@@ -170,6 +170,21 @@ AMX static void products(const uint16_t *a, int64_t stride, int64_t a_step, cons
 		_tile_dpbf16ps(3, 5, 7);
 		if (more && more->at < more->end) more->step(more);
 	}
+}
+
+/* s[32][s_step] (+)= the same. */
+AMX static void add(const attn_job *j, float *s, int64_t s_step, int fresh, const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps, int64_t ahead, aside *more)
+{
+	if (!j->tiles) {
+		const strip t = { (const char *)a, stride * 2, b, steps, NULL, 0 };
+		if (fresh) memset(s, 0, BLOCK * sizeof *s);
+		lora__block_add(s, s_step, &t, a_step * 2, 0, SIDE, SIDE);
+		return;
+	}
+	if (fresh) zero_sums();
+	else load_sums(s, s_step);
+	products(a, stride, a_step, b, steps, ahead, more);
+	store_sums(s, s_step);
 }
 
 /* 2^x to 2^-13.7, for what is rounded to BF16, or (sums: lse) to 2^-23.7; 0 where in is not set; NaN stays NaN. The polynomials are minimax fits of
@@ -282,12 +297,8 @@ AMX static void weigh(const attn_job *j, block *b, int64_t kv, float *o, aside *
 	finish_aside(&b->a);
 	o += b->strip * SIDE * w;
 	for (int64_t x = 0; x < SIDE * w && b->other && !b->t->fresh; x += 16) _mm512_store_ps(o + x, _mm512_mul_ps(_mm512_load_ps(o + x), _mm512_load_ps(b->factor + x % SIDE)));
-	for (int64_t y = 0; y < SIDE * w; y += BLOCK) {
-		if (b->t->fresh) zero_sums();
-		else load_sums(o + y, SIDE);
-		products(packing(j, 1, kv) + b->unit * SIDE * w + y, SIDE, SIDE * w, b->p, b->units, SIDE * w, next);
-		store_sums(o + y, SIDE);
-	}
+	for (int64_t y = 0; y < SIDE * w; y += BLOCK)
+		add(j, o + y, SIDE, b->t->fresh != 0, packing(j, 1, kv) + b->unit * SIDE * w + y, SIDE, SIDE * w, b->p, b->units, SIDE * w, next);
 	b->t->fresh = 0;
 }
 
@@ -297,11 +308,8 @@ AMX static void scores(const attn_job *j, const attn_seg *g, block *b, int64_t k
 	const strip_state *t = b->t;
 	int64_t w = j->dp, self = g->keys - g->queries + t->i;
 	b->units = up(n) / SIDE, b->unit = g->unit0 + k0 / SIDE;
-	for (int64_t u = 0; u < b->units; u++) {
-		zero_sums();
-		products(packing(j, 0, kv) + (b->unit + u) * SIDE * w, w, SIDE, q + b->strip * SIDE * w, w / SIDE, SIDE * w, before);
-		store_sums(b->s + u * BLOCK, SIDE);
-	}
+	for (int64_t u = 0; u < b->units; u++)
+		add(j, b->s + u * BLOCK, SIDE, 1, packing(j, 0, kv) + (b->unit + u) * SIDE * w, w, SIDE, q + b->strip * SIDE * w, w / SIDE, SIDE * w, before);
 	int hard = special(j, g, t->i, t->n, k0, n);
 	b->scale = hard ? 1 : (float)j->scale;
 	for (int64_t k = 0; k < n && hard; k++) finish_row(j, g, t->i, 1, k0 + k, 0, t->n, b->s + k * SIDE, NULL);
@@ -333,14 +341,14 @@ AMX static void write_rows(const attn_job *j, const lora_view *v, int64_t row, i
 	}
 }
 
-AMX void lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch)
+AMX void lora__attn_block_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch)
 {
 	work *t = (work *)(void *)scratch;
 	uint16_t *q = part(j, scratch, PART_Q);
 	float *o = part(j, scratch, PART_O);
 	int64_t w = j->dp, kv = head / (j->heads / j->kv), n = (least(ATTN_TQ, g->queries - i0) + SIDE - 1) / SIDE;
 	block *last = NULL, *b = t->b;
-	_tile_loadconfig(&tiles);
+	if (j->tiles) _tile_loadconfig(&tiles);
 	fetch_rows(&j->q, g->q0 + i0, least(ATTN_TQ, g->queries - i0), head, j->d);
 	for (int64_t i = 0; i < n; i++) {
 		strip_state *s = &t->t[i];
@@ -366,7 +374,7 @@ AMX void lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head,
 		if (s->fresh) memset(o + i * SIDE * w, 0, sizeof *o * (size_t)(SIDE * w));
 		write_rows(j, &j->out, g->q0 + s->i, s->n, head, o + i * SIDE * w, s->sum, t->rows, t->turned);
 	}
-	_tile_release();
+	if (j->tiles) _tile_release();
 }
 
 /* ---- Backward ---- */
@@ -443,10 +451,7 @@ AMX static void gather(const attn_job *j, grads *t, int64_t first, int64_t strip
 	for (int64_t y = 0; y < 2 * w; y += SIDE) {
 		int value = y >= w;
 		const uint16_t *b = (uint16_t *)part(j, scratch, value ? PART_DOUTN : PART_QN) + ((value ? y - w : y) * STRIPS + first * SIDE) * SIDE;
-		if (rows >= SIDE) load_sums(sums + y, 2 * w);
-		else zero_sums();
-		products((value ? t->p : t->ds) + first * SIDE, ROW, SIDE, b, strips, 0, NULL);
-		store_sums(rows >= SIDE ? sums + y : t->s, rows >= SIDE ? 2 * w : SIDE);
+		add(j, rows >= SIDE ? sums + y : t->s, rows >= SIDE ? 2 * w : SIDE, rows < SIDE, (value ? t->p : t->ds) + first * SIDE, ROW, SIDE, b, strips, 0, NULL);
 		for (int64_t i = 0; i < rows * SIDE && rows < SIDE; i++) sums[i / SIDE * 2 * w + y + i % SIDE] += t->s[i];
 	}
 }
@@ -477,12 +482,8 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 					int64_t some = up(2 * size / n), x = i * some;
 					fetch(sums + (k + SIDE) * 2 * w + x, least(some, 2 * size - x) * 4);
 				}
-				zero_sums();
-				products(at, w, SIDE, qt + i * size, w / SIDE, 0, NULL);
-				store_sums(t->s, SIDE);
-				zero_sums();
-				products(values, w, SIDE, dout + i * size, w / SIDE, 0, NULL);
-				store_sums(t->dp, SIDE);
+				add(j, t->s, SIDE, 1, at, w, SIDE, qt + i * size, w / SIDE, 0, NULL);
+				add(j, t->dp, SIDE, 1, values, w, SIDE, dout + i * size, w / SIDE, 0, NULL);
 				grad_block(j, g, t, &q[i], i, k, t->pairs + (i * UNITS + u) * BLOCK);
 				if (!to[i]) from[i] = u;
 				to[i] = u + 1, end = i + 1;
@@ -492,11 +493,8 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 		}
 		for (int64_t i = 0; i < n && k0 + UNITS * SIDE >= keys; i++) fetch_rows(&j->dq, g->q0 + q[i].i, q[i].n, q[i].head, j->d);
 		for (int64_t i = 0; i < n; i++)
-			for (int64_t y = 0; y < size && to[i]; y += BLOCK) {
-				load_sums(dq + i * size + y, SIDE);
-				products(packing(j, 2, kv) + (g->unit0 * SIDE + k0 + from[i] * SIDE) * w + y, SIDE, size, t->pairs + (i * UNITS + from[i]) * BLOCK, to[i] - from[i], 0, NULL);
-				store_sums(dq + i * size + y, SIDE);
-			}
+			for (int64_t y = 0; y < size && to[i]; y += BLOCK)
+				add(j, dq + i * size + y, SIDE, 0, packing(j, 2, kv) + (g->unit0 * SIDE + k0 + from[i] * SIDE) * w + y, SIDE, size, t->pairs + (i * UNITS + from[i]) * BLOCK, to[i] - from[i], 0, NULL);
 	}
 	const __m512 scale = _mm512_set1_ps((float)j->scale);
 	for (int64_t i = 0; i < n; i++)
@@ -511,11 +509,11 @@ AMX static void strips_backward(const attn_job *j, const attn_seg *g, int64_t kv
 
 /* Part number part of a kv head's queries in a segment, all heads of one strip of queries after the other; cut where the cost so far passes an
  * even share. */
-AMX void lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch)
+AMX void lora__attn_block_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch)
 {
 	int64_t group = j->heads / j->kv, all = 0, before = 0, n = 0;
 	queries q[STRIPS];
-	_tile_loadconfig(&tiles);
+	if (j->tiles) _tile_loadconfig(&tiles);
 	for (int64_t i = 0; i < g->queries; i += SIDE) all += group * depth(j, g, i, least(SIDE, g->queries - i), 0, g->keys);
 	for (int64_t i = 0; i < g->queries; i += SIDE)
 		for (int64_t h = 0; h < group; h++) {
@@ -525,7 +523,7 @@ AMX void lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, i
 			if (n == STRIPS || (n && !mine)) strips_backward(j, g, kv, q, n, sums, scratch), n = 0;
 		}
 	if (n) strips_backward(j, g, kv, q, n, sums, scratch);
-	_tile_release();
+	if (j->tiles) _tile_release();
 }
 
 /* Task: (key head, ATTN_ROWS key rows): dk and dv from the parts' sums. */
@@ -547,16 +545,16 @@ AMX static void finish(void *arg, int64_t task, int32_t thread)
 		}
 }
 
-lora_task_fn lora__attn_amx_finish(void) { return finish; }
+lora_task_fn lora__attn_block_finish(void) { return finish; }
 
 #else
 
-lora_task_fn lora__attn_amx_finish(void) { return NULL; }
-void   lora__attn_amx_layout(attn_job *j, int backward) { (void)j, (void)backward; }
-size_t lora__attn_amx_bytes(const attn_job *j, int64_t units) { return (void)j, (void)units, 0; }
-lora_task_fn lora__attn_amx_pack(void) { return NULL; }
-void   lora__attn_amx_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch) { (void)j, (void)g, (void)head, (void)i0, (void)scratch; }
-void   lora__attn_amx_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch)
+lora_task_fn lora__attn_block_finish(void) { return NULL; }
+void   lora__attn_block_layout(attn_job *j, int backward) { (void)j, (void)backward; }
+size_t lora__attn_block_bytes(const attn_job *j, int64_t units) { return (void)j, (void)units, 0; }
+lora_task_fn lora__attn_block_pack(void) { return NULL; }
+void   lora__attn_block_tile(const attn_job *j, const attn_seg *g, int64_t head, int64_t i0, char *scratch) { (void)j, (void)g, (void)head, (void)i0, (void)scratch; }
+void   lora__attn_block_part(const attn_job *j, const attn_seg *g, int64_t kv, int64_t number, float *sums, char *scratch)
 {
 	(void)j, (void)g, (void)kv, (void)number, (void)sums, (void)scratch;
 }

@@ -1,12 +1,12 @@
-/* GEMM on AMX tiles: C[m,n] = alpha * A[m,k] B[k,n] + beta * C with A in BF16, B rounded to BF16, sums in F32, C in BF16 or F32; or A and C in F32
- * and no rounding, a number being three of BF16 (naive_amx_f32.c). A tile product (TDPBF16PS, Intel SDM volume 2) adds 16 x 32 by 32 x 16 to
- * 16 x 16; two tiles of A by two of B give a block of 32 x 32.
+/* GEMM in blocks of 32 x 32 sums: C[m,n] = alpha * A[m,k] B[k,n] + beta * C with A in BF16, B rounded to BF16, sums in F32, C in BF16 or F32; or A and
+ * C in F32 and no rounding (naive_block_f32.c). On AMX tiles: a tile product (TDPBF16PS, Intel SDM volume 2) adds 16 x 32 by 32 x 16 to
+ * 16 x 16; two tiles of A by two of B give a block. Where there are none, in vector registers (naive_block_avx512.c), from the same packed forms.
  * B is packed for each use, pairs along k side by side, so a frozen weight needs no second copy in memory and may lie either way round; the
  * packing is spread over the rows of a task. A is read where it lies unless its rows fall on the same cache sets.
- * A task owns rows and columns of C and sums in the order of k, so the bits do not depend on the number of threads. Like the tile product,
- * everything here takes subnormals for zero. */
+ * A task owns rows and columns of C and sums in the order of k, so the bits do not depend on the number of threads. Like the tile product and
+ * VDPBF16PS, everything here but F32 in vector registers takes subnormals for zero. */
 #include "backend/backend.h"
-#include "backend/naive/naive_amx.h"
+#include "backend/naive/naive_block.h"
 #include "backend/naive/naive_gemm.h"
 
 #ifdef NAIVE_AMX
@@ -16,41 +16,43 @@
 
 enum {
 	DEPTH = 1536,          /* depth that is packed at once at most ... */
-	GROUP_BYTES = 900 << 10, /* ... and bytes of packed B: they stay in the second-level cache */
+	GROUP_BYTES = 900 << 10, /* ... and bytes of packed B: they stay in the second-level cache, */
+	SMALL_GROUP = 500 << 10, /* which is smaller in processors without tiles */
 	ROUNDED_BYTES = 1280 << 10, /* the same where F32 is rounded: rows of A are dear to round again for each group */
 	WIDE_COLUMNS = 48,     /* narrower products in F32 are thin (naive_thin.c); with so few ... */
 	WIDE_ROWS = 96,        /* ... rows a weight of F32 is not worth its packing */
 	ROWS = 1024            /* rows whose sums are kept when k takes several packings */
 };
 
-typedef struct amx_job {
+typedef struct block_job {
 	lora_view c, a, b, a2, b2;  /* a2, b2: a second product into the same sums */
 	int64_t m, n, k, kc, group; /* depth of a packing, columns of a group */
 	int64_t k2, steps2;
 	int64_t tasks_m, tasks_n;
 	float   alpha, beta, scale2; /* of the second product before alpha */
-	int     parts, parts_b;     /* BF16 numbers for one of A, A2, B2 and for one of B: 1, or 3 for F32 */
-	int     direct;             /* tiles of A are loaded from where they lie */
+	int     parts, parts_b;     /* BF16 numbers in the place of one of A, A2, B2 and of one of B: 1; for F32 3 on tiles, else 2, itself */
+	int     tiles;              /* blocks on tiles, else in vector registers */
+	int     direct;             /* A is read from where it lies */
 	char   *scratch;
 	size_t  per_thread;
-} amx_job;
+} block_job;
 
 /* One piece of work: rows m0..m1 by columns n0..n1, depth k0..k0+depth. */
 typedef struct piece { int64_t m0, m1, n0, n1, k0, depth, steps; int first, last; } piece;
 
-int lora__amx_ready(void)
+int lora__bf16_ready(void)
 {
 	enum { XCOMP_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM: Linux gives tile registers to a process that asks */
 	unsigned a, b, c, d;
-	if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
-	if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return 0; /* AVX512_BF16 */
-	return syscall(SYS_arch_prctl, XCOMP_PERMISSION, TILE_DATA) == 0;
+	if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512bf16")) return 0;
+	if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 1;
+	return syscall(SYS_arch_prctl, XCOMP_PERMISSION, TILE_DATA) == 0 ? 2 : 1;
 }
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-AMX void lora__amx_turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead)
+AMX void lora__block_turn_step(uint16_t *to, const uint16_t *from, int64_t step, int64_t ahead)
 {
 	for (int h = 0; h < 2; h++) {
 		__m512i row[16];
@@ -96,9 +98,13 @@ AMX static void pack_step(const lora_view *b, float scale, uint16_t *to, int64_t
 	int64_t step = b->stride[along ? 1 : 0] * (int64_t)lora__dtype_size(b->dtype);
 	_Alignas(64) uint16_t t[SIDE * SIDE];
 	const char *from = lora__at(b, k0, n0);
-	for (int64_t x = 0; x < rows; x++, from += step) gather(t + x * SIDE, from, b->dtype, b->stride[along ? 0 : 1], along ? kb : nb, SIDE, scale);
+	int64_t ahead = along && b->size[0] <= SIDE ? rows * step : 4 * SIDE * (int64_t)sizeof(float); /* adapters: short rows one after the other, or long ones */
+	for (int64_t x = 0; x < rows; x++, from += step) {
+		_mm_prefetch(from + ahead, _MM_HINT_T0), _mm_prefetch(from + ahead + 64, _MM_HINT_T0);
+		gather(t + x * SIDE, from, b->dtype, b->stride[along ? 0 : 1], along ? kb : nb, SIDE, scale);
+	}
 	memset(t + rows * SIDE, 0, sizeof *t * (size_t)((SIDE - rows) * SIDE));
-	if (along) lora__amx_turn_step(to, t, SIDE, 0);
+	if (along) lora__block_turn_step(to, t, SIDE, 0);
 	else interleave_step(to, 0, t, SIDE, 1, 0);
 }
 
@@ -119,14 +125,14 @@ AMX static void round_step(uint16_t *to, int64_t panel, const float *from, int64
 AMX static void pack_b(const lora_view *b, float scale, uint16_t *to, const piece *p, int64_t k0, int64_t steps, int parts)
 {
 	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE, panel = steps * 2 * TILE, along = b->stride[0] == 1;
-	for (int64_t x = 0; x < panels && parts == 3; x++) lora__amx_split_b(b, scale, to + 3 * x * panel, p->n0 + x * SIDE, k0, steps);
-	if (parts == 3) return;
+	for (int64_t x = 0; x < panels && parts > 1; x++) (parts == 3 ? lora__amx_split_b : lora__block_pack_b)(b, scale, to + parts * x * panel, p->n0 + x * SIDE, k0, steps);
+	if (parts > 1) return;
 	int64_t whole = (b->dtype == LORA_BF16 || (b->dtype == LORA_F32 && !along)) && scale == 1 && (along || b->stride[1] == 1) ? least(p->n1 - p->n0, b->size[1] - p->n0) / SIDE : 0;
 	if (along) {
 		for (int64_t x = 0; x < panels; x++) {
 			const uint16_t *from = lora__at(b, k0, p->n0 + x * SIDE);
 			for (int64_t s = 0; s < steps; s++, to += 2 * TILE, from += SIDE) {
-				if (x < whole && k0 + (s + 1) * SIDE <= b->size[0]) lora__amx_turn_step(to, from, b->stride[1], SIDE * b->stride[1]);
+				if (x < whole && k0 + (s + 1) * SIDE <= b->size[0]) lora__block_turn_step(to, from, b->stride[1], SIDE * b->stride[1]);
 				else pack_step(b, scale, to, p->n0 + x * SIDE, k0 + s * SIDE);
 			}
 		}
@@ -236,8 +242,13 @@ AMX static inline void add_left(const strip *t)
 }
 
 /* s[32][32] (+)= the strips' products. */
-AMX static void multiply(const amx_job *j, float *s, const strip *t, int n, int first, int64_t rows, int64_t cols)
+AMX static void multiply(const block_job *j, float *s, const strip *t, int n, int first, int64_t rows, int64_t cols)
 {
+	if (!j->tiles) {
+		if (first) memset(s, 0, BLOCK * sizeof *s);
+		for (int i = 0; i < n; i++) lora__block_add(s, SIDE, &t[i], j->parts == 2 ? 128 : 64, j->parts == 2, rows, cols);
+		return;
+	}
 	if (first) zero_sums();
 	else load_sums(s, SIDE);
 	for (int i = 0; i < n; i++) {
@@ -281,7 +292,7 @@ AMX static void store_wide(char *row, int64_t step, const float *s, __m512 alpha
 }
 
 /* C = alpha s + beta C for rows x cols at (m0, n0); the next block is right of it, or 32 rows below at next_n0. */
-AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols, int64_t next_n0)
+AMX static void store(const block_job *j, const float *s, int64_t m0, int64_t n0, int64_t rows, int64_t cols, int64_t next_n0)
 {
 	const __m512 alpha = _mm512_set1_ps(j->alpha), beta = _mm512_set1_ps(j->beta);
 	int half = j->c.dtype == LORA_BF16;
@@ -317,19 +328,19 @@ AMX static void store(const amx_job *j, const float *s, int64_t m0, int64_t n0, 
 }
 
 /* One packed group of B, and of B2 behind it, against the rows of a piece. */
-AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, uint16_t *packed_a, float *sums)
+AMX static void run_piece(const block_job *j, const piece *p, const uint16_t *b, uint16_t *packed_a, float *sums)
 {
 	int64_t panels = (p->n1 - p->n0 + SIDE - 1) / SIDE;
 	const uint16_t *b2 = b + j->group * j->kc * j->parts_b;
 	uint16_t *packed_a2 = packed_a + SIDE * j->kc * j->parts;
 	for (int64_t row = p->m0; row < p->m1; row += SIDE) {
 		int64_t rows = least(SIDE, p->m1 - row), width2 = j->steps2 * SIDE;
-		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * 2, b, p->steps, NULL, 0 }, { (const char *)packed_a2, width2 * 2, b2, j->steps2, NULL, 0 } };
+		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * (int64_t)lora__dtype_size(j->a.dtype), b, p->steps, NULL, 0 }, { (const char *)packed_a2, width2 * 2, b2, j->steps2, NULL, 0 } };
 		int two = p->last && j->steps2;
-		if (j->parts == 3) {
-			lora__amx_split_a(&j->a, packed_a, row, p->k0, p->steps);
-			if (two) lora__amx_split_a(&j->a2, packed_a2, row, 0, j->steps2);
-			t[0].a = (const char *)packed_a;
+		if (j->parts > 1) {
+			void (*copy)(const lora_view *, uint16_t *, int64_t, int64_t, int64_t) = j->parts == 3 ? lora__amx_split_a : lora__block_pack_a;
+			if (!j->direct || rows < SIDE || p->depth % SIDE) copy(&j->a, packed_a, row, p->k0, p->steps), t[0].a = (const char *)packed_a, t[0].stride = p->steps * SIDE * 4;
+			if (two) copy(&j->a2, packed_a2, row, 0, j->steps2), t[1].stride = width2 * 4;
 		} else if (!j->direct || rows < SIDE || p->depth % SIDE) {
 			pack_a(&j->a, packed_a, row, rows, p->k0, p->depth, p->steps * SIDE);
 			t[0].a = (const char *)packed_a, t[0].stride = p->steps * SIDE * 2;
@@ -352,14 +363,14 @@ AMX static void run_piece(const amx_job *j, const piece *p, const uint16_t *b, u
 
 AMX static void task(void *arg, int64_t t, int32_t thread)
 {
-	const amx_job *j = arg;
+	const block_job *j = arg;
 	int64_t tm = t / j->tasks_n, tn = t % j->tasks_n, high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE;
 	int64_t m0 = high * tm / j->tasks_m * SIDE, m1 = least(high * (tm + 1) / j->tasks_m * SIDE, j->m);
 	int64_t n0 = wide * tn / j->tasks_n * SIDE, n1 = least(wide * (tn + 1) / j->tasks_n * SIDE, j->n);
 	uint16_t *b = (uint16_t *)(void *)(j->scratch + (size_t)thread * j->per_thread), *b2 = b + j->group * j->kc * j->parts_b;
 	uint16_t *a = b2 + j->group * j->steps2 * SIDE * j->parts;
 	float *sums = (float *)(void *)(a + SIDE * (j->kc + j->steps2 * SIDE) * j->parts);
-	_tile_loadconfig(&tiles);
+	if (j->tiles) _tile_loadconfig(&tiles);
 	for (int64_t n = n0; n < n1; n += j->group)
 		for (int64_t m = m0; m < m1; m += j->kc < j->k ? ROWS : m1 - m0)
 			for (int64_t k = 0; k < j->k; k += j->kc) {
@@ -369,12 +380,12 @@ AMX static void task(void *arg, int64_t t, int32_t thread)
 				if (p.last && j->steps2) pack_b(&j->b2, j->scale2, b2, &p, 0, j->steps2, j->parts);
 				run_piece(j, &p, b, a, sums);
 			}
-	_tile_release();
+	if (j->tiles) _tile_release();
 }
 
 /* Tasks as a grid, two for each thread: rows first, so that a thread reads the rows that it wrote itself in the loop before, and what it writes
  * lies in its own cache for the next; columns where there are too few rows. Cutting rows packs B more than once, and is the quicker way all the same. */
-static void split(amx_job *j, int32_t threads, int64_t *n_tasks)
+static void split(block_job *j, int32_t threads, int64_t *n_tasks)
 {
 	enum { PANELS = 4 }; /* columns of a task in blocks at least */
 	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE, rows = j->parts_b == 3 ? 16 : 4; /* of a task at least, in blocks: B in parts is dear to pack */
@@ -402,13 +413,13 @@ static int takes(const lora__naive *self, const lora_call *c, int two)
 	return !two || (c->v[3].dtype == LORA_BF16 && c->v[4].dtype != LORA_F64 && c->f[0] != 0);
 }
 
-int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
+LORA__SMALL int lora__naive_block(lora__naive *self, const lora_call *c, lora_status *st)
 {
 	const lora_view *cv = &c->v[0], *av = &c->v[1], *bv = &c->v[2];
 	int two = c->n_views > 4 && c->v[3].data && c->v[3].size[1] > 0;
 	if (!takes(self, c, two)) return 0;
-	amx_job j = { .c = *cv, .a = *av, .b = *bv, .alpha = (float)c->f[0], .beta = (float)c->f[1], .parts = av->dtype == LORA_F32 && !c->i[0] ? 3 : 1 };
-	j.parts_b = bv->dtype == LORA_BF16 ? 1 : j.parts;
+	block_job j = { .c = *cv, .a = *av, .b = *bv, .alpha = (float)c->f[0], .beta = (float)c->f[1], .tiles = self->isa > 3, .parts = av->dtype != LORA_F32 || c->i[0] ? 1 : self->isa > 3 ? 3 : 2 };
+	j.parts_b = bv->dtype == LORA_BF16 && j.parts != 2 ? 1 : j.parts;
 	if (two) {
 		j.a2 = c->v[3], j.b2 = c->v[4], j.k2 = j.a2.size[1], j.scale2 = (float)(c->f[2] / c->f[0]);
 		j.steps2 = up(j.k2, SIDE) / SIDE;
@@ -418,8 +429,8 @@ int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 	j.m = j.c.size[0], j.n = j.c.size[1], j.k = j.a.size[1];
 	int64_t deep = j.m > SIDE ? DEPTH : least(DEPTH, up(GROUP_BYTES / 2 / j.n, SIDE)), packings = (j.k + deep - 1) / deep;
 	j.kc = up((j.k + packings - 1) / packings, SIDE);
-	j.group = least(up(j.n, SIDE), up((j.a.dtype == LORA_F32 && j.parts == 1 ? ROUNDED_BYTES : GROUP_BYTES) / 2 / j.kc / j.parts_b, SIDE));
-	j.direct = j.a.dtype == LORA_BF16 && j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;
+	j.group = least(up(j.n, SIDE), up((!j.tiles ? SMALL_GROUP : j.a.dtype == LORA_F32 && j.parts == 1 ? ROUNDED_BYTES : GROUP_BYTES) / 2 / j.kc / j.parts_b, SIDE));
+	j.direct = j.a.dtype == (j.parts == 2 ? LORA_F32 : LORA_BF16) && j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;
 	int64_t n_tasks, sums = packings > 1 ? least(up(j.m, SIDE), ROWS) * j.group : BLOCK;
 	split(&j, self->host.threads, &n_tasks);
 	j.per_thread = (size_t)up((j.group * (j.kc * j.parts_b + j.steps2 * SIDE * j.parts) + SIDE * (j.kc + j.steps2 * SIDE) * j.parts) * 2 + sums * 4, 4096) + 1088; /* not the same cache sets for every thread */
@@ -432,9 +443,9 @@ int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
 
 #else
 
-int lora__amx_ready(void) { return 0; }
+int lora__bf16_ready(void) { return 0; }
 
-int lora__naive_amx(lora__naive *self, const lora_call *c, lora_status *st)
+int lora__naive_block(lora__naive *self, const lora_call *c, lora_status *st)
 {
 	(void)self, (void)c, (void)st;
 	return 0;

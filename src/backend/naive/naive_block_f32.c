@@ -1,11 +1,11 @@
-/* F32 on AMX tiles, which multiply BF16 only. An F32 number is the sum of three of BF16, to the last bit: x1 = bf16(x), x2 = bf16(x - x1),
- * x3 = x - x1 - x2. With a weight that is stored in BF16, a w = a1 w + a2 w + a3 w: nothing is left out. Of the nine products of two such sums
+/* F32 operands of products in blocks. In vector registers they are taken as they are. AMX tiles multiply BF16 only: there an F32 number is the sum
+ * of three of BF16, to the last bit: x1 = bf16(x), x2 = bf16(x - x1), x3 = x - x1 - x2. With a weight that is stored in BF16, a w = a1 w + a2 w + a3 w: nothing is left out. Of the nine products of two such sums
  * the three smallest are left out, each below 2^-26 of the whole, a quarter of what rounding it to F32 loses:
  * a b = a1 b1 + (a1 b2 + a2 b1) + (a2 b2 + a1 b3 + a3 b1). Sums are F32, as in naive_gemm.c.
  * Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", arXiv:1904.06376.
  * Subnormals count as zero, also as parts: what is below 2^-110 has fewer than 24 bits. What an infinite number takes part in
  * (they begin at 2^128 - 2^119 here) becomes NaN. */
-#include "backend/naive/naive_amx.h"
+#include "backend/naive/naive_block.h"
 
 #ifdef NAIVE_AMX
 
@@ -66,9 +66,36 @@ AMX void lora__amx_split_b(const lora_view *b, float scale, uint16_t *to, int64_
 		if (along) split_block(&turned, scale, n0, k0, part[0], BLOCK, AHEAD * SIDE);
 		else split_block(b, scale, k0, n0, part[0], BLOCK, SIDE * b->stride[0]);
 		for (int p = 0; p < 3; p++, to += 2 * TILE) {
-			if (along) lora__amx_turn_step(to, part[p], SIDE, 0);
+			if (along) lora__block_turn_step(to, part[p], SIDE, 0);
 			else interleave_step(to, 0, part[p], SIDE, 1, 0);
 		}
+	}
+}
+
+AMX void lora__block_pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t k0, int64_t steps)
+{
+	_Alignas(64) float t[BLOCK];
+	int64_t step;
+	for (int64_t s = 0; s < steps; s++) {
+		const float *from = block(t, a, 1, row, k0 + s * SIDE, &step);
+		for (int64_t y = 0; y < SIDE; y++) memcpy((float *)(void *)to + (y * steps + s) * SIDE, from + y * step, SIDE * sizeof *from);
+	}
+}
+
+AMX void lora__block_pack_b(const lora_view *b, float scale, uint16_t *to, int64_t n0, int64_t k0, int64_t steps)
+{
+	_Alignas(64) float t[BLOCK], out[16 * 16];
+	int along = b->stride[0] == 1;
+	lora_view turned = lora__view_t(*b);
+	for (int64_t step; steps-- > 0; k0 += SIDE, to += 2 * BLOCK) {
+		const float *from = along ? block(t, &turned, scale, n0, k0, &step) : block(t, b, scale, k0, n0, &step);
+		for (int64_t i = 0; i < 4 && along; i++) {
+			__m512i row[16];
+			for (int64_t x = 0; x < 16; x++) row[x] = _mm512_loadu_si512(from + (i / 2 * 16 + x) * step + i % 2 * 16);
+			turn(row, (uint16_t *)(void *)out);
+			for (int64_t x = 0; x < 16; x++) memcpy((float *)(void *)to + (i % 2 * 16 + x) * SIDE + i / 2 * 16, out + x * 16, 64);
+		}
+		for (int64_t y = 0; y < SIDE && !along; y++) memcpy((float *)(void *)to + y * SIDE, from + y * step, SIDE * sizeof *from);
 	}
 }
 

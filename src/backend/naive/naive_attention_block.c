@@ -176,9 +176,8 @@ AMX static void products(const uint16_t *a, int64_t stride, int64_t a_step, cons
 AMX static void add(const attn_job *j, float *s, int64_t s_step, int fresh, const uint16_t *a, int64_t stride, int64_t a_step, const uint16_t *b, int64_t steps, int64_t ahead, aside *more)
 {
 	if (!j->tiles) {
-		const strip t = { (const char *)a, stride * 2, b, steps, NULL, 0 };
-		if (fresh) memset(s, 0, BLOCK * sizeof *s);
-		lora__block_add(s, s_step, &t, a_step * 2, 0, SIDE, SIDE);
+		const strip t = { (const char *)a, stride * 2, b, steps, 0, NULL, 0 };
+		lora__block_add(s, s_step, fresh, &t, a_step * 2, 0, SIDE, SIDE);
 		return;
 	}
 	if (fresh) zero_sums();

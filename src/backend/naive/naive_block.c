@@ -245,8 +245,7 @@ AMX static inline void add_left(const strip *t)
 AMX static void multiply(const block_job *j, float *s, const strip *t, int n, int first, int64_t rows, int64_t cols)
 {
 	if (!j->tiles) {
-		if (first) memset(s, 0, BLOCK * sizeof *s);
-		for (int i = 0; i < n; i++) lora__block_add(s, SIDE, &t[i], j->parts == 2 ? 128 : 64, j->parts == 2, rows, cols);
+		for (int i = 0; i < n; i++) lora__block_add(s, SIDE, first && !i, &t[i], j->parts == 2 ? 128 : 64, j->parts == 2, rows, cols);
 		return;
 	}
 	if (first) zero_sums();
@@ -335,7 +334,7 @@ AMX static void run_piece(const block_job *j, const piece *p, const uint16_t *b,
 	uint16_t *packed_a2 = packed_a + SIDE * j->kc * j->parts;
 	for (int64_t row = p->m0; row < p->m1; row += SIDE) {
 		int64_t rows = least(SIDE, p->m1 - row), width2 = j->steps2 * SIDE;
-		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * (int64_t)lora__dtype_size(j->a.dtype), b, p->steps, NULL, 0 }, { (const char *)packed_a2, width2 * 2, b2, j->steps2, NULL, 0 } };
+		strip t[2] = { { lora__at(&j->a, row, p->k0), j->a.stride[0] * (int64_t)lora__dtype_size(j->a.dtype), b, p->steps, p->depth % SIDE, NULL, 0 }, { (const char *)packed_a2, width2 * 2, b2, j->steps2, j->k2 % SIDE, NULL, 0 } };
 		int two = p->last && j->steps2;
 		if (j->parts > 1) {
 			void (*copy)(const lora_view *, uint16_t *, int64_t, int64_t, int64_t) = j->parts == 3 ? lora__amx_split_a : lora__block_pack_a;
@@ -388,7 +387,7 @@ AMX static void task(void *arg, int64_t t, int32_t thread)
 static void split(block_job *j, int32_t threads, int64_t *n_tasks)
 {
 	enum { PANELS = 4 }; /* columns of a task in blocks at least */
-	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE, rows = j->parts_b == 3 ? 16 : 4; /* of a task at least, in blocks: B in parts is dear to pack */
+	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE, rows = j->parts_b == 3 ? 16 : j->parts_b == 2 ? 32 : 4; /* of a task at least, in blocks: B in F32 is dear to pack */
 	j->tasks_n = threads < 2 ? 1 : least(wide < PANELS ? 1 : wide / PANELS, (int64_t)threads);
 	j->tasks_m = threads < 2 ? 1 : least((2 * threads + j->tasks_n - 1) / j->tasks_n, (high + rows - 1) / rows);
 	*n_tasks = j->tasks_m * j->tasks_n;

@@ -29,6 +29,11 @@ AMX static const float *block(float *t, const lora_view *v, float scale, int64_t
 {
 	int64_t rows = v->size[0] - r, cols = v->size[1] - c, each = v->stride[1] == 1 ? cols < SIDE ? cols : SIDE : 1;
 	if (v->dtype == LORA_F32 && v->stride[1] == 1 && rows >= SIDE && cols >= SIDE && scale == 1) return *step = v->stride[0], lora__at(v, r, c);
+	if (v->dtype == LORA_BF16 && v->stride[1] == 1 && rows >= SIDE && cols >= SIDE && scale == 1) {
+		for (int64_t y = 0; y < SIDE; y++)
+			for (int64_t x = 0; x < SIDE; x += 16) _mm512_store_ps(t + y * SIDE + x, lora__load16((const uint16_t *)lora__at(v, r, c) + y * v->stride[0] + x, 0xffff));
+		return *step = SIDE, t;
+	}
 	memset(t, 0, BLOCK * sizeof *t);
 	for (int64_t y = 0; y < rows && y < SIDE; y++)
 		for (int64_t x = 0; x < cols && x < SIDE; x += each) lora__convert(t + y * SIDE + x, LORA_F32, lora__at(v, r + y, c + x), v->dtype, (size_t)each);

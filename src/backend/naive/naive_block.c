@@ -383,22 +383,24 @@ AMX static void task(void *arg, int64_t t, int32_t thread)
 }
 
 /* Tasks as a grid, two for each thread: rows first, so that a thread reads the rows that it wrote itself in the loop before, and what it writes
- * lies in its own cache for the next; columns where there are too few rows. Cutting rows packs B more than once, and is the quicker way all the same. */
+ * lies in its own cache for the next; columns where there are too few rows. Cutting rows packs B more than once, and is the quicker way all the same
+ * as long as a task has rows enough to pay for it, or else threads would have nothing to do. */
 static void split(block_job *j, int32_t threads, int64_t *n_tasks)
 {
-	enum { PANELS = 4 }; /* columns of a task in blocks at least */
-	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE, rows = j->parts_b == 3 ? 16 : j->parts_b == 2 ? 32 : 4; /* of a task at least, in blocks: B in F32 is dear to pack */
+	enum { PANELS = 4, FEW = 4 }; /* columns and rows of a task in blocks at least */
+	int64_t high = (j->m + SIDE - 1) / SIDE, wide = (j->n + SIDE - 1) / SIDE, enough = j->parts_b == 2 ? 32 : j->parts_b == 3 || !j->tiles ? 16 : FEW;
 	j->tasks_n = threads < 2 ? 1 : least(wide < PANELS ? 1 : wide / PANELS, (int64_t)threads);
-	j->tasks_m = threads < 2 ? 1 : least((2 * threads + j->tasks_n - 1) / j->tasks_n, (high + rows - 1) / rows);
+	int64_t all = (threads + j->tasks_n - 1) / j->tasks_n, two = (2 * threads + j->tasks_n - 1) / j->tasks_n, fit = (high + enough - 1) / enough;
+	j->tasks_m = threads < 2 ? 1 : least(fit < all ? all : least(two, fit), (high + FEW - 1) / FEW);
 	*n_tasks = j->tasks_m * j->tasks_n;
 }
 
-/* F32 where no other form is better. */
-static int takes_wide(const lora_call *c, int two)
+/* F32 where no other form is better; a weight of F32 with more rows than most. */
+static int takes_wide(const lora_call *c, int two, int64_t most)
 {
 	const lora_view *v = c->v;
 	if (v[0].dtype != LORA_F32 || v[2].dtype == LORA_F64 || v[0].stride[1] != 1 || v[1].stride[1] != 1) return 0;
-	if (v[0].size[0] <= (v[2].dtype == LORA_BF16 ? GEMM_FEW : WIDE_ROWS) || v[0].size[1] <= WIDE_COLUMNS || v[1].size[1] <= THIN_K) return 0;
+	if (v[0].size[0] <= (v[2].dtype == LORA_BF16 ? GEMM_FEW : most) || v[0].size[1] <= WIDE_COLUMNS || v[1].size[1] <= THIN_K) return 0;
 	return !two || (v[3].dtype == LORA_F32 && v[4].dtype != LORA_F64 && c->f[0] != 0);
 }
 
@@ -406,7 +408,7 @@ static int takes_wide(const lora_call *c, int two)
 static int takes(const lora__naive *self, const lora_call *c, int two)
 {
 	const lora_view *cv = &c->v[0];
-	if (self->isa >= 3 && c->v[1].dtype == LORA_F32) return takes_wide(c, two);
+	if (self->isa >= 3 && c->v[1].dtype == LORA_F32) return takes_wide(c, two, self->isa > 3 ? WIDE_ROWS : WIDE_ROWS / 2);
 	if (self->isa < 3 || cv->size[0] <= GEMM_TINY || c->v[1].size[1] < 1 || (cv->dtype != LORA_BF16 && cv->dtype != LORA_F32)) return 0;
 	if (c->v[1].dtype != LORA_BF16 || c->v[2].dtype == LORA_F64) return 0;
 	return !two || (c->v[3].dtype == LORA_BF16 && c->v[4].dtype != LORA_F64 && c->f[0] != 0);
@@ -429,7 +431,7 @@ LORA__SMALL int lora__naive_block(lora__naive *self, const lora_call *c, lora_st
 	int64_t deep = j.m > SIDE ? DEPTH : least(DEPTH, up(GROUP_BYTES / 2 / j.n, SIDE)), packings = (j.k + deep - 1) / deep;
 	j.kc = up((j.k + packings - 1) / packings, SIDE);
 	j.group = least(up(j.n, SIDE), up((!j.tiles ? SMALL_GROUP : j.a.dtype == LORA_F32 && j.parts == 1 ? ROUNDED_BYTES : GROUP_BYTES) / 2 / j.kc / j.parts_b, SIDE));
-	j.direct = j.a.dtype == (j.parts == 2 ? LORA_F32 : LORA_BF16) && j.a.stride[1] == 1 && j.a.stride[0] * 2 % 4096 != 0;
+	j.direct = j.a.dtype == (j.parts == 2 ? LORA_F32 : LORA_BF16) && j.a.stride[1] == 1 && (!j.tiles || j.a.stride[0] * 2 % 4096 != 0);
 	int64_t n_tasks, sums = packings > 1 ? least(up(j.m, SIDE), ROWS) * j.group : BLOCK;
 	split(&j, self->host.threads, &n_tasks);
 	j.per_thread = (size_t)up((j.group * (j.kc * j.parts_b + j.steps2 * SIDE * j.parts) + SIDE * (j.kc + j.steps2 * SIDE) * j.parts) * 2 + sums * 4, 4096) + 1088; /* not the same cache sets for every thread */

@@ -1,13 +1,13 @@
 /* ATTENTION and its gradient for BF16 with BF16 instructions, on AMX tiles or in vector registers: strips of 32 queries against units of 32 keys. Keys
- * and values are packed once per key head and call. Same algorithms as naive_attention.inc, but probabilities and their gradients are rounded to BF16 before they are multiplied, as FlashAttention
- * does (Dao 2023, arXiv:2307.08691). Sums, softmax, lse and the sums of dk, dv and dq are F32.
+ * and values are packed once per key head and call. Same algorithms as naive_attention.inc, but probabilities and their gradients are rounded to BF16
+ * before they are multiplied, as FlashAttention does (Dao 2023, arXiv:2307.08691). Sums, softmax, lse and the sums of dk, dv and dq are F32.
  * The backward computes scores by key, S^T = K Q^T and dP^T = V dO^T: so P^T and dS^T come out as the tile products for dV += P^T dO and dK += dS^T Q
  * read them, and dS^T with its rows in pairs as the one for dQ^T += K^T dS^T does. Nothing is transposed but Q, dO and dQ, once each. Several
  * strips, of all query heads that share a key head, go through the keys together, so that the sums are loaded and stored once for all of them. */
 #include "backend/naive/naive_block.h"
 #include "backend/naive/naive_attention.h"
 
-#ifdef NAIVE_AMX
+#ifdef NAIVE_BLOCKS
 
 #define F(name) name##_block
 #define REAL float

@@ -9,7 +9,7 @@
 #include "backend/naive/naive_block.h"
 #include "backend/naive/naive_gemm.h"
 
-#ifdef NAIVE_AMX
+#ifdef NAIVE_BLOCKS
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,8 +17,8 @@
 enum {
 	DEPTH = 1536,          /* depth that is packed at once at most ... */
 	GROUP_BYTES = 900 << 10, /* ... and bytes of packed B: they stay in the second-level cache, */
-	SMALL_GROUP = 500 << 10, /* which is smaller in processors without tiles */
-	ROUNDED_BYTES = 1280 << 10, /* the same where F32 is rounded: rows of A are dear to round again for each group */
+	SMALL_BYTES = 500 << 10, /* which is smaller in processors without tiles; */
+	ROUNDED_BYTES = 1280 << 10, /* more on tiles where F32 is rounded: rows of A are dear to round again for each group */
 	WIDE_COLUMNS = 48,     /* narrower products in F32 are thin (naive_thin.c); with so few ... */
 	WIDE_ROWS = 96,        /* ... rows a weight of F32 is not worth its packing */
 	ROWS = 1024            /* rows whose sums are kept when k takes several packings */
@@ -430,7 +430,7 @@ LORA__SMALL int lora__naive_block(lora__naive *self, const lora_call *c, lora_st
 	j.m = j.c.size[0], j.n = j.c.size[1], j.k = j.a.size[1];
 	int64_t deep = j.m > SIDE ? DEPTH : least(DEPTH, up(GROUP_BYTES / 2 / j.n, SIDE)), packings = (j.k + deep - 1) / deep;
 	j.kc = up((j.k + packings - 1) / packings, SIDE);
-	j.group = least(up(j.n, SIDE), up((!j.tiles ? SMALL_GROUP : j.a.dtype == LORA_F32 && j.parts == 1 ? ROUNDED_BYTES : GROUP_BYTES) / 2 / j.kc / j.parts_b, SIDE));
+	j.group = least(up(j.n, SIDE), up((!j.tiles ? SMALL_BYTES : j.a.dtype == LORA_F32 && j.parts == 1 ? ROUNDED_BYTES : GROUP_BYTES) / 2 / j.kc / j.parts_b, SIDE));
 	j.direct = j.a.dtype == (j.parts == 2 ? LORA_F32 : LORA_BF16) && j.a.stride[1] == 1 && (!j.tiles || j.a.stride[0] * 2 % 4096 != 0);
 	int64_t n_tasks, sums = packings > 1 ? least(up(j.m, SIDE), ROWS) * j.group : BLOCK;
 	split(&j, self->host.threads, &n_tasks);

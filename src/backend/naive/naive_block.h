@@ -6,7 +6,8 @@
 #include "backend/naive/naive_x86.h"
 
 #if defined(NAIVE_X86) && defined(__linux__)
-#define NAIVE_AMX 1
+#define NAIVE_BLOCKS 1
+/* Functions with this attribute run on processors without tiles too, as long as they call no tile intrinsic: compilers make no such instruction themselves. */
 #define AMX __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 
 enum {
@@ -97,18 +98,20 @@ AMX static inline void store_sums(float *s, int64_t step)
 	_tile_stored(3, s + 16 * step + 16, step * 4);
 }
 
-/* A run of steps, of the last of which odd elements count (0 = all): a has its rows stride bytes apart. Meanwhile `ahead` rows from next, such rows as well, are fetched into the second-level cache. */
+/* A run of steps, of the last of which odd elements count (0 = all; without tiles): a has its rows stride bytes apart. On tiles, `ahead` rows from
+ * next, such rows as well, are meanwhile fetched into the second-level cache. */
 typedef struct strip { const char *a; int64_t stride; const uint16_t *b; int64_t steps, odd; const char *next; int64_t ahead; } strip;
 
 /* tiles 0..3 += the strip's products */
 AMX void lora__amx_add_block(const strip *t);
 
-/* Without tiles (naive_block_avx512.c): s[32][s_step] += (fresh: =) the strip's products, of height rows and width columns at least; in F32 (wide) or BF16. a_step:
- * bytes between steps of A. */
-/* F32 as it is, for the same: rows row .. row + 31 of A as [32][steps * 32], columns n0 .. n0 + 31 of B times scale as [steps * 32][32]. */
+/* Without tiles (naive_block_avx512.c): s[32][s_step] += (fresh: =) the strip's products, of height rows and width columns at least; in F32 (wide) or
+ * BF16. a_step: bytes between steps of A. */
+AVX512_BF16 void lora__block_add(float *s, int64_t s_step, int fresh, const strip *t, int64_t a_step, int wide, int64_t height, int64_t width);
+
+/* F32 as it is, for the same (naive_block_f32.c): rows row .. row + 31 of A as [32][steps * 32], columns n0 .. n0 + 31 of B times scale as [steps * 32][32]. */
 AMX void lora__block_pack_a(const lora_view *a, uint16_t *to, int64_t row, int64_t k0, int64_t steps);
 AMX void lora__block_pack_b(const lora_view *b, float scale, uint16_t *to, int64_t n0, int64_t k0, int64_t steps);
-AVX512_BF16 void lora__block_add(float *s, int64_t s_step, int fresh, const strip *t, int64_t a_step, int wide, int64_t height, int64_t width);
 
 /* F32 in parts of BF16 (naive_block_f32.c): rows row .. row + 31 of A as [steps][three parts, the least first][two tiles], columns n0 .. n0 + 31 of B
  * times scale as [steps][three parts][two tiles]. */

@@ -3,7 +3,7 @@
  * the tile product reads them, so everything around it is shared; B in F32 as [k][32]. */
 #include "backend/naive/naive_block.h"
 
-#ifdef NAIVE_AMX
+#ifdef NAIVE_BLOCKS
 
 enum { NEAR = 16 << 10 }; /* bytes of B that the rows of a block pass by together: they stay in the nearest cache, beside as many of A */
 

@@ -7,7 +7,7 @@
  * (they begin at 2^128 - 2^119 here) becomes NaN. */
 #include "backend/naive/naive_block.h"
 
-#ifdef NAIVE_AMX
+#ifdef NAIVE_BLOCKS
 
 /* 32 numbers into three parts, rows of 32 that are step elements apart. */
 AMX static inline void split(const float *x, uint16_t *to, int64_t step)
